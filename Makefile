@@ -1,0 +1,38 @@
+# `make` alone lists the targets. Each one installs what it needs, and is quick when nothing is missing.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PY := .venv/bin/python
+need := tests/tools/need
+
+.PHONY: help demo test quick lint lab-shell bench clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leave no trace
+	@$(need) python lab
+	@tests/demo/run
+
+test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
+	@$(need) python netns lab
+	@$(PY) tests/tools/suites.py lint unit ipam netns lab
+
+quick: ## the unit tests, under 30 s
+	@$(need) python
+	@$(PY) tests/tools/suites.py unit
+
+lint: ## ruff, mypy --strict, syntax of the shell scripts
+	@$(need) python
+	@$(PY) tests/tools/suites.py lint
+
+lab-shell: ## a shell in the virtual machine, with an emulated HCA loaded
+	@$(need) python lab
+	@tests/lab/shell
+
+bench: ## what one invocation costs, against the Go plugins
+	@$(need) python
+	@if [ -x tests/bench/run ]; then tests/bench/run; else echo "there is no benchmark yet (tests/bench/run)"; exit 1; fi
+
+clean: ## remove what was built here (the cache in ~/.cache/ib-sriov stays)
+	@rm -rf .venv .test-results .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
