@@ -75,6 +75,6 @@ def test_no_tricks_in_tests() -> None:
     assert hits == []
 
 
-@pytest.mark.parametrize("line", ["@mock.patch('x')", "pytest.skip('x')", "@pytest.mark.xfail", "monkeypatch.setattr(a)"])
+@pytest.mark.parametrize("line", ["@mock.patch()", "pytest.skip('x')", "@pytest.mark.xfail", "monkeypatch.setattr()"])
 def test_tricks_are_seen(line: str) -> None:
     assert TRICKS.search(line)
