@@ -1,0 +1,108 @@
+"""Errors of the CNI protocol: one exception class for each code (specification 1.1.0, docs/decisions.md, C5)."""
+
+from __future__ import annotations
+
+
+class CniError(Exception):
+    """An error the runtime is told of: `msg` says what failed on what and why, `details` what to do."""
+
+    code: int = 100
+
+    def __init__(self, msg: str, details: str = "") -> None:
+        """Keep message and details apart, as the error document does."""
+        super().__init__(msg, details)
+        self.msg = msg
+        self.details = details
+
+    def __str__(self) -> str:
+        """Join message and details into one line."""
+        return f"{self.msg}; {self.details}" if self.details else self.msg
+
+
+class IncompatibleVersion(CniError):
+    """cniVersion is not supported, or not for this command."""
+
+    code = 1
+
+
+class UnsupportedField(CniError):
+    """A field of the configuration has a value that is not supported; the message gives key and value."""
+
+    code = 2
+
+
+class UnknownContainer(CniError):
+    """The container is unknown: nothing needs to be undone."""
+
+    code = 3
+
+
+class InvalidEnvironment(CniError):
+    """A CNI_ variable is missing or wrong."""
+
+    code = 4
+
+
+class IoFailure(CniError):
+    """Standard input or output failed."""
+
+    code = 5
+
+
+class DecodingFailure(CniError):
+    """The input is not JSON, or not a JSON object."""
+
+    code = 6
+
+
+class InvalidConfiguration(CniError):
+    """The network configuration is wrong; the message lists every fault."""
+
+    code = 7
+
+
+class OwnNamespace(CniError):
+    """CNI_NETNS is the namespace the plugin itself runs in."""
+
+    code = 8
+
+
+class TryAgainLater(CniError):
+    """A passing condition, such as a lock that somebody else holds."""
+
+    code = 11
+
+
+class NotAvailable(CniError):
+    """STATUS: an ADD could not be served."""
+
+    code = 50
+
+
+class LimitedConnectivity(CniError):
+    """STATUS: an ADD could be served, but containers would have limited connectivity."""
+
+    code = 51
+
+
+class InternalFault(CniError):
+    """A defect of this program."""
+
+    code = 100
+
+
+class AddressManagement(CniError):
+    """No address could be reserved, checked or released."""
+
+    code = 104
+
+
+class StateFailure(CniError):
+    """State cannot be read or written."""
+
+    code = 106
+
+
+def render_error(error: CniError, version: str) -> dict[str, object]:
+    """Give the error document of the protocol, as a dictionary (C5)."""
+    return {"cniVersion": version, "code": error.code, "msg": error.msg, "details": error.details}
