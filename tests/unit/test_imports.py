@@ -33,7 +33,8 @@ PLUGIN = (
     ("errors",),
     ("model",),
     ("netconf", "plan", "undo"),  # pure
-    ("log", "nlmsg"),  # what doors share
+    ("log", "nlmsg", "syscalls"),  # what doors share
+    ("nlsock",),
     ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate"),  # doors
     ("host",),
     ("attach",),
