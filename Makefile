@@ -11,7 +11,7 @@ help:
 
 demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leave no trace
 	@$(need) python lab
-	@tests/demo/run
+	@$(PY) -m tests.demo
 
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
 	@$(need) python netns lab

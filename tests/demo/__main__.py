@@ -1,0 +1,75 @@
+"""`make demo`, the host's side: build what is missing, boot the lab, let the guest tell the story.
+
+Exit status 0 only when everything was built, the guest came up and ended well, and every step held.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+
+from tests.demo.terminal import Progress, Story, run_with_progress, wants_colour
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+TOOLS = os.path.join(ROOT, "tests", "tools")
+LAB = os.path.join(ROOT, "tests", "lab")
+
+
+def boot(story: Story, command: list[str], environ: dict[str, str]) -> int:
+    """Run a command in the lab and pass its lines on; a line moves until the first one comes."""
+    progress = Progress(story, "booting a virtual machine")
+    process = subprocess.Popen(
+        [os.path.join(LAB, "run"), *command], cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    silent = True
+    while True:
+        if silent and not select.select([process.stdout], [], [], 0.1)[0]:
+            progress.tick()
+            continue
+        chunk = os.read(process.stdout.fileno(), 65536)
+        if silent:
+            progress.end("" if chunk else "nothing came")
+            silent = False
+        if not chunk:
+            return process.wait()
+        # The guest's terminal ends lines with CR and LF.
+        sys.stdout.buffer.write(chunk.replace(b"\r\n", b"\n"))
+        sys.stdout.flush()
+
+
+def main() -> int:
+    colour = wants_colour(sys.stdout)
+    story = Story(colour=colour)
+    start = time.monotonic()
+    story.line(story.paint("ib-sriov: two pods on InfiniBand, in a virtual machine with an emulated HCA", "1"))
+    story.line()
+    with tempfile.TemporaryDirectory(prefix="ib-sriov-demo.") as folder:
+        log = os.path.join(folder, "log")
+        for what, command in (
+            ("building cnitool", [os.path.join(TOOLS, "go-client"), "cnitool"]),
+            ("building the lab: kernel, HCA module, initial file system", [os.path.join(LAB, "build")]),
+        ):
+            if not run_with_progress(story, what, command, log):
+                return 1
+    built = time.monotonic()
+    cnitool = subprocess.run(
+        [os.path.join(TOOLS, "go-client"), "cnitool"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    environ = os.environ | {"LAB_DEMO_CNITOOL": cnitool, "LAB_DEMO_COLOUR": str(int(colour))}
+    status = boot(story, [os.path.join(ROOT, ".venv", "bin", "python"), "-m", "tests.demo.story"], environ)
+    seconds = f"{time.monotonic() - built:.0f} s, and {built - start:.0f} s before it to build"
+    story.line()
+    if status:
+        story.line(story.paint(f"The demo failed (status {status}) after {seconds}.", "31"))
+    else:
+        story.line(story.paint(f"Every step held. It took {seconds}.", "32"))
+    return int(status != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
