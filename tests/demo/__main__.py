@@ -21,7 +21,7 @@ LAB = os.path.join(ROOT, "tests", "lab")
 
 def boot(story: Story, command: list[str], environ: dict[str, str]) -> int:
     """Run a command in the lab and pass its lines on; a line moves until the first one comes."""
-    progress = Progress(story, "booting a virtual machine")
+    progress = Progress(story, "the virtual machine's boot")
     process = subprocess.Popen(
         [os.path.join(LAB, "run"), *command], cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )
@@ -51,8 +51,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ib-sriov-demo.") as folder:
         log = os.path.join(folder, "log")
         for what, command in (
-            ("building cnitool", [os.path.join(TOOLS, "go-client"), "cnitool"]),
-            ("building the lab: kernel, HCA module, initial file system", [os.path.join(LAB, "build")]),
+            ("cnitool", [os.path.join(TOOLS, "go-client"), "cnitool"]),
+            ("the lab's kernel, HCA module and initial file system", [os.path.join(LAB, "build")]),
         ):
             if not run_with_progress(story, what, command, log):
                 return 1

@@ -74,7 +74,9 @@ class Demo:
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0, f"cnitool {verb}: {(done.stderr + done.stdout).strip()}"
+        # After a failure it prints its usage first, then the plugin's message.
+        said = (done.stdout + done.stderr).strip().split("\n\n")[-1]
+        assert done.returncode == 0, f"cnitool {verb} ended with {done.returncode}: {said}"
         return done.stdout
 
     # ---- the steps ----
@@ -227,8 +229,8 @@ class Demo:
         assert left, "ADD was killed before it had done anything"
         self.story.command(f"kill -9 -{running.pid}")
         self.story.say("cnitool and the plugin are dead. What differs on the node now:")
-        # of a file its name is enough
-        self.story.show("\n".join(f"{line.partition(': ')[0]}: new" if line.startswith("file ") else line for line in left))
+        # Of a file its name is enough.
+        self.story.show("\n".join(line.partition(": ")[0] if line.startswith("file ") else line for line in left))
         self.call("del", pod)
         pod.delete()
         before.assert_as_before()
