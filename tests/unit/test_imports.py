@@ -20,10 +20,14 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 # parts (attach.add, cli.show) belong to it and may import each other.
 IPAM = (
     ("errors", "value"),
-    ("fastjson",),
-    ("address", "request"),
-    ("result", "slices", "config"),
-    ("allocator",),
+    ("address", "fastjson"),
+    ("request",),
+    ("result",),
+    ("ranges",),
+    ("slices",),
+    ("config",),
+    ("allocator",),  # so far pure
+    ("index", "lock"),  # the disk
     ("store",),
     ("edge",),
     ("plugin",),
@@ -43,7 +47,7 @@ PLUGIN = (
 )
 TABLES = {"ipam": IPAM, "ib_sriov_cni": PLUGIN}
 # What the plugin takes from ipam, from this row of its own on; values and errors from the first.
-IPAM_FROM = {"store": "sysfs", "edge": "sysfs", "plugin": "sysfs", "__main__": "__main__"}
+IPAM_FROM = {"index": "sysfs", "lock": "sysfs", "store": "sysfs", "edge": "sysfs", "plugin": "sysfs", "__main__": "__main__"}
 # Who may import a package that is not ours; any other is a dependency nobody has declared.
 FOREIGN = {
     "click": {"ib_sriov_cni.cli"},

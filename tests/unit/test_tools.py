@@ -23,7 +23,7 @@ JUNIT = """<?xml version="1.0" encoding="utf-8"?>
         ("<testcase name='a'/><testcase name='b'><system-out>x</system-out></testcase>", (2, 0)),
         ("<testcase name='a'/><testcase name='b'><failure message='no'/></testcase>", (1, 1)),
         ("<testcase name='a'><error message='no'/></testcase>", (0, 1)),
-        ("<testcase name='a'><skipped type='pytest.skip'/></testcase><testcase name='b'/>", (1, 1)),
+        ("<testcase name='a'><skipped message='x'/></testcase><testcase name='b'/>", (1, 1)),
     ],
 )
 def test_what_has_not_passed_has_failed(tmp_path: str, cases: str, counts: tuple[int, int]) -> None:
