@@ -27,7 +27,7 @@ IPAM = (
     ("slices",),
     ("config",),
     ("allocator",),  # so far pure
-    ("index", "lock"),  # the disk
+    ("index", "lock", "resolvconf"),  # the disk
     ("store",),
     ("edge",),
     ("plugin",),
@@ -47,7 +47,7 @@ PLUGIN = (
 )
 TABLES = {"ipam": IPAM, "ib_sriov_cni": PLUGIN}
 # The parts of ipam with I/O are for the plugin's doors and what is above them; values are for all.
-IPAM_IO = {"index", "lock", "store", "edge", "plugin"}
+IPAM_IO = {"index", "lock", "resolvconf", "store", "edge", "plugin"}
 DOORS = next(i for i, row in enumerate(PLUGIN) if "sysfs" in row)
 # Who may import a package that is not ours; any other is a dependency nobody has declared.
 FOREIGN = {
