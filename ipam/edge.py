@@ -41,8 +41,8 @@ def serve(
     *,
     known_args: frozenset[str],
     environ: Mapping[str, str],
-    stdin: Reader,
-    stdout: Writer,
+    stdin: Reader | None,
+    stdout: Writer | None,
     on_fault: Callable[[BaseException], str] | None = None,
 ) -> int:
     """Answer one invocation with one JSON document or nothing, and give the exit status.
@@ -68,8 +68,10 @@ def serve(
     return _print(stdout, text) or status
 
 
-def read_stdin(stdin: Reader) -> bytes:
+def read_stdin(stdin: Reader | None) -> bytes:
     """Read all of standard input, at most STDIN_LIMIT bytes; IoFailure if that fails (C4)."""
+    if stdin is None:
+        raise IoFailure("standard input is closed")
     chunks = []
     size = 0
     try:
@@ -78,7 +80,7 @@ def read_stdin(stdin: Reader) -> bytes:
             size += len(chunk)
             if size > STDIN_LIMIT:
                 raise IoFailure(f"standard input is larger than {STDIN_LIMIT} bytes")
-    except (OSError, ValueError, AttributeError) as error:  # closed, or never open: then it is None
+    except (OSError, ValueError) as error:
         raise IoFailure(f"standard input cannot be read: {error}") from None
     return b"".join(chunks)
 
@@ -128,13 +130,15 @@ def _internal(error: Exception, on_fault: Callable[[BaseException], str] | None)
     return InternalFault(f"internal fault: {type(error).__name__}: {error}", where)
 
 
-def _print(stdout: Writer, text: str) -> int:
+def _print(stdout: Writer | None, text: str) -> int:
     if not text:
         return 0
     try:
+        if stdout is None:
+            raise OSError(9, "it is closed")
         stdout.write(text.encode())
         stdout.flush()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         if sys.stderr is not None:
             sys.stderr.write(f"standard output cannot be written: {error}\n")
         return 1

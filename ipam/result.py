@@ -60,7 +60,7 @@ class Result:
     dns: Mapping[str, object] = NO_DNS
 
 
-class _Reader:
+class FaultReader:
     """Takes typed members out of JSON objects and collects what is wrong with them."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ def parse_result(doc: object, version: str) -> Result:
     own = doc.get("cniVersion")
     if isinstance(own, str) and own in VERSIONS:
         version = own
-    reader = _Reader()
+    reader = FaultReader()
     parse = _parse_current if version_at_least(version, "0.3.0") else _parse_legacy
     result = parse(reader, doc)
     if reader.faults:
@@ -126,13 +126,13 @@ def parse_result(doc: object, version: str) -> Result:
     return result
 
 
-def _parse_current(reader: _Reader, doc: Mapping[str, object]) -> Result:
+def _parse_current(reader: FaultReader, doc: Mapping[str, object]) -> Result:
     interfaces = tuple([_parse_interface(reader, place, item) for place, item in reader.objects(doc, "interfaces")])
     ips = tuple([_parse_ip(reader, place, item, len(interfaces)) for place, item in reader.objects(doc, "ips")])
     return Result(interfaces=interfaces, ips=ips, routes=_parse_routes(reader, doc, ""), dns=_parse_dns(reader, doc))
 
 
-def _parse_legacy(reader: _Reader, doc: Mapping[str, object]) -> Result:
+def _parse_legacy(reader: FaultReader, doc: Mapping[str, object]) -> Result:
     ips: list[Address] = []
     routes: list[Route] = []
     for key in ("ip4", "ip6"):
@@ -151,7 +151,7 @@ def _parse_legacy(reader: _Reader, doc: Mapping[str, object]) -> Result:
 
 
 def _required(
-    reader: _Reader, item: Mapping[str, object], key: str, place: str, read: Callable[[str], str] = str
+    reader: FaultReader, item: Mapping[str, object], key: str, place: str, read: Callable[[str], str] = str
 ) -> str:
     before = len(reader.faults)
     found = reader.spelled(item, key, place, read)
@@ -160,7 +160,7 @@ def _required(
     return found or ""
 
 
-def _parse_interface(reader: _Reader, place: str, item: Mapping[str, object]) -> Interface:
+def _parse_interface(reader: FaultReader, place: str, item: Mapping[str, object]) -> Interface:
     return Interface(
         name=_required(reader, item, "name", place),
         mac=reader.text(item, "mac", place) or "",
@@ -171,7 +171,7 @@ def _parse_interface(reader: _Reader, place: str, item: Mapping[str, object]) ->
     )
 
 
-def _parse_ip(reader: _Reader, place: str, item: Mapping[str, object], interfaces: int) -> Address:
+def _parse_ip(reader: FaultReader, place: str, item: Mapping[str, object], interfaces: int) -> Address:
     index = reader.number(item, "interface", place)
     if index is not None and not 0 <= index < interfaces:
         reader.faults.append(f"{place}interface is {index}, of {interfaces} interfaces")
@@ -182,11 +182,11 @@ def _parse_ip(reader: _Reader, place: str, item: Mapping[str, object], interface
     )
 
 
-def _parse_routes(reader: _Reader, doc: Mapping[str, object], place: str) -> tuple[Route, ...]:
+def _parse_routes(reader: FaultReader, doc: Mapping[str, object], place: str) -> tuple[Route, ...]:
     return tuple([parse_route(reader, inner, item) for inner, item in reader.objects(doc, "routes", place)])
 
 
-def parse_route(reader: _Reader, place: str, item: Mapping[str, object]) -> Route:
+def parse_route(reader: FaultReader, place: str, item: Mapping[str, object]) -> Route:
     """Read one route of a result or of an ipam section; faults go to the reader."""
     mtu, advmss, priority, table, scope = [reader.number(item, key, place) for key in _ROUTE_NUMBERS]
     return Route(
@@ -200,7 +200,7 @@ def parse_route(reader: _Reader, place: str, item: Mapping[str, object]) -> Rout
     )
 
 
-def _parse_dns(reader: _Reader, doc: Mapping[str, object]) -> Mapping[str, object]:
+def _parse_dns(reader: FaultReader, doc: Mapping[str, object]) -> Mapping[str, object]:
     dns = reader.object(doc, "dns")
     if not dns:
         return NO_DNS
