@@ -164,6 +164,27 @@ class Hca:
         for kind in ("node_guid", "port_guid"):
             run(["ip", "link", "set", "dev", self.pf_netdev, "vf", str(vf), kind, guid])
 
+    def move_rdma(self, vf: int, netns: str) -> str:
+        """Move a VF's RDMA device into a named namespace; its name."""
+        name = self.rdma(vf)
+        assert name, f"the RDMA device of VF {vf} is not in init"
+        run(["rdma", "dev", "set", name, "netns", netns])
+        return name
+
+    def to_pod(self, vf: int, netns: str, ifname: str = "net1") -> None:
+        """Move the RDMA device, then the netdev that the kernel made anew: in init (6.1, 6.12) or there (7.3)."""
+        self.move_rdma(vf, netns)
+        if self.netdevs(vf):
+            run(["ip", "link", "set", "dev", self.netdev(vf), "netns", netns, "name", ifname])
+        else:
+            run(["ip", "-n", netns, "link", "set", "dev", self.netdev(vf, netns), "name", ifname])
+
+    def packets_sent(self, vf: int) -> int:
+        """What the PF counts for the VF."""
+        shown = read_json(["ip", "-j", "-s", "link", "show", "dev", self.pf_netdev])[0]["vfinfo_list"]
+        sent = next(each for each in shown if each["vf"] == vf)["stats"]["tx"]
+        return int(sent.get("tx_packets", sent.get("packets", 0)))
+
     # ---- faults ----
 
     def knob(self, name: str, value: object) -> None:
