@@ -23,23 +23,37 @@ def boot(story: Story, command: list[str], environ: dict[str, str]) -> int:
     """Run a command in the lab and pass its lines on; a line moves until the first one comes."""
     progress = Progress(story, "the virtual machine's boot")
     process = subprocess.Popen(
-        [os.path.join(LAB, "run"), *command], cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        [os.path.join(LAB, "run"), *command],
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
+    assert process.stderr is not None
+    told, notes = process.stdout.fileno(), process.stderr.fileno()
     silent = True
-    while True:
-        if silent and not select.select([process.stdout], [], [], 0.1)[0]:
+    open_pipes = {told, notes}
+    while open_pipes:
+        ready = select.select(open_pipes, [], [], 0.1)[0]
+        if silent and not ready:
             progress.tick()
-            continue
-        chunk = os.read(process.stdout.fileno(), 65536)
-        if silent:
-            progress.end("" if chunk else "nothing came")
-            silent = False
-        if not chunk:
-            return process.wait()
-        # The guest's terminal ends lines with CR and LF.
-        sys.stdout.buffer.write(chunk.replace(b"\r\n", b"\n"))
-        sys.stdout.flush()
+        for pipe in ready:
+            chunk = os.read(pipe, 65536)
+            if not chunk:
+                open_pipes.remove(pipe)
+            elif pipe == notes:
+                progress.clear()
+            elif silent:
+                progress.end()
+                silent = False
+            # The guest's terminal ends lines with CR and LF.
+            sys.stdout.buffer.write(chunk.replace(b"\r\n", b"\n"))
+            sys.stdout.flush()
+    if silent:
+        progress.end("nothing came of it")
+    return process.wait()
 
 
 def main() -> int:
@@ -50,6 +64,9 @@ def main() -> int:
     story.line()
     with tempfile.TemporaryDirectory(prefix="ib-sriov-demo.") as folder:
         log = os.path.join(folder, "log")
+        # Compiled here once, not by every process in the guest, which writes to its own memory only.
+        compileall = [sys.executable, "-m", "compileall", "-q", "ib_sriov_cni", "ipam", "tests"]
+        subprocess.run(compileall, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
         for what, command in (
             ("cnitool", [os.path.join(TOOLS, "go-client"), "cnitool"]),
             ("the lab's kernel, HCA module and initial file system", [os.path.join(LAB, "build")]),

@@ -86,9 +86,14 @@ class Progress:
             sys.stdout.write(f"\r\x1b[K{text[: os.get_terminal_size().columns - 1]}")
             sys.stdout.flush()
 
-    def end(self, verdict: str = "") -> None:
-        if self.live:
+    def clear(self) -> None:
+        """Make room for a line of text."""
+        if self.live and self.ticks:
             sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()
+
+    def end(self, verdict: str = "") -> None:
+        self.clear()
         text = f"  {self.what}: {verdict or f'{self.seconds():.1f} s'}"
         self.story.line(self.story.paint(text, RED) if verdict else text)
 
