@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -265,8 +266,28 @@ def load(
     return hcas[0]
 
 
+def show(hca: Hca) -> None:
+    """Tell a person what there is."""
+    print(f"PF {hca.pf}: netdev {hca.pf_netdev}, RDMA device {hca.pf_rdma}; RDMA netns mode {rdma_mode()}")
+    for vf in range(hca.numvfs):
+        print(f"VF {vf} {hca.pci(vf)}: netdev {hca.netdev(vf)}, RDMA device {hca.rdma(vf)}, GUID {hca.port_guid(vf)}")
+    print(f"knobs: {KNOBS}; pods: ip netns add NAME; `exit` ends the VM", flush=True)
+
+
+def end_strays() -> None:
+    """End the processes that live in other network namespaces: they would keep those alive."""
+    own = os.readlink("/proc/self/ns/net")
+    for pid in names("/proc"):
+        try:
+            if pid.isdigit() and os.readlink(f"/proc/{pid}/ns/net") != own:
+                os.kill(int(pid), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+
 def unload() -> None:
-    """End every network namespace, unload the module, set the shared mode again."""
+    """End every network namespace with its processes, unload the module, set the shared mode again."""
+    end_strays()
     for name in names("/run/netns"):
         run(["umount", "-l", f"/run/netns/{name}"], check=False)
         Path("/run/netns", name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.lab.commands import has_carrier, link, names, read_json, received, wait
+from tests.lab.commands import has_carrier, link, names, read_json, received, run, wait
 from tests.lab.hca import Hca, load, unload
 from tests.lab.pod import Pod
 
@@ -97,7 +97,7 @@ def test_pod_opens_only_its_own_uverbs(pair: Pair) -> None:
 
 def test_uverbs_and_umad_are_seen_from_everywhere(pair: Pair) -> None:
     assert len(names(pair.hca.vf_path(0) / "infiniband_verbs")) == 1
-    assert len(names(pair.hca.vf_path(0) / "infiniband_mad")) == 1
+    assert any(name.startswith("umad") for name in names(pair.hca.vf_path(0) / "infiniband_mad"))
 
 
 def test_ping(pair: Pair) -> None:
@@ -164,7 +164,7 @@ def test_open_context_does_not_hold_a_device(pair: Pair) -> None:
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "open\n"
-    pair.one.run("touch /run/netns/host; mount --bind /proc/1/ns/net /run/netns/host")
+    run("touch /run/netns/host; mount --bind /proc/1/ns/net /run/netns/host")
     pair.one.run(["rdma", "dev", "set", device, "netns", "host"])
     assert pair.hca.rdma(0) == device
     assert holder.communicate("\n", timeout=60)[0].startswith("dead")

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -354,6 +355,36 @@ def pytest_guest(arguments: Sequence[str]) -> Guest:
     return Guest(command=shlex.join(words), limit=float(os.environ.get("TIMEOUT", "1800")), junit=junit)
 
 
+SHELL = """
+/usr/bin/python3 -c 'from tests.lab import hca; hca.show(hca.load(vfs={vfs}, mode={mode!r}, preset={preset}))'
+PS1='\\[\\e[1m\\]lab \\w\\[\\e[0m\\] # ' exec bash --norc -i
+"""
+
+
+def shell_guest() -> Guest:
+    """A guest with the HCA loaded and a shell on its terminal."""
+    if not sys.stdin.isatty():
+        raise LabError("a shell needs a terminal: use tests/lab/run COMMAND")
+    size = os.get_terminal_size(sys.stdin.fileno())
+    os.environ |= {"LINES": str(size.lines), "COLUMNS": str(size.columns)}
+    mode = os.environ.get("RDMA_MODE", "shared")
+    preset = os.environ.get("PRESET") == "1"
+    return Guest(command=SHELL.format(vfs=int(os.environ.get("VFS", "4")), mode=mode, preset=preset), interactive=True)
+
+
+@contextmanager
+def terminal_kept() -> Iterator[None]:
+    """The terminal as it was, whatever QEMU did to it."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    state = termios.tcgetattr(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, state)
+
+
 @contextmanager
 def out_folder() -> Iterator[Path]:
     """The folder shared with the guest: OUT, which is kept, or a temporary one."""
@@ -376,7 +407,7 @@ def main(make_guest: Callable[[], Guest]) -> int:
     signal.signal(signal.SIGTERM, stop)
     try:
         guest = make_guest()
-        with out_folder() as out:
+        with terminal_kept(), out_folder() as out:
             return run(guest, out)
     except LabError as error:
         say(str(error))
