@@ -14,15 +14,15 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 	@$(PY) -m tests.demo
 
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
-	@$(need) python netns lab
+	@$(need) python lint netns lab
 	@$(PY) tests/tools/suites.py lint unit ipam netns lab
 
 quick: ## the unit tests, under 30 s
 	@$(need) python
 	@$(PY) tests/tools/suites.py unit
 
-lint: ## ruff, mypy --strict, syntax of the shell scripts
-	@$(need) python
+lint: ## ruff, mypy --strict, shellcheck
+	@$(need) python lint
 	@$(PY) tests/tools/suites.py lint
 
 lab-shell: ## a shell in the virtual machine, with an emulated HCA loaded

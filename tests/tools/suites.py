@@ -9,7 +9,6 @@ skip, an error, a suite that is empty or died before it wrote its results all co
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ PYTEST = [sys.executable, "-m", "pytest", "-q"]
 LINT = {
     "ruff": [sys.executable, "-m", "ruff", "check", "--quiet"],
     "mypy": [sys.executable, "-m", "mypy", "--no-error-summary"],
-    "bash -n": [os.path.join(ROOT, "tests", "tools", "check-scripts")],
+    "shellcheck": [os.path.join(ROOT, "tests", "tools", "check-scripts")],
 }
 
 
@@ -59,6 +58,8 @@ def lint() -> tuple[int, int]:
 def pytest_suite(name: str) -> tuple[int, int]:
     junit = os.path.join(RESULTS, f"{name}.xml")
     folder = os.path.join("tests", name)
+    if os.path.exists(junit):
+        os.remove(junit)
     if name == "lab":
         os.environ["JUNIT"] = junit
         command = [os.path.join(ROOT, folder, "pytest")]
@@ -83,12 +84,10 @@ def pytest_suite(name: str) -> tuple[int, int]:
 
 
 def main(suites: list[str]) -> int:
-    unknown = [name for name in suites if name != "lint" and not os.path.isdir(os.path.join(ROOT, "tests", name))]
-    if unknown or not suites:
-        print(f"suites: no such suite: {', '.join(unknown) or 'none named'}")
+    if not suites:
+        print(__doc__)
         return 2
-    shutil.rmtree(RESULTS, ignore_errors=True)
-    os.makedirs(RESULTS)
+    os.makedirs(RESULTS, exist_ok=True)
     table: list[tuple[str, int, int, float]] = []
     for name in suites:
         print(f"\n== {name}", flush=True)

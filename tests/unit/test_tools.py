@@ -99,8 +99,16 @@ def test_a_lab_that_fails_after_its_last_test_has_failed(project: Project) -> No
     assert project.run("lab") == (1, "1 passed, 1 failed")
 
 
-def test_an_unknown_suite_is_refused(project: Project) -> None:
-    assert project.run("frobnicate")[0] == 2
+def test_a_suite_that_is_not_there_has_failed(project: Project) -> None:
+    project.test_file("unit", "def test_a(): pass\n")
+    assert project.run("frobnicate", "unit") == (1, "1 passed, 1 failed")
+
+
+def test_old_results_do_not_count(project: Project) -> None:
+    project.test_file("unit", "def test_a(): pass\n")
+    assert project.run("unit") == (0, "1 passed, 0 failed")
+    project.test_file("unit", "import os\nos._exit(0)\n")
+    assert project.run("unit") == (1, "0 passed, 1 failed")
 
 
 class System:
