@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ JUNIT = """<?xml version="1.0" encoding="utf-8"?>
         ("<testcase name='a'><skipped message='x'/></testcase><testcase name='b'/>", (1, 1)),
     ],
 )
-def test_what_has_not_passed_has_failed(tmp_path: str, cases: str, counts: tuple[int, int]) -> None:
+def test_what_has_not_passed_has_failed(tmp_path: Path, cases: str, counts: tuple[int, int]) -> None:
     path = os.path.join(tmp_path, "junit.xml")
     with open(path, "w", encoding="utf-8") as file:
         file.write(JUNIT.format(cases=cases))
@@ -59,7 +60,7 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: str) -> Project:
+def project(tmp_path: Path) -> Project:
     return Project(os.path.join(tmp_path, "project"))
 
 
@@ -144,7 +145,7 @@ class System:
 
 
 @pytest.fixture
-def system(tmp_path: str) -> System:
+def system(tmp_path: Path) -> System:
     return System(os.path.join(tmp_path, "system"))
 
 
