@@ -33,7 +33,7 @@ def as_root(command: list[str]) -> list[str]:
     """The command with root's rights: network namespaces need them."""
     if os.geteuid() == 0:
         return command
-    return ["sudo", *([] if sys.stdin.isatty() else ["-n"]), "--preserve-env=XDG_CACHE_HOME,PATH", *command]
+    return ["sudo", *([] if sys.stdin.isatty() else ["-n"]), "--preserve-env=HOME,XDG_CACHE_HOME,PATH", *command]
 
 
 def junit_counts(path: str) -> tuple[int, int]:
