@@ -98,7 +98,9 @@ def _section(conf: Mapping[str, object], *keys: str) -> Mapping[str, object]:
 
 
 def _parse_place(conf: Mapping[str, object], ipam: Mapping[str, object], faults: list[str]) -> Place:
-    data_dir = ipam.get("dataDir") or DATA_DIR
+    data_dir = ipam.get("dataDir")
+    if data_dir in (None, ""):
+        data_dir = DATA_DIR
     if not isinstance(data_dir, str) or "\0" in data_dir:
         faults.append("ipam.dataDir is not a path")
         data_dir = DATA_DIR
@@ -117,7 +119,7 @@ def _parse_sets(
     """Give the sets in their order: capability ipRanges, the old single range, ranges (H1)."""
     before = len(reader.faults)
     sets = _parse_lists(_section(conf, "runtimeConfig"), "ipRanges", "runtimeConfig.", reader)
-    if ipam.get("subnet"):
+    if ipam.get("subnet") not in (None, ""):
         sets += [_parse_set([("ipam.", ipam)], "ipam.", reader.faults)]
     sets += _parse_lists(ipam, "ranges", "ipam.", reader)
     if len(reader.faults) > before:

@@ -140,7 +140,9 @@ def parse_configuration(stdin: bytes) -> dict[str, object]:
 
 def parse_version(conf: Mapping[str, object], command: str) -> str:
     """Give the configuration's version; IncompatibleVersion if it is none of ours or too old for `command` (C6)."""
-    version = conf.get("cniVersion") or VERSIONS[0]
+    version = conf.get("cniVersion")
+    if version in (None, ""):
+        version = VERSIONS[0]
     if not isinstance(version, str) or version not in VERSIONS:
         raise IncompatibleVersion(
             f"cniVersion {str(version)[:40]!r} is not supported", f"supported: {', '.join(VERSIONS)}"

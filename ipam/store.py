@@ -377,9 +377,9 @@ def _make_folders(path: str) -> None:
 def is_writable(place: Place) -> bool:
     """Tell whether leases could be made: the folder is writable, or the nearest one above that exists."""
     path = os.path.join(place.data_dir, place.network)
-    while not os.path.isdir(path) and os.path.dirname(path) != path:
+    while not os.path.lexists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
-    return os.access(path, os.W_OK | os.X_OK)
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
 
 
 def is_exhausted(place: Place, index: int, range_set: RangeSet) -> bool:

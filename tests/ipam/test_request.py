@@ -159,7 +159,7 @@ def test_c6_absent_is_the_first() -> None:
     assert ask({"name": "a"}).version == ask(changed(cniVersion="")).version == "0.1.0"
 
 
-@pytest.mark.parametrize("version", ["0.0.1", "1.2.0", "1.0", "2.0.0", "x", 1, ["1.0.0"]])
+@pytest.mark.parametrize("version", ["0.0.1", "1.2.0", "1.0", "2.0.0", "x", 1, ["1.0.0"], 0, False, []])
 def test_c6_others_are_refused(version: object) -> None:
     with pytest.raises(IncompatibleVersion):
         ask(changed(cniVersion=version))
