@@ -81,6 +81,12 @@ def test_every_other_end_has_a_status_of_its_own() -> None:
     assert all(verdict.reason for verdict in ends.values())
 
 
+def test_command_over_its_limit() -> None:
+    log = f"{CLEAN}[  304.0] lab-agent: the time limit of 300 s; the tasks that wait:\n[  304.1] Call Trace:\n"
+    assert judge(log, "124 12288").status == vm.TIME_OUT
+    assert "within 300 s" in judge(log, "124 12288").reason
+
+
 def test_hanging_boot_is_not_a_slow_command() -> None:
     assert judge(CLEAN, None, came_up=0, timed_out=1).status == vm.NEVER_UP
 

@@ -112,12 +112,12 @@ def judge(log: str, status: str | None, *, came_up: bool, qemu: int, timed_out: 
     if status is None:
         return Verdict(status=WENT_DOWN, reason="the guest went down before the command had ended")
     code, flags = (int(word) for word in status.split())
+    if code == TIME_OUT and "lab-agent: the time limit" in log:
+        return Verdict(status=TIME_OUT, reason=f"the command did not end within {limit:g} s")
     taints = taint_names(flags)
     if faults or taints:
         shown = "; ".join([*faults[:3], *(f"tainted by {name}" for name in taints)])
         return Verdict(status=KERNEL_FAULT, reason=f"the command ended with {code}, but the kernel says: {shown}")
-    if code in (TIME_OUT, 128 + signal.SIGKILL) and f"lab-agent: status {code} after at most" in log:
-        return Verdict(status=code, reason=f"status {code}: the time limit of {limit:g} s, most likely")
     return Verdict(status=code)
 
 
@@ -222,9 +222,9 @@ def settings(kernel: Kernel, guest: Guest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def check_paths(kernel: Kernel) -> None:
+def check_paths() -> None:
     """The guest has its own /run, /dev, /proc and /sys: what it needs of the host cannot lie there."""
-    for what, path in (("the project", PROJECT), ("the cache (XDG_CACHE_HOME)", kernel.tree)):
+    for what, path in (("the project", PROJECT), ("the cache (XDG_CACHE_HOME)", cache_root())):
         if path.parts[1] in ("run", "dev", "proc", "sys"):
             unseen = f"/{path.parts[1]}"
             raise LabError(f"{what} is at {path}: the guest does not see the host's {unseen}; move it elsewhere")
@@ -299,8 +299,8 @@ def keep_console(out: Path) -> str:
 
 def run(guest: Guest, out: Path) -> int:
     """Boot, again once if the guest did not come up, and report; the exit status."""
+    check_paths()
     kernel = build()
-    check_paths(kernel)
     kvm = kvm_works(kernel)
     with open(kernel.tree / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
