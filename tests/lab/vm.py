@@ -312,7 +312,7 @@ def run(guest: Guest, out: Path) -> int:
         keep_results(out, guest.junit)
     if verdict.reason:
         say(f"{verdict.reason} (exit status {verdict.status}; console: {keep_console(out)})")
-    elif verdict.status:
+    elif verdict.status and not guest.interactive:
         say(f"the command ended with {verdict.status}; console: {keep_console(out)}")
     return verdict.status
 
@@ -356,7 +356,7 @@ def pytest_guest(arguments: Sequence[str]) -> Guest:
 
 
 SHELL = """
-/usr/bin/python3 -c 'from tests.lab import hca; hca.show(hca.load(vfs={vfs}, mode={mode!r}, preset={preset}))'
+/usr/bin/python3 -c {load}
 PS1='\\[\\e[1m\\]lab \\w\\[\\e[0m\\] # ' exec bash --norc -i
 """
 
@@ -367,9 +367,13 @@ def shell_guest() -> Guest:
         raise LabError("a shell needs a terminal: use tests/lab/run COMMAND")
     size = os.get_terminal_size(sys.stdin.fileno())
     os.environ |= {"LINES": str(size.lines), "COLUMNS": str(size.columns)}
-    mode = os.environ.get("RDMA_MODE", "shared")
-    preset = os.environ.get("PRESET") == "1"
-    return Guest(command=SHELL.format(vfs=int(os.environ.get("VFS", "4")), mode=mode, preset=preset), interactive=True)
+    how = {
+        "vfs": int(os.environ.get("VFS", "4")),
+        "mode": os.environ.get("RDMA_MODE", "shared"),
+        "preset": os.environ.get("PRESET") == "1",
+    }
+    load = f"from tests.lab import hca; hca.show(hca.load(**{how!r}))"
+    return Guest(command=SHELL.format(load=shlex.quote(load)), interactive=True)
 
 
 @contextmanager
