@@ -48,9 +48,7 @@ def parse_slices(item: object, faults: list[str]) -> SliceSource | None:
     if not isinstance(item, dict):
         faults.append("ipam.slices is not an object")
         return None
-    given = [key for key in _SOURCES if item.get(key) not in (None, False)]
-    if "index" in item and item["index"] is False:
-        given.append("index")
+    given = [key for key in _SOURCES if item.get(key) is not None]
     if len(given) != 1:
         faults.append(f"ipam.slices has {' and '.join(given) or 'nothing'}, not one of {', '.join(_SOURCES)}")
         return None

@@ -21,11 +21,11 @@ else:
 
 def _init(self: object, **given: object) -> None:
     kind = type(self)
-    names: tuple[str, ...] = kind.__fields__  # type: ignore[attr-defined]  # put there by `value`
     state = self.__dict__
     state.update(kind.__defaults__)  # type: ignore[attr-defined]  # put there by `value`
     state.update(given)
-    if len(state) == len(names) and all(name in state for name in names):
+    names: dict[str, None] = kind.__fields__  # type: ignore[attr-defined]  # put there by `value`
+    if state.keys() == names.keys():
         return
     missing = [name for name in names if name not in state]
     unknown = [name for name in state if name not in names]
@@ -71,7 +71,7 @@ def value(cls: type[T]) -> type[T]:
             if name in base.__dict__:
                 defaults[name] = base.__dict__[name]
     methods = {
-        "__fields__": tuple(names),
+        "__fields__": dict.fromkeys(names),
         "__defaults__": defaults,
         "__init__": _init,
         "__eq__": _eq,
