@@ -1,0 +1,203 @@
+"""Netlink messages on pyroute2's message classes, without the rest of pyroute2.
+
+`import pyroute2` runs a package `__init__` that loads 368 modules (asyncio, ssl, sqlite3 …) and costs more
+than a whole ADD; even its ifinfmsg brings 15 plug-ins that no IPoIB netdev needs. What is wanted are
+`nlmsg` and `nla` of pyroute2.netlink, which encode and decode, so this module loads that one module below
+an empty `pyroute2` package, keeps `logging`, `typing` and the like from being imported for its sake, and
+declares the few messages the plugin speaks. tests/unit/test_nlmsg.py says when a pyroute2 breaks this.
+
+Sources: include/uapi/linux/{netlink,rtnetlink,if_link,if_addr}.h, include/uapi/rdma/rdma_netlink.h.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+class _Anything:
+    """Stand-in for what pyroute2.netlink takes from modules it needs only for annotations and logs."""
+
+    def __getattr__(self, _name: str) -> _Anything:
+        return self
+
+    def __getitem__(self, _key: object) -> _Anything:
+        return self
+
+    def __call__(self, *_args: object, **_kwargs: object) -> _Anything:
+        return self
+
+    def __or__(self, _other: object) -> _Anything:
+        return self
+
+    __ror__ = __or__
+
+
+def _load_base() -> object:
+    """Import pyroute2.netlink alone; a pyroute2 that is loaded already is used as it is."""
+    if "pyroute2" in sys.modules:
+        import pyroute2.netlink
+
+        return pyroute2.netlink
+    import _frozen_importlib
+    import _socket
+    import _thread
+
+    made: list[str] = []
+
+    def stand_in(name: str, **attributes: object) -> None:
+        if name not in sys.modules:
+            module = type(sys)(name)
+            module.__dict__.update(attributes)
+            sys.modules[name] = module
+            made.append(name)
+
+    anything = _Anything()
+    spec = _frozen_importlib._find_spec("pyroute2", None)  # type: ignore[attr-defined]  # noqa: SLF001  # importlib.util costs more
+    if spec is None:
+        raise ImportError("pyroute2 is not installed")
+    sys.modules["pyroute2"] = _frozen_importlib.module_from_spec(spec)
+    made.append("pyroute2")
+    stand_in("logging", getLogger=anything)
+    stand_in("traceback", format_exc=anything, format_stack=anything)
+    stand_in(
+        "typing", **dict.fromkeys(("Any", "Callable", "Dict", "Literal", "Optional", "TypeVar", "Union"), anything)
+    )
+    public = {name: item for name, item in _socket.__dict__.items() if not name.startswith("_")}
+    stand_in("socket", AddressFamily=int, **public)
+    stand_in("threading", local=_thread._local, Lock=_thread.allocate_lock, RLock=_thread.RLock)  # noqa: SLF001  # what threading itself exports
+    try:
+        import pyroute2.netlink
+
+        return sys.modules["pyroute2.netlink"]
+    finally:
+        # Whoever imports these later gets the real ones, the whole pyroute2 included.
+        for name in made:
+            sys.modules.pop(name, None)
+
+
+_base = _load_base()
+nla = _base.nla  # type: ignore[attr-defined]  # no stubs
+nlmsg = _base.nlmsg  # type: ignore[attr-defined]  # no stubs
+
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
+NLMSG_ERROR, NLMSG_DONE, NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 2, 3, 0x10, 0x100, 0x200
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
+
+
+class linkmsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # named as pyroute2 names messages; its base has no stubs
+    """struct ifinfomsg and the link attributes the plugin reads or sets."""
+
+    prefix = "IFLA_"
+    fields = (("family", "B"), ("__align", "x"), ("ifi_type", "H"), ("index", "i"), ("flags", "I"), ("change", "I"))
+    nla_map = (
+        (1, "IFLA_ADDRESS", "cdata"),
+        (3, "IFLA_IFNAME", "asciiz"),
+        (4, "IFLA_MTU", "uint32"),
+        (16, "IFLA_OPERSTATE", "uint8"),
+        (19, "IFLA_NET_NS_PID", "uint32"),
+        (22, "IFLA_VFINFO_LIST", "vflist"),
+        (28, "IFLA_NET_NS_FD", "uint32"),
+        (29, "IFLA_EXT_MASK", "uint32"),
+        (52, "IFLA_PROP_LIST", "proplist"),
+        (53, "IFLA_ALT_IFNAME", "asciiz"),
+        (56, "IFLA_PARENT_DEV_NAME", "asciiz"),
+    )
+
+    class proplist(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+        """IFLA_PROP_LIST: alternative names."""
+
+        nla_flags = 0x8000  # NLA_F_NESTED
+        nla_map = ((53, "IFLA_ALT_IFNAME", "asciiz"),)
+
+    class vflist(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+        """IFLA_VFINFO_LIST of a PF: one IFLA_VF_INFO per VF."""
+
+        nla_map = ((1, "IFLA_VF_INFO", "vfinfo"),)
+
+        class vfinfo(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+            """One VF's settings; pyroute2's own class writes GUIDs of a wrong length, so these are ours."""
+
+            nla_map = (
+                (5, "IFLA_VF_LINK_STATE", "vf_u32"),
+                (10, "IFLA_VF_IB_NODE_GUID", "vf_guid"),
+                (11, "IFLA_VF_IB_PORT_GUID", "vf_guid"),
+            )
+
+            class vf_u32(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+                """struct ifla_vf_link_state."""
+
+                fields = (("vf", "I"), ("number", "I"))
+
+            class vf_guid(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+                """struct ifla_vf_guid: four bytes of padding before the u64."""
+
+                fields = (("vf", "I"), ("__pad", "4x"), ("guid", "Q"))
+
+
+class addrmsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+    """struct ifaddrmsg."""
+
+    prefix = "IFA_"
+    fields = (("family", "B"), ("prefixlen", "B"), ("flags", "B"), ("scope", "B"), ("index", "I"))
+    nla_map = (
+        (1, "IFA_ADDRESS", "cdata"),
+        (2, "IFA_LOCAL", "cdata"),
+        (4, "IFA_BROADCAST", "cdata"),
+        (8, "IFA_FLAGS", "uint32"),
+    )
+
+
+class routemsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+    """struct rtmsg."""
+
+    prefix = "RTA_"
+    fields = (
+        ("family", "B"),
+        ("dst_len", "B"),
+        ("src_len", "B"),
+        ("tos", "B"),
+        ("table", "B"),
+        ("proto", "B"),
+        ("scope", "B"),
+        ("type", "B"),
+        ("flags", "I"),
+    )
+    nla_map = (
+        (1, "RTA_DST", "cdata"),
+        (4, "RTA_OIF", "uint32"),
+        (5, "RTA_GATEWAY", "cdata"),
+        (6, "RTA_PRIORITY", "uint32"),
+        (8, "RTA_METRICS", "metrics"),
+        (15, "RTA_TABLE", "uint32"),
+    )
+
+    class metrics(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+        """RTA_METRICS."""
+
+        nla_map = ((2, "RTAX_MTU", "uint32"), (8, "RTAX_ADVMSS", "uint32"))
+
+
+class rdmamsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+    """A message of NETLINK_RDMA's nldev client, which pyroute2 lacks: no fixed header, attributes alone."""
+
+    prefix = "RDMA_NLDEV_"
+    fields = ()
+    nla_map = (
+        (1, "RDMA_NLDEV_ATTR_DEV_INDEX", "uint32"),
+        (2, "RDMA_NLDEV_ATTR_DEV_NAME", "asciiz"),
+        (3, "RDMA_NLDEV_ATTR_PORT_INDEX", "uint32"),
+        (6, "RDMA_NLDEV_ATTR_NODE_GUID", "uint64"),
+        (66, "RDMA_NLDEV_SYS_ATTR_NETNS_MODE", "uint8"),
+        (68, "RDMA_NLDEV_NET_NS_FD", "uint32"),
+    )
+
+
+class errormsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+    """struct nlmsgerr as far as the errno; the rest is read by hand (the echoed request has any length)."""
+
+    fields = (("error", "i"),)

@@ -1,0 +1,74 @@
+"""Door to NETLINK_RDMA: the RDMA subsystem's namespace mode, and RDMA devices of one network namespace.
+
+Sources: drivers/infiniband/core/nldev.c, include/uapi/rdma/rdma_netlink.h, `man 8 rdma-dev`, `man 8 rdma-system`.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from ib_sriov_cni import nlmsg as m
+from ib_sriov_cni.errors import KernelRefused
+from ib_sriov_cni.nlsock import NETLINK_RDMA, NetlinkError, NetlinkSocket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+RDMA_NL_NLDEV = 5
+CMD_GET, CMD_SET, CMD_SYS_GET = 1, 2, 6
+
+
+class Rdma:
+    """nldev of the network namespace the thread is in when this is made."""
+
+    def __init__(self, *, trace: Callable[[str], None] | None = None) -> None:
+        """Open the socket; OSError EPROTONOSUPPORT where the kernel has no RDMA (ib_core not loaded)."""
+        try:
+            self._socket = NetlinkSocket(NETLINK_RDMA, trace=trace)
+        except OSError as refusal:
+            hint = "load the driver of the HCA and ib_core"
+            raise KernelRefused("open", "RDMA netlink", refusal.errno or errno.EIO, details=hint) from None
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _ask(self, operation: str, target: str, command: int, **how: Any) -> list[Any]:
+        try:
+            return self._socket.ask(m.rdmamsg, RDMA_NL_NLDEV << 10 | command, **how)
+        except NetlinkError as refusal:
+            raise KernelRefused(operation, target, refusal.errno, reason=refusal.reason) from None
+
+    def read_mode(self) -> str:
+        """Give `shared` or `exclusive`; kernels without the notion (before 5.2) are shared."""
+        try:
+            (answer,) = self._ask("read", "RDMA namespace mode", CMD_SYS_GET)
+        except KernelRefused as refusal:
+            if refusal.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                return "shared"
+            raise
+        # A missing attribute is what kernels before the mode answer.
+        return "exclusive" if answer.get_attr("RDMA_NLDEV_SYS_ATTR_NETNS_MODE") == 0 else "shared"
+
+    def read_devices(self) -> dict[str, int]:
+        """Give the RDMA devices seen from this namespace: name to index."""
+        answers = self._ask("list", "RDMA devices", CMD_GET, flags=m.NLM_F_DUMP)
+        return {a.get_attr("RDMA_NLDEV_ATTR_DEV_NAME"): a.get_attr("RDMA_NLDEV_ATTR_DEV_INDEX") for a in answers}
+
+    def move_device(self, name: str, netns: int) -> None:
+        """Move the device to the namespace of that open file; its IPoIB netdevs are made anew (docs/lab)."""
+        self._set(f"move {name} to another namespace", name, ("RDMA_NLDEV_NET_NS_FD", netns))
+
+    def set_name(self, name: str, new: str) -> None:
+        """Rename the device."""
+        self._set(f"rename to {new}", name, ("RDMA_NLDEV_ATTR_DEV_NAME", new))
+
+    def _set(self, operation: str, name: str, attribute: tuple[str, object]) -> None:
+        index = self.read_devices().get(name)
+        target = f"RDMA device {name}"
+        if index is None:
+            raise KernelRefused(operation, target, errno.ENODEV)
+        attrs = [("RDMA_NLDEV_ATTR_DEV_INDEX", index), attribute]
+        self._ask(operation, target, CMD_SET, flags=m.NLM_F_ACK, attrs=attrs)

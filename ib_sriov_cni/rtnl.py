@@ -1,0 +1,269 @@
+"""Door to rtnetlink: links, the PF's VF settings, addresses and routes of one network namespace.
+
+No decisions here. Every refusal of the kernel becomes KernelRefused with operation, object and reason.
+Sources: net/core/rtnetlink.c, drivers/infiniband/ulp/ipoib/ipoib_main.c, `man 7 rtnetlink`.
+"""
+
+from __future__ import annotations
+
+import errno
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+
+from ib_sriov_cni import nlmsg as m
+from ib_sriov_cni.errors import KernelRefused
+from ib_sriov_cni.model import ARPHRD_INFINIBAND, IFF_UP, LINK_STATE_NAMES, LINK_STATES, Guid, Link, VfConfig
+from ib_sriov_cni.nlsock import NETLINK_ROUTE, NetlinkError, NetlinkSocket
+from ipam.result import Route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
+IFA_F_NODAD = 0x02
+RT_TABLE_UNSPEC, RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST = 0, 254, 3, 4, 1
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
+OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
+GONE = (errno.ENODEV, errno.ENXIO)
+MAIN_TABLE = 254
+
+
+class Rtnl:
+    """rtnetlink of the network namespace the thread is in when this is made; it stays there."""
+
+    def __init__(self, *, trace: Callable[[str], None] | None = None) -> None:
+        """Open the socket."""
+        self._socket = NetlinkSocket(NETLINK_ROUTE, trace=trace)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _ask(self, operation: str, target: str, message: type[Any], kind: int, **how: Any) -> list[Any]:
+        try:
+            return self._socket.ask(message, kind, **how)
+        except NetlinkError as refusal:
+            raise KernelRefused(operation, target, refusal.errno, reason=refusal.reason) from None
+
+    # ---- links
+
+    def read_link(self, which: int | str) -> Link | None:
+        """Give the link of that index or name (altnames do not count), None if there is none."""
+        fields = {"index": which} if isinstance(which, int) else {}
+        attrs: list[tuple[str, object]] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+        if isinstance(which, str):
+            attrs.append(("IFLA_IFNAME", which))
+        try:
+            answers = self._socket.ask(m.linkmsg, m.RTM_GETLINK, fields=fields, attrs=attrs)
+        except NetlinkError as refusal:
+            if refusal.errno in GONE:
+                return None
+            raise KernelRefused("read", f"netdev {which}", refusal.errno, reason=refusal.reason) from None
+        return _link(answers[0])
+
+    def read_links(self) -> list[Link]:
+        """Give all links of the namespace."""
+        attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+        answers = self._ask("list", "netdevs", m.linkmsg, m.RTM_GETLINK, flags=m.NLM_F_DUMP, attrs=attrs)
+        return [_link(answer) for answer in answers]
+
+    def find_link(self, pci: str) -> Link | None:
+        """Give the IPoIB netdev whose parent is that PCI function (not a P_Key child), by a dump."""
+        found = [link for link in self.read_links() if link.pci == pci and link.kind == ARPHRD_INFINIBAND]
+        return min(found, key=lambda link: link.index) if found else None
+
+    def _set(self, operation: str, link: Link, *, attrs: Sequence[tuple[str, object]] = (), **fields: int) -> None:
+        self._ask(
+            operation,
+            f"netdev {link.name}",
+            m.linkmsg,
+            m.RTM_SETLINK,
+            flags=m.NLM_F_ACK,
+            fields={"index": link.index, **fields},
+            attrs=attrs,
+        )
+
+    def set_up(self, link: Link) -> None:
+        """Bring the netdev up."""
+        self._set("bring up", link, flags=IFF_UP, change=IFF_UP)
+
+    def set_down(self, link: Link) -> None:
+        """Take the netdev down."""
+        self._set("take down", link, flags=0, change=IFF_UP)
+
+    def set_mtu(self, link: Link, mtu: int) -> None:
+        """Set the MTU, bytes."""
+        self._set(f"set mtu {mtu} of", link, attrs=[("IFLA_MTU", mtu)])
+
+    def set_name(self, link: Link, name: str) -> None:
+        """Rename the netdev."""
+        self._set(f"rename to {name}", link, attrs=[("IFLA_IFNAME", name)])
+
+    def move_link(self, link: Link, netns: int, name: str) -> None:
+        """Move the netdev to the namespace of that open file and rename it there; not atomic.
+
+        EEXIST for a name that is taken there may come with the device moved already (docs/lab).
+        """
+        attrs = [("IFLA_NET_NS_FD", netns), ("IFLA_IFNAME", name)]
+        self._set(f"move to another namespace as {name}", link, attrs=attrs)
+
+    def add_altname(self, link: Link, name: str) -> None:
+        """Give the netdev an alternative name."""
+        self._altname("add altname", m.RTM_NEWLINKPROP, m.NLM_F_CREATE | m.NLM_F_EXCL | 0x800, link, name)
+
+    def remove_altname(self, link: Link, name: str) -> None:
+        """Take an alternative name away."""
+        self._altname("remove altname", m.RTM_DELLINKPROP, 0, link, name)
+
+    def _altname(self, operation: str, kind: int, flags: int, link: Link, name: str) -> None:
+        attrs = [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", name)]})]
+        target = f"{name} of netdev {link.name}"
+        fields = {"index": link.index}
+        self._ask(operation, target, m.linkmsg, kind, flags=m.NLM_F_ACK | flags, fields=fields, attrs=attrs)
+
+    # ---- the PF's settings of its VFs
+
+    def read_pf(self, pf_netdev: str) -> tuple[Link, dict[int, VfConfig]]:
+        """Give a PF's netdev and what the PF says of each of its VFs, by VF index; one message has both."""
+        attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS), ("IFLA_IFNAME", pf_netdev)]
+        (answer,) = self._ask("read VFs of", f"PF {pf_netdev}", m.linkmsg, m.RTM_GETLINK, attrs=attrs)
+        listed = answer.get_attr("IFLA_VFINFO_LIST")
+        configs = {}
+        for info in listed.get_attrs("IFLA_VF_INFO") if listed else ():
+            state = info.get_attr("IFLA_VF_LINK_STATE")
+            node, port = info.get_attr("IFLA_VF_IB_NODE_GUID"), info.get_attr("IFLA_VF_IB_PORT_GUID")
+            index = next((item["vf"] for item in (state, node, port) if item), None)
+            if index is not None:
+                configs[index] = VfConfig(
+                    node_guid=Guid(node["guid"] if node else 0),
+                    port_guid=Guid(port["guid"] if port else 0),
+                    link_state=LINK_STATE_NAMES.get(state["number"], "") if state else "",
+                )
+        return _link(answer), configs
+
+    def set_vf_link_state(self, pf_netdev: str, index: int, state: str) -> None:
+        """Set the VF's link state: auto, enable or disable. Acts at once."""
+        content = {"number": LINK_STATES[state]}
+        self._set_vf(f"set link state {state} of", pf_netdev, index, "IFLA_VF_LINK_STATE", content)
+
+    def set_vf_node_guid(self, pf_netdev: str, index: int, guid: Guid) -> None:
+        """Set the VF's node GUID; the VF takes it when its driver is bound again."""
+        self._set_vf(f"set node GUID {guid} of", pf_netdev, index, "IFLA_VF_IB_NODE_GUID", {"guid": int(guid)})
+
+    def set_vf_port_guid(self, pf_netdev: str, index: int, guid: Guid) -> None:
+        """Set the VF's port GUID; the VF takes it when its driver is bound again."""
+        self._set_vf(f"set port GUID {guid} of", pf_netdev, index, "IFLA_VF_IB_PORT_GUID", {"guid": int(guid)})
+
+    def _set_vf(self, operation: str, pf_netdev: str, index: int, name: str, content: dict[str, int]) -> None:
+        info = {"attrs": [(name, {"vf": index, **content})]}
+        attrs = [("IFLA_IFNAME", pf_netdev), ("IFLA_VFINFO_LIST", {"attrs": [("IFLA_VF_INFO", info)]})]
+        target = f"VF {index} of PF {pf_netdev}"
+        self._ask(operation, target, m.linkmsg, m.RTM_SETLINK, flags=m.NLM_F_ACK, attrs=attrs)
+
+    # ---- addresses and routes
+
+    def read_addresses(self, link: Link) -> list[str]:
+        """Give the link's addresses as text with prefix length."""
+        found = []
+        for answer in self._ask("list", "addresses", m.addrmsg, m.RTM_GETADDR, flags=m.NLM_F_DUMP):
+            if answer["index"] == link.index:
+                packed = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
+                found.append(f"{inet_ntop(answer['family'], packed)}/{answer['prefixlen']}")
+        return found
+
+    def add_address(self, link: Link, cidr: str) -> None:
+        """Add an address with its prefix length.
+
+        IPv6 without duplicate address detection: it would leave the address unusable for a second or more,
+        and the address is unique by its reservation (RFC 4862, section 5.4, allows a node to turn it off).
+        """
+        text, _, prefix = cidr.partition("/")
+        family, packed = _packed(text)
+        attrs: list[tuple[str, object]] = [("IFA_LOCAL", packed), ("IFA_ADDRESS", packed)]
+        length = int(prefix)
+        if family == AF_INET and length < 31:
+            host = (1 << (32 - length)) - 1
+            attrs.append(("IFA_BROADCAST", (int.from_bytes(packed, "big") | host).to_bytes(4, "big")))
+        if family == AF_INET6:
+            attrs.append(("IFA_FLAGS", IFA_F_NODAD))
+        self._ask(
+            "add address",
+            f"{cidr} to netdev {link.name}",
+            m.addrmsg,
+            m.RTM_NEWADDR,
+            flags=m.NLM_F_ACK | m.NLM_F_CREATE | m.NLM_F_EXCL,
+            fields={"family": family, "prefixlen": length, "index": link.index},
+            attrs=attrs,
+        )
+
+    def add_route(self, link: Link, route: Route) -> None:
+        """Add a unicast route out of the link; an identical one that is there already is fine."""
+        family, packed = _packed(route.dst.partition("/")[0])
+        table = route.table or MAIN_TABLE
+        scope = route.scope if route.scope is not None else RT_SCOPE_UNIVERSE if route.gw else RT_SCOPE_LINK
+        attrs: list[tuple[str, object]] = [("RTA_OIF", link.index), ("RTA_TABLE", table)]
+        length = int(route.dst.partition("/")[2])
+        if length:
+            attrs.append(("RTA_DST", packed))
+        if route.gw:
+            attrs.append(("RTA_GATEWAY", _packed(route.gw)[1]))
+        if route.priority:
+            attrs.append(("RTA_PRIORITY", route.priority))
+        metrics = [item for item in (("RTAX_MTU", route.mtu), ("RTAX_ADVMSS", route.advmss)) if item[1]]
+        if metrics:
+            attrs.append(("RTA_METRICS", {"attrs": metrics}))
+        fields = {"family": family, "dst_len": length, "proto": RTPROT_STATIC, "scope": scope, "type": RTN_UNICAST}
+        fields["table"] = table if table < 256 else RT_TABLE_UNSPEC
+        self._ask(
+            "add route",
+            f"{route.dst} via {route.gw or 'link'} on netdev {link.name}",
+            m.routemsg,
+            m.RTM_NEWROUTE,
+            flags=m.NLM_F_ACK | m.NLM_F_CREATE | m.NLM_F_REPLACE,
+            fields=fields,
+            attrs=attrs,
+        )
+
+    def read_routes(self, link: Link) -> list[Route]:
+        """Give the unicast routes out of the link, of all tables."""
+        found = []
+        for answer in self._ask("list", "routes", m.routemsg, m.RTM_GETROUTE, flags=m.NLM_F_DUMP):
+            family = answer["family"]
+            if answer.get_attr("RTA_OIF") != link.index or answer["type"] != RTN_UNICAST:
+                continue
+            if family not in (AF_INET, AF_INET6):
+                continue
+            packed = answer.get_attr("RTA_DST") or bytes(4 if family == AF_INET else 16)
+            gateway = answer.get_attr("RTA_GATEWAY")
+            metrics = answer.get_attr("RTA_METRICS")
+            found.append(
+                Route(
+                    dst=f"{inet_ntop(family, packed)}/{answer['dst_len']}",
+                    gw=inet_ntop(family, gateway) if gateway else None,
+                    table=answer.get_attr("RTA_TABLE") or answer["table"],
+                    priority=answer.get_attr("RTA_PRIORITY"),
+                    mtu=metrics.get_attr("RTAX_MTU") if metrics else None,
+                )
+            )
+        return found
+
+
+def _packed(text: str) -> tuple[int, bytes]:
+    family = AF_INET6 if ":" in text else AF_INET
+    return family, inet_pton(family, text)
+
+
+def _link(answer: Any) -> Link:
+    properties = answer.get_attr("IFLA_PROP_LIST")
+    return Link(
+        index=answer["index"],
+        name=answer.get_attr("IFLA_IFNAME"),
+        kind=answer["ifi_type"],
+        flags=answer["flags"],
+        mtu=answer.get_attr("IFLA_MTU") or 0,
+        address=answer.get_attr("IFLA_ADDRESS") or b"",
+        operstate=OPERSTATES[answer.get_attr("IFLA_OPERSTATE") or 0],
+        pci=answer.get_attr("IFLA_PARENT_DEV_NAME") or "",
+        altnames=tuple(properties.get_attrs("IFLA_ALT_IFNAME")) if properties else (),
+    )
