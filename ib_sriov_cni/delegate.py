@@ -1,0 +1,191 @@
+"""Door to IPAM plugins: the bundled host-local in process, any other executed from CNI_PATH (C10).
+
+An executed plugin gets our environment and our standard input, a time limit, and a clean LD_LIBRARY_PATH; its
+stderr goes to our log. Source: libcni's pkg/invoke, specification 1.1.0 section 4.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ib_sriov_cni.errors import AddressManagement, CniError
+from ipam.fastjson import loads
+from ipam.result import Result, parse_result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.log import Log
+    from ipam.request import Request
+
+BUNDLED = "host-local"
+SECONDS = 90.0
+LIMIT = 1 << 20  # bytes of an answer
+
+
+def add_addresses(request: Request, kind: str, log: Log) -> Result:
+    """Have the IPAM plugin `kind` reserve addresses. Raises CniError, AddressManagement (104) for what it answers."""
+    if kind == BUNDLED:
+        from ipam.plugin import add
+
+        return add(request)
+    doc = _answer(kind, _execute(request, kind, "ADD", log))
+    try:
+        result = parse_result(doc, request.version)
+    except CniError as fault:
+        raise AddressManagement(f"IPAM plugin {kind} ADD: its result is not one: {fault.msg}") from None
+    if not result.ips:
+        raise AddressManagement(f"IPAM plugin {kind} ADD: its result has no address")
+    return result
+
+
+def delete_addresses(request: Request, kind: str, log: Log) -> None:
+    """Have it release what the attachment holds."""
+    if kind == BUNDLED:
+        from ipam.plugin import delete
+
+        delete(request)
+    else:
+        _execute(request, kind, "DEL", log)
+
+
+def check_addresses(request: Request, kind: str, log: Log) -> None:
+    """Have it say whether the attachment still holds its addresses."""
+    if kind == BUNDLED:
+        from ipam.plugin import check
+
+        check(request)
+    else:
+        _execute(request, kind, "CHECK", log)
+
+
+def find_plugin(kind: str, path: tuple[str, ...]) -> str:
+    """Give the executable of a plugin type. AddressManagement (104) names the folders it is not in."""
+    if "/" in kind or kind in {".", ".."}:
+        raise AddressManagement(f"ipam.type {kind!r} is not the name of a plugin")
+    for folder in path:
+        candidate = f"{folder}/{kind}"
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    raise AddressManagement(
+        f"IPAM plugin {kind}: no executable of that name in CNI_PATH ({':'.join(path) or 'empty'})",
+        "install it there, or use the bundled host-local",
+    )
+
+
+def _execute(request: Request, kind: str, command: str, log: Log) -> bytes:
+    """Run the plugin; gives its stdout. AddressManagement quotes what it said if it failed."""
+    program = find_plugin(kind, request.path)
+    environ = {**request.environ, "CNI_COMMAND": command}
+    # PyInstaller's bootloader put its own folder there; the plugin must see what we were given.
+    original = environ.pop("LD_LIBRARY_PATH_ORIG", None)
+    if original is not None:
+        environ["LD_LIBRARY_PATH"] = original
+    with log.step("delegate", plugin=kind, command=command) as step:
+        status, out, err = _run(program, environ, request.stdin)
+        step.tell(status=status, stderr=err.decode(errors="replace").strip()[-2000:])
+    if status == 0:
+        return out
+    raise _refusal(kind, command, status, out, err)
+
+
+def _refusal(kind: str, command: str, status: int | str, out: bytes, err: bytes) -> AddressManagement:
+    try:
+        doc = loads(out)
+    except ValueError:
+        doc = None
+    if isinstance(doc, dict) and "code" in doc:
+        words = f"code {doc['code']}: {doc.get('msg', '')}"
+        return AddressManagement(f"IPAM plugin {kind} {command}: {words}", str(doc.get("details", "")))
+    said = (out.strip() or err.strip()).decode(errors="replace")[:300]
+    return AddressManagement(f"IPAM plugin {kind} {command}: ended with {status}: {said or 'it said nothing'}")
+
+
+def _answer(kind: str, out: bytes) -> object:
+    try:
+        return loads(out)
+    except ValueError as fault:
+        said = out[:200].decode(errors="replace")
+        raise AddressManagement(f"IPAM plugin {kind} ADD: its answer is not JSON ({fault}): {said!r}") from None
+
+
+def _run(program: str, environ: dict[str, str], stdin: bytes) -> tuple[int | str, bytes, bytes]:
+    """Run a program with that input; status (or the words for a signal or time-out), stdout, stderr."""
+    our_in, their_in, our_out, their_out, our_err, their_err = *_pipe(True), *_pipe(False), *_pipe(False)
+    actions = [(os.POSIX_SPAWN_DUP2, theirs, fd) for fd, theirs in enumerate((their_in, their_out, their_err))]
+    try:
+        # A group of its own, so that a time-out reaches what the plugin started too.
+        pid = os.posix_spawn(program, [program], environ, file_actions=actions, setpgroup=0)
+    except OSError as fault:
+        for fd in (our_in, our_out, our_err):
+            os.close(fd)
+        return f"{fault.strerror} (it cannot be executed)", b"", b""
+    finally:
+        for fd in (their_in, their_out, their_err):
+            os.close(fd)
+    out, err, in_time = _converse(our_in, our_out, our_err, stdin)
+    if not in_time:
+        _kill_group(pid)
+    _, status = os.waitpid(pid, 0)
+    if not in_time:
+        return f"no answer within {SECONDS:.0f} s", out, err
+    if os.WIFSIGNALED(status):
+        return f"signal {os.WTERMSIG(status)}", out, err
+    return os.WEXITSTATUS(status), out, err
+
+
+def _pipe(writing: bool) -> tuple[int, int]:  # noqa: FBT001  # two callers, side by side
+    """Give (our end, their end)."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    return (writer, reader) if writing else (reader, writer)
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, 9)
+    except ProcessLookupError:
+        pass
+
+
+def _converse(our_in: int, our_out: int, our_err: int, stdin: bytes) -> tuple[bytes, bytes, bool]:
+    """Feed the input and collect both outputs until they close, or until the time is up."""
+    from select import POLLIN, POLLOUT, poll
+
+    deadline = time.monotonic() + SECONDS
+    heard: dict[int, bytes] = {our_out: b"", our_err: b""}
+    waiter = poll()
+    for fd in heard:
+        waiter.register(fd, POLLIN)
+    os.set_blocking(our_in, False)
+    waiter.register(our_in, POLLOUT)
+    open_ends = {our_in, our_out, our_err}
+
+    def close(fd: int) -> None:
+        waiter.unregister(fd)
+        os.close(fd)
+        open_ends.discard(fd)
+
+    while open_ends and (left := deadline - time.monotonic()) > 0:
+        for fd, _event in waiter.poll(int(left * 1000) + 1):
+            if fd == our_in:
+                stdin = _feed(fd, stdin)
+                if not stdin:
+                    close(fd)
+                continue
+            part = os.read(fd, 65536)
+            if not part or len(heard[fd]) > LIMIT:
+                close(fd)
+            heard[fd] += part
+    in_time = not open_ends
+    for fd in tuple(open_ends):
+        close(fd)
+    return heard[our_out], heard[our_err], in_time
+
+
+def _feed(fd: int, text: bytes) -> bytes:
+    try:
+        return text[os.write(fd, text) :]
+    except BlockingIOError:
+        return text
+    except BrokenPipeError:  # it does not read its input: allowed
+        return b""

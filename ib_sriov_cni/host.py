@@ -1,0 +1,102 @@
+"""The bundle of doors, built once at the edge and handed in; tests hand in other roots."""
+
+from __future__ import annotations
+
+import os
+
+from ib_sriov_cni.locks import Locks
+from ib_sriov_cni.netns import Inside, Netns
+from ib_sriov_cni.records import DEFAULT_STATE_DIR, Records
+from ib_sriov_cni.sysfs import Sysfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ib_sriov_cni.log import Log
+    from ib_sriov_cni.rdma import Rdma
+    from ib_sriov_cni.rtnl import Rtnl
+
+
+class Host:
+    """Everything outside that an invocation touches."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        state_dir: str = "",
+        lock_dir: str = "/run/ib-sriov",
+        sysfs_root: str = "/sys",
+        proc_root: str = "/proc",
+    ) -> None:
+        """Sockets are opened when they are first wanted."""
+        self.log = log
+        self.sysfs = Sysfs(sysfs_root)
+        self.locks = Locks(lock_dir)
+        self.records = Records(state_dir or DEFAULT_STATE_DIR)
+        self._proc = proc_root
+        self._rtnl: Rtnl | None = None
+        self._rdma: Rdma | None = None
+
+    @property
+    def rtnl(self) -> Rtnl:
+        """Rtnetlink of the host's namespace."""
+        if self._rtnl is None:
+            self._rtnl = self.open_rtnl()
+        return self._rtnl
+
+    @property
+    def rdma(self) -> Rdma:
+        """NETLINK_RDMA of the host's namespace."""
+        if self._rdma is None:
+            self._rdma = self.open_rdma()
+        return self._rdma
+
+    def open_rtnl(self, netns: Netns | None = None) -> Rtnl:
+        """Open rtnetlink in a namespace; the host's without one."""
+        from ib_sriov_cni.rtnl import Rtnl
+
+        if netns is None:
+            return Rtnl(trace=self._trace)
+        with Inside(netns):
+            return Rtnl(trace=self._trace)
+
+    def open_rdma(self, netns: Netns | None = None) -> Rdma:
+        """Open NETLINK_RDMA in a namespace; the host's without one."""
+        from ib_sriov_cni.rdma import Rdma
+
+        if netns is None:
+            return Rdma(trace=self._trace)
+        with Inside(netns):
+            return Rdma(trace=self._trace)
+
+    @property
+    def _trace(self) -> Callable[[str], None] | None:
+        return self.log.debug if self.log.debugging else None
+
+    def read_boot_id(self) -> str:
+        """Give what names this boot (Documentation/admin-guide/sysctl/kernel.rst, random)."""
+        try:
+            fd = os.open(f"{self._proc}/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return ""
+        try:
+            return os.read(fd, 64).decode().strip()
+        finally:
+            os.close(fd)
+
+    def enable_ipv6(self, netns: Netns, ifname: str) -> None:
+        """Turn IPv6 on for an interface where a runtime turned it off by default (disable_ipv6)."""
+        with Inside(netns):
+            try:
+                fd = os.open(f"{self._proc}/sys/net/ipv6/conf/{ifname}/disable_ipv6", os.O_RDWR | os.O_CLOEXEC)
+            except OSError:
+                return  # no IPv6 in this kernel: adding the address will say so
+            try:
+                if os.read(fd, 1) != b"0":
+                    os.pwrite(fd, b"0", 0)
+            except OSError:
+                pass  # read-only /proc: likewise
+            finally:
+                os.close(fd)

@@ -1,0 +1,155 @@
+"""Door to the log: one logfmt line a step, from logLevel on, to logFile; to stderr what is a warning or worse,
+and everything where there is no logFile.
+
+A line is written in one piece and appended, so that processes can share a file (docs/decisions).
+Tests place a fault at a step by IB_SRIOV_TRACE_POINT: `<step>=kill`, `<step>=stop` or `<step>=fail`, which
+strikes before the step, and `<step>.done=…` after it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ipam.errors import CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+TRACE_POINT = "IB_SRIOV_TRACE_POINT"
+PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:;/@%+-~[]{}()*#?&!|<>$^'")
+
+
+class Log:
+    """A log for one invocation; `context` stands in each of its lines."""
+
+    def __init__(self, *, level: str = "info", path: str = "", context: dict[str, str] | None = None) -> None:
+        """`level` is a key of LEVELS; `path` empty: no file."""
+        self._level = LEVELS[level]
+        self._path = path
+        self._context = _fields(context or {})
+        self.steps: list[str] = []  # names of the steps that were done, in order
+
+    @property
+    def debugging(self) -> bool:
+        """Whether debug lines are wanted."""
+        return self._level <= LEVELS["debug"]
+
+    @property
+    def where(self) -> str:
+        """Where its lines are."""
+        return self._path or "standard error"
+
+    def debug(self, message: str, **facts: object) -> None:
+        """Write a line at debug."""
+        self._write("debug", {"msg": message, **facts})
+
+    def warning(self, message: str, **facts: object) -> None:
+        """Write a line at warning."""
+        self._write("warning", {"msg": message, **facts})
+
+    def error(self, message: str, **facts: object) -> None:
+        """Write a line at error."""
+        self._write("error", {"msg": message, **facts})
+
+    def refuse(self, *, code: int, error: str, hint: str) -> None:
+        """Write the line of a command that ends with an error document."""
+        self._write("error", {"msg": "refused", "code": code, "error": error, "hint": hint})
+
+    def step(self, name: str, **facts: object) -> Step:
+        """Give a `with` block that is one step: its line tells the facts, the result and the milliseconds."""
+        return Step(self, name, facts)
+
+    def write_step(self, level: str, facts: dict[str, object]) -> None:
+        """Write a step's line."""
+        self._write(level, facts)
+
+    def _write(self, level: str, facts: dict[str, object]) -> None:
+        number = LEVELS[level]
+        if number < self._level:
+            return
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
+        line = f"time={stamp} level={level} {self._context}{_fields(facts)}".rstrip() + "\n"
+        if self._path:
+            self._append(line)
+        if number >= LEVELS["warning"] or not self._path:
+            _write_all(2, line)
+
+    def _append(self, line: str) -> None:
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        except OSError as fault:
+            _write_all(2, f"level=warning msg={_quote(f'cannot open logFile {self._path}: {fault.strerror}')}\n")
+            self._path = ""  # say so once
+            return
+        try:
+            _write_all(fd, line)
+        finally:
+            os.close(fd)
+
+
+class Step:
+    """One step of the story, timed and logged."""
+
+    def __init__(self, log: Log, name: str, facts: dict[str, object]) -> None:
+        """See Log.step."""
+        self._log = log
+        self._name = name
+        self._facts = facts
+        self._start = 0.0
+
+    def tell(self, **facts: object) -> None:
+        """Add facts that are known only now."""
+        self._facts.update(facts)
+
+    def __enter__(self) -> Self:
+        """Start the clock."""
+        self._start = time.monotonic()
+        _trace_point(self._name)
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, fault: BaseException | None, _trace: object) -> None:
+        """Write the line."""
+        facts: dict[str, object] = {"step": self._name, **self._facts}
+        if fault is not None:
+            facts["error"] = fault
+        facts["ms"] = f"{(time.monotonic() - self._start) * 1000:.1f}"
+        self._log.write_step("info" if fault is None else "error", facts)
+        if fault is None:
+            self._log.steps.append(self._name)
+            _trace_point(f"{self._name}.done")
+
+
+def _trace_point(name: str) -> None:
+    wanted = os.environ.get(TRACE_POINT)
+    if not wanted:
+        return
+    place, _, action = wanted.partition("=")
+    if place != name:
+        return
+    if action in {"kill", "stop"}:
+        os.kill(os.getpid(), 9 if action == "kill" else 19)
+    else:
+        raise CniError(f"fault injected at {name}", f"{TRACE_POINT} is set")
+
+
+def _fields(facts: dict[str, object] | dict[str, str]) -> str:
+    return "".join([f"{key}={_quote(str(fact))} " for key, fact in facts.items() if fact not in ("", None)])
+
+
+def _quote(text: str) -> str:
+    """Keep a value one word on one line, whatever is in it."""
+    if text and PLAIN.issuperset(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join([c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped]) + '"'
+
+
+def _write_all(fd: int, text: str) -> None:
+    try:
+        os.write(fd, text.encode(errors="replace"))
+    except OSError:
+        pass  # a log that cannot be written must not fail a pod

@@ -1,0 +1,315 @@
+"""Door to the records: what an attachment was made of, kept for the DEL that may come much later.
+
+Layout below stateDir (0700, files 0600, whatever the umask)::
+
+    attachments/<network>/<containerID>:<ifname>.json   a record; neither name can hold a colon
+    devices/<PCI address>  ->  <network>/<containerID>:<ifname>     a symbolic link, never followed: the
+                                                        attachment that owns the VF
+    <containerID>-<ifname>                              records of the Go plugin (N6)
+
+The link answers in one system call who owns a VF, and keeps a late DEL from touching a VF that serves somebody
+else by now. Files appear whole: temporary file, fsync, rename, fsync of the folder. A record that cannot be
+understood is set aside as `<name>.damaged`, never in the way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ib_sriov_cni.errors import StateFailure
+from ib_sriov_cni.model import Guid, PciAddress
+from ipam.fastjson import dumps, loads
+from ipam.value import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SCHEMA = 1
+DEFAULT_STATE_DIR = "/var/lib/cni/ib-sriov"
+MAX_RECORD = 1 << 20
+
+
+@value
+class Key:
+    """What names an attachment (C12)."""
+
+    network: str
+    container_id: str
+    ifname: str
+
+    @property
+    def path(self) -> str:
+        """Relative to attachments/, without the ending."""
+        return f"{self.network}/{self.container_id}:{self.ifname}"
+
+    @classmethod
+    def parse(cls, path: str) -> Key | None:
+        """Read `path` back; None if it is nothing of ours."""
+        network, slash, rest = path.partition("/")
+        container_id, colon, ifname = rest.partition(":")
+        if not (slash and colon and network and container_id and ifname) or "/" in rest:
+            return None
+        return cls(network=network, container_id=container_id, ifname=ifname)
+
+
+@value
+class Record:
+    """Everything DEL needs when nothing else is left. What was there before is `had_…`."""
+
+    key: Key
+    pci: PciAddress
+    boot_id: str
+    netns_path: str
+    netns_cookie: int
+    pod: str  # namespace/name, for people
+    since: float  # Unix time
+    committed: bool
+    rdma_isolation: bool
+    driver: str
+    had_netdev: str
+    had_altnames: tuple[str, ...]
+    had_mtu: int
+    had_up: bool
+    had_rdma: str
+    had_uverbs: str
+    had_node_guid: Guid | None
+    had_port_guid: Guid | None
+    had_config_node_guid: Guid
+    had_config_port_guid: Guid
+    had_link_state: str
+    guid: Guid  # the port GUID the attachment has
+    node_guid: Guid
+    set_guid: bool  # whether the two were set, or found there and kept
+    link_state: str  # the planned one; "": left alone
+    conf: dict[str, object]  # the network configuration, for the DEL of the IPAM plugin
+    args: str  # CNI_ARGS, likewise
+    result: dict[str, object]  # once committed, in the newest version
+
+
+_GUIDS = ("had_node_guid", "had_port_guid", "had_config_node_guid", "had_config_port_guid", "guid", "node_guid")
+
+
+def render_record(record: Record) -> dict[str, object]:
+    """Give the JSON document of a record."""
+    doc: dict[str, object] = {"schema": SCHEMA, **record.__dict__}
+    doc["key"] = dict(record.key.__dict__)
+    doc["had_altnames"] = list(record.had_altnames)
+    for name in _GUIDS:
+        guid = doc[name]
+        doc[name] = None if guid is None else str(guid)
+    return doc
+
+
+def parse_record(doc: Any) -> Record:
+    """Read a record's document; ValueError, KeyError or TypeError if it is none of this schema."""
+    if doc["schema"] != SCHEMA:
+        raise ValueError(f"schema {doc['schema']} is not {SCHEMA}")
+    fields = {name: item for name, item in doc.items() if name != "schema"}
+    fields["key"] = Key(**doc["key"])
+    fields["pci"] = PciAddress.parse(doc["pci"])
+    fields["had_altnames"] = tuple(doc["had_altnames"])
+    for name in _GUIDS:
+        fields[name] = None if doc[name] is None else Guid.parse(doc[name])
+    for name, kind in _KINDS.items():
+        if not isinstance(fields[name], kind):
+            raise TypeError(f"{name} is {fields[name]!r}")
+    return Record(**fields)
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "boot_id": str,
+    "netns_path": str,
+    "netns_cookie": int,
+    "pod": str,
+    "since": (int, float),
+    "committed": bool,
+    "rdma_isolation": bool,
+    "driver": str,
+    "had_netdev": str,
+    "had_mtu": int,
+    "had_up": bool,
+    "had_rdma": str,
+    "had_uverbs": str,
+    "had_link_state": str,
+    "set_guid": bool,
+    "link_state": str,
+    "conf": dict,
+    "args": str,
+    "result": dict,
+}
+
+
+class Records:
+    """The records below a state directory."""
+
+    def __init__(self, state_dir: str = DEFAULT_STATE_DIR) -> None:
+        """Nothing is made before the first write."""
+        self._attachments = f"{state_dir}/attachments"
+        self._devices = f"{state_dir}/devices"
+
+    def file_of(self, key: Key) -> str:
+        """Give the path of a record, for messages."""
+        return f"{self._attachments}/{key.path}.json"
+
+    def read(self, key: Key) -> Record | None:
+        """Give the record of an attachment, None if there is none or it was set aside as damaged.
+
+        Raises StateFailure (106) if it is there but cannot be read.
+        """
+        path = self.file_of(key)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as fault:
+            if fault.errno == errno.ELOOP:  # a link somebody planted
+                self._set_aside(path)
+                return None
+            raise StateFailure(f"read record {path}: {fault.strerror}") from None
+        try:
+            text = os.read(fd, MAX_RECORD)
+        except OSError as fault:
+            raise StateFailure(f"read record {path}: {fault.strerror}") from None
+        finally:
+            os.close(fd)
+        try:
+            record = parse_record(loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._set_aside(path)
+            return None
+        return record if record.key == key else None
+
+    def _set_aside(self, path: str) -> None:
+        try:
+            os.rename(path, path + ".damaged")
+        except OSError as fault:
+            raise StateFailure(f"set aside damaged record {path}: {fault.strerror}", "remove it by hand") from None
+
+    def write(self, record: Record) -> None:
+        """Write or replace a record, durably. Raises StateFailure (106); then nothing changed."""
+        path = self.file_of(record.key)
+        temporary = f"{path}.new"
+        try:
+            folder = _make_folders(self._attachments, record.key.network)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.fchmod(fd, 0o600)
+                _write_whole(fd, dumps(render_record(record)).encode() + b"\n")
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, path)
+            _sync(folder)
+        except OSError as fault:
+            _remove_quietly(temporary)
+            hint = "the state directory must be writable and have room"
+            raise StateFailure(f"write record {path}: {fault.strerror}", hint) from None
+
+    def forget(self, key: Key) -> None:
+        """Remove a record; absent is fine. Raises StateFailure (106)."""
+        path = self.file_of(key)
+        try:
+            os.unlink(path)
+            _sync(os.path.dirname(path))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as fault:
+            raise StateFailure(f"remove record {path}: {fault.strerror}") from None
+        for parent in (os.path.dirname(path), self._attachments):
+            try:
+                os.rmdir(parent)
+            except OSError:
+                break  # other attachments are in it
+
+    def read_keys(self) -> list[Key]:
+        """Give the keys of all records."""
+        keys = []
+        for network in _names(self._attachments):
+            for name in _names(f"{self._attachments}/{network}"):
+                key = Key.parse(f"{network}/{name[:-5]}") if name.endswith(".json") else None
+                if key:
+                    keys.append(key)
+        return keys
+
+    # ---- who owns a VF
+
+    def read_owner(self, pci: PciAddress) -> Key | None:
+        """Give the attachment that owns the VF, None if nobody does."""
+        try:
+            return Key.parse(os.readlink(f"{self._devices}/{pci}"))
+        except OSError:
+            return None
+
+    def claim(self, pci: PciAddress, key: Key) -> None:
+        """Make an attachment the owner of a VF, durably. Raises StateFailure (106)."""
+        path = f"{self._devices}/{pci}"
+        temporary = f"{path}.new"
+        try:
+            _make_folders(self._devices, "")
+            _remove_quietly(temporary)
+            os.symlink(key.path, temporary)
+            os.rename(temporary, path)
+            _sync(self._devices)
+        except OSError as fault:
+            raise StateFailure(f"write owner of VF {path}: {fault.strerror}") from None
+
+    def disclaim(self, pci: PciAddress, key: Key) -> None:
+        """Let go of a VF if it is ours. Raises StateFailure (106)."""
+        if self.read_owner(pci) != key:
+            return
+        try:
+            os.unlink(f"{self._devices}/{pci}")
+            _sync(self._devices)
+        except FileNotFoundError:
+            pass
+        except OSError as fault:
+            raise StateFailure(f"remove owner of VF {self._devices}/{pci}: {fault.strerror}") from None
+        try:
+            os.rmdir(self._devices)
+        except OSError:
+            pass  # other VFs are in use
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _make_folders(base: str, name: str) -> str:
+    """Make the folders down to base/name, 0700 whatever the umask where they are ours; gives the last one."""
+    state_dir = os.path.dirname(base)
+    if not os.path.isdir(os.path.dirname(state_dir)):
+        os.makedirs(os.path.dirname(state_dir), exist_ok=True)
+    folder = base
+    for folder in (state_dir, base, f"{base}/{name}") if name else (state_dir, base):
+        try:
+            os.mkdir(folder, 0o700)
+            os.chmod(folder, 0o700)
+            _sync(os.path.dirname(folder))
+        except FileExistsError:
+            pass
+    return folder
+
+
+def _write_whole(fd: int, text: bytes) -> None:
+    while text:
+        text = text[os.write(fd, text) :]
+
+
+def _sync(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_quietly(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

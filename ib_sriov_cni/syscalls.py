@@ -1,0 +1,48 @@
+"""setns, unshare and mount without the ctypes package, whose import costs more than all calls together.
+
+Python 3.12 has os.setns and os.unshare; for 3.11, and for mount(2), `_ctypes` (the C half of ctypes) calls libc.
+Its calls do not save errno, so a failure carries the likeliest one: EPERM without CAP_SYS_ADMIN, else EINVAL.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+RTLD_NOW = 2
+
+
+def _call(name: str, *arguments: int | bytes | None) -> None:
+    import _ctypes
+
+    libc = _ctypes.dlopen(None, RTLD_NOW)  # type: ignore[arg-type]  # dlopen(NULL): what the process has loaded
+    function = _ctypes.dlsym(libc, name)
+    if _ctypes.call_function(function, arguments) != 0:
+        number = errno.EINVAL if os.geteuid() == 0 else errno.EPERM
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def set_network_namespace(fd: int) -> None:
+    """Put the calling thread into the network namespace of that open file (setns(2)); OSError."""
+    setns = getattr(os, "setns", None)
+    if setns:
+        setns(fd, CLONE_NEWNET)
+    else:
+        _call("setns", fd, CLONE_NEWNET)
+
+
+def unshare_mounts() -> None:
+    """Give the process mounts of its own, which nobody else sees (unshare(2), mount_namespaces(7)); OSError."""
+    unshare = getattr(os, "unshare", None)
+    if unshare:
+        unshare(CLONE_NEWNS)
+    else:
+        _call("unshare", CLONE_NEWNS)
+    _call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
+
+
+def mount_sysfs() -> None:
+    """Mount a sysfs over /sys that shows the devices of the thread's network namespace; OSError."""
+    _call("mount", b"sysfs", b"/sys", b"sysfs", 0, None)

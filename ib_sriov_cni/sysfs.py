@@ -1,0 +1,163 @@
+"""Door to sysfs: PCI functions, their drivers, and which netdevs and RDMA devices hang on them.
+
+The tree, below `root` (tests hand in a made one)::
+
+    bus/pci/devices/<bdf>/physfn            -> the PF, on VFs only
+                         /virtfn<N>         -> VF N, on PFs only
+                         /sriov_offset, sriov_stride
+                         /driver            -> bus/pci/drivers/<name>, absent when unbound
+                         /net/<netdev>      only those of the namespace sysfs was mounted in
+                         /infiniband/<rdma> likewise
+                         /infiniband_verbs/uverbs<M>   from every namespace
+    bus/pci/drivers/<name>/{bind,unbind}
+    class/infiniband_verbs/uverbs<M>/ibdev  the RDMA device's name, from every namespace
+
+Sources: Documentation/ABI/testing/sysfs-bus-pci, drivers/pci/iov.c, drivers/infiniband/core/{sysfs,uverbs_main}.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ib_sriov_cni.errors import DeviceUnusable, KernelRefused
+from ib_sriov_cni.model import Guid, PciAddress, RdmaDevice, VfFunction
+
+
+class Sysfs:
+    """sysfs at `root`."""
+
+    def __init__(self, root: str = "/sys") -> None:
+        """Use another root for a made tree."""
+        self._root = root
+        self._devices = f"{root}/bus/pci/devices"
+
+    def _read(self, path: str) -> str:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return ""
+        try:
+            return os.read(fd, 4096).decode(errors="replace").strip()
+        except OSError:  # an attribute of a device that is just going
+            return ""
+        finally:
+            os.close(fd)
+
+    def _link(self, path: str) -> str:
+        try:
+            return os.path.basename(os.readlink(path))
+        except OSError:
+            return ""
+
+    def _list(self, path: str) -> list[str]:
+        try:
+            return sorted(os.listdir(path))
+        except OSError:
+            return []
+
+    def exists(self, pci: PciAddress) -> bool:
+        """Whether a function of that address is there."""
+        return os.path.isdir(f"{self._devices}/{pci}")
+
+    def read_function(self, pci: PciAddress) -> VfFunction:
+        """Read a VF and its PF. Raises DeviceUnusable (101) if it is absent or no VF."""
+        device = f"{self._devices}/{pci}"
+        if not os.path.isdir(device):
+            raise DeviceUnusable(
+                f"deviceID {pci}: there is no such PCI device",
+                "are the VFs still there (sriov_numvfs)? does the device plugin know?",
+            )
+        pf = self._link(f"{device}/physfn")
+        if not pf:
+            kind = "a physical function" if os.path.exists(f"{device}/sriov_numvfs") else "no SR-IOV function"
+            raise DeviceUnusable(f"deviceID {pci} is {kind}, not a VF", "only a VF can be given to a pod")
+        return VfFunction(
+            pci=pci,
+            pf=PciAddress(pf),
+            index=self._vf_index(pci, pf),
+            driver=self.read_driver(pci),
+            pf_driver=self._link(f"{self._devices}/{pf}/driver"),
+            pf_netdev=self.read_netdev(PciAddress(pf)),
+        )
+
+    def _vf_index(self, pci: str, pf: str) -> int:
+        """Compute N of virtfnN from the routing IDs (SR-IOV specification 2.1.2) and ask sysfs if it is so."""
+        offset = self._read(f"{self._devices}/{pf}/sriov_offset")
+        stride = self._read(f"{self._devices}/{pf}/sriov_stride")
+        if offset.isdigit() and stride.isdigit() and int(stride):
+            index = (_routing_id(pci) - _routing_id(pf) - int(offset)) // int(stride)
+            if self._link(f"{self._devices}/{pf}/virtfn{index}") == pci:
+                return index
+        for name in self._list(f"{self._devices}/{pf}"):
+            if name.startswith("virtfn") and self._link(f"{self._devices}/{pf}/{name}") == pci:
+                return int(name[6:])
+        raise DeviceUnusable(f"deviceID {pci}: its PF {pf} does not list it", "are the VFs just being removed?")
+
+    def read_driver(self, pci: PciAddress) -> str:
+        """Give the name of the bound driver, empty if there is none."""
+        return self._link(f"{self._devices}/{pci}/driver")
+
+    def read_netdev(self, pci: PciAddress) -> str:
+        """Give the function's netdev seen in the namespace of this sysfs; not a P_Key child; empty if none."""
+        names = self._list(f"{self._devices}/{pci}/net")
+        # IPoIB children show the interface they hang on (drivers/infiniband/ulp/ipoib/ipoib_vlan.c).
+        parents = [n for n in names if len(names) == 1 or not os.path.exists(f"{self._devices}/{pci}/net/{n}/parent")]
+        return parents[0] if parents else ""
+
+    def read_rdma(self, pci: PciAddress) -> RdmaDevice | None:
+        """Give the function's RDMA device, wherever it is; its GUIDs only if it is in this sysfs's namespace."""
+        device = f"{self._devices}/{pci}"
+        uverbs = next(iter(self._list(f"{device}/infiniband_verbs")), "")
+        name = self._read(f"{self._root}/class/infiniband_verbs/{uverbs}/ibdev") if uverbs else ""
+        here = self._list(f"{device}/infiniband")
+        name = name or (here[0] if here else "")
+        if not name:
+            return None
+        if name not in here:
+            return RdmaDevice(name=name, uverbs=uverbs, node_guid=None, port_guid=None)
+        node = self._read(f"{device}/infiniband/{name}/node_guid")
+        gid = self._read(f"{device}/infiniband/{name}/ports/1/gids/0")
+        return RdmaDevice(name=name, uverbs=uverbs, node_guid=_guid(node), port_guid=_guid(gid[20:]))
+
+    def unbind(self, pci: PciAddress) -> None:
+        """Take the VF from its driver; one that has none is fine (ENODEV)."""
+        driver = self.read_driver(pci)
+        if driver:
+            self._write("unbind", pci, driver)
+
+    def bind(self, pci: PciAddress, driver: str) -> None:
+        """Give the VF to a driver; already bound is fine. The link decides: a probe may fail quietly."""
+        self._write("bind", pci, driver)
+        if self.read_driver(pci) != driver:
+            raise KernelRefused(f"bind to {driver}", f"VF {pci}", errno.ENODEV, details="see the kernel log")
+
+    def _write(self, operation: str, pci: PciAddress, driver: str) -> None:
+        path = f"{self._root}/bus/pci/drivers/{driver}/{operation}"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, pci.encode())
+            finally:
+                os.close(fd)
+        except OSError as fault:
+            # Somebody was faster: unbound already, or bound already.
+            bound = self.read_driver(pci)
+            if (operation == "unbind" and not bound) or (operation == "bind" and bound == driver):
+                return
+            words = f"{operation} {'from' if operation == 'unbind' else 'to'} {driver}"
+            hint = "the driver's reason is in the kernel log (dmesg)"
+            raise KernelRefused(words, f"VF {pci}", fault.errno or errno.EIO, details=hint) from None
+
+
+def _routing_id(pci: str) -> int:
+    _domain, bus, rest = pci.split(":")
+    slot, function = rest.split(".")
+    return int(bus, 16) << 8 | int(slot, 16) << 3 | int(function, 16)
+
+
+def _guid(text: str) -> Guid | None:
+    try:
+        return Guid.parse(text)
+    except ValueError:
+        return None
