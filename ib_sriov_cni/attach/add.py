@@ -1,0 +1,346 @@
+"""ADD: an InfiniBand VF for a pod, step by step, or the host as it was."""
+
+from __future__ import annotations
+
+import time
+
+from ib_sriov_cni.attach.release import heal, release, release_recorded
+from ib_sriov_cni.attach.vf import await_devices, await_fact, pod_of, read_facts, read_netdev, rebind
+from ib_sriov_cni.delegate import add_addresses, find_plugin
+from ib_sriov_cni.errors import CniError, InvalidEnvironment, KernelRefused, OwnNamespace, VerificationFailed
+from ib_sriov_cni.netns import open_netns, open_own
+from ib_sriov_cni.plan import (
+    Facts,
+    Plan,
+    address_differences,
+    effective_routes,
+    identity_differences,
+    link_differences,
+    plan_add,
+    port_is_awaited,
+    verify_active,
+    verify_port,
+)
+from ib_sriov_cni.records import Key, Record
+from ib_sriov_cni.undo import Undo
+from ipam.result import Interface, Result, render_result
+from ipam.value import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.host import Host
+    from ib_sriov_cni.model import Link, PciAddress
+    from ib_sriov_cni.netconf import NetConf
+    from ib_sriov_cni.netns import Netns
+    from ib_sriov_cni.rtnl import Rtnl
+    from ipam.request import Request
+    from ipam.result import Route
+
+NEWEST = "1.1.0"  # of results in records
+NEW_NETDEV_SECONDS = 10.0  # for the netdev that is made anew when its RDMA device moves
+
+
+def add(host: Host, request: Request, conf: NetConf) -> Result:
+    """Attach: give the result, or undo everything and raise a CniError."""
+    with open_netns(request.netns) as netns:
+        refuse_own_namespace(request, netns)
+        attempt = _Attempt(host, request, conf, netns)
+        attempt.prepare()
+        with host.log.step("lock", vf=attempt.pci):
+            holder = f"{request.container_id} {request.ifname}"
+            lock = host.locks.take(attempt.pci, holder, conf.lock_timeout)
+        with lock:
+            return attempt.run()
+
+
+def refuse_own_namespace(request: Request, netns: Netns) -> None:
+    """Refuse to attach to the namespace we run in (C20)."""
+    if request.environ.get("CNI_NETNS_OVERRIDE", "").lower() in {"1", "true"}:
+        return
+    with open_own() as own:
+        if own.inode == netns.inode:
+            raise OwnNamespace(
+                f"CNI_NETNS {netns.path} is the plugin's own network namespace",
+                "nothing was touched; pods with hostNetwork have all interfaces already",
+            )
+
+
+class _Attempt:
+    """One try at an attachment; what is known of it grows from step to step."""
+
+    def __init__(self, host: Host, request: Request, conf: NetConf, netns: Netns) -> None:
+        if conf.device is None:  # refused by parse_netconf
+            raise InvalidEnvironment("no deviceID")
+        self.host, self.request, self.conf, self.netns = host, request, conf, netns
+        self.pci: PciAddress = conf.device
+        self.key = Key(network=conf.name, container_id=request.container_id, ifname=request.ifname)
+        self.pod: Rtnl = host.open_rtnl(netns)
+        self.result = Result()
+        self.plan: Plan
+        self.record: Record
+
+    def prepare(self) -> None:
+        """Refuse what needs no lock to be refused, and clear away an earlier try of this same attachment."""
+        previous = self.host.records.read(self.key)
+        if previous is None or previous.committed:
+            self.refuse_taken_name()
+        self.host.sysfs.read_function(self.pci)
+        if self.conf.ipam_type and self.conf.ipam_type != "host-local":
+            find_plugin(self.conf.ipam_type, self.request.path)
+        if previous is not None and previous.pci != self.pci:
+            self._release_previous(previous.pci)
+
+    def _release_previous(self, pci: PciAddress) -> None:
+        """Release what an earlier try left on another VF, under that one's lock (never both: no deadlock)."""
+        holder = f"{self.key.container_id} {self.key.ifname}"
+        with self.host.locks.take(pci, holder, self.conf.lock_timeout):
+            previous = self.host.records.read(self.key)
+            if previous is not None and previous.pci == pci:
+                undo = Undo()
+                release_recorded(self.host, previous, undo)
+                undo.raise_faults()
+
+    def refuse_taken_name(self) -> None:
+        """C8."""
+        if self.pod.read_link(self.request.ifname) is not None:
+            raise InvalidEnvironment(
+                f"CNI_IFNAME {self.request.ifname}: there is an interface of that name in {self.netns.path} already",
+                "nothing was touched",
+            )
+
+    def run(self) -> Result:
+        """The story, under the VF's lock."""
+        host = self.host
+        heal(host, self.pci, self.key)
+        self.refuse_taken_name()
+        with host.log.step("read_facts", vf=self.pci) as step:
+            facts = self.read_facts()
+            self.plan = plan_add(self.conf, facts)
+            step.tell(guid=self.plan.guid, origin=self.plan.origin, rebind=self.plan.rebind, mode=facts.mode)
+        with host.log.step("write_record", vf=self.pci):
+            self.record = self.make_record(facts)
+            host.records.write(self.record)
+        try:
+            with host.log.step("claim", vf=self.pci):
+                host.records.claim(self.pci, self.key)
+            self.reserve_addresses()
+            self.set_identity(facts)
+            if not facts.passed_through:
+                self.move_devices(facts)
+                self.configure()
+                self.verify()
+            self.commit()
+        except BaseException as fault:
+            self.undo(fault)
+            raise
+        return self.result
+
+    def read_facts(self) -> Facts:
+        """Read the facts; a netdev that is just coming home from a dead namespace is waited for."""
+        facts = read_facts(self.host, self.pci)
+        if facts.passed_through or not facts.function.driver or (facts.netdev and facts.rdma_here):
+            return facts
+        await_fact(lambda: read_netdev(self.host, self.pci), 2.0)
+        return read_facts(self.host, self.pci)
+
+    def make_record(self, facts: Facts) -> Record:
+        """Note everything DEL will need, before the first effect."""
+        netdev, rdma = facts.netdev, facts.rdma
+        return Record(
+            key=self.key,
+            pci=self.pci,
+            boot_id=self.host.read_boot_id(),
+            netns_path=self.netns.path,
+            netns_cookie=self.netns.cookie(),
+            pod=self.conf.pod,
+            since=time.time(),
+            committed=False,
+            rdma_isolation=self.plan.move_rdma,
+            driver=facts.function.driver,
+            had_netdev=netdev.name if netdev else "",
+            had_altnames=netdev.altnames if netdev else (),
+            had_mtu=netdev.mtu if netdev else 0,
+            had_up=netdev.up if netdev else False,
+            had_rdma=rdma.name if rdma else "",
+            had_uverbs=rdma.uverbs if rdma else "",
+            had_node_guid=facts.node_guid,
+            had_port_guid=facts.port_guid,
+            had_config_node_guid=facts.config.node_guid,
+            had_config_port_guid=facts.config.port_guid,
+            had_link_state=facts.config.link_state,
+            guid=self.plan.guid,
+            node_guid=self.plan.node_guid,
+            set_guid=self.plan.set_guid,
+            link_state=self.plan.link_state,
+            conf={key: item for key, item in self.request.conf.items() if key != "prevResult"},
+            args=self.request.environ.get("CNI_ARGS", ""),
+            result={},
+        )
+
+    def reserve_addresses(self) -> None:
+        """Have the IPAM plugin reserve addresses."""
+        if self.conf.ipam_type:
+            with self.host.log.step("reserve_addresses", ipam=self.conf.ipam_type) as step:
+                self.result = add_addresses(self.request, self.conf.ipam_type, self.host.log)
+                step.tell(addresses=",".join([ip.address for ip in self.result.ips]))
+
+    def set_identity(self, facts: Facts) -> None:
+        """Give the VF link state and GUIDs on the PF; bind it anew if it has to take a GUID."""
+        plan, index, pf_netdev = self.plan, facts.function.index, facts.function.pf_netdev
+        rtnl = self.host.rtnl
+        if plan.link_state:
+            with self.host.log.step("set_link_state", vf=self.pci, pf=pf_netdev, state=plan.link_state):
+                rtnl.set_vf_link_state(pf_netdev, index, plan.link_state)
+        if plan.set_guid:
+            with self.host.log.step("set_node_guid", vf=self.pci, pf=pf_netdev, guid=plan.guid):
+                rtnl.set_vf_node_guid(pf_netdev, index, plan.guid)
+            with self.host.log.step("set_port_guid", vf=self.pci, pf=pf_netdev, guid=plan.guid):
+                rtnl.set_vf_port_guid(pf_netdev, index, plan.guid)
+        if plan.rebind:
+            rebind(self.host, self.pci, facts.function.driver)
+            self._verify_identity(facts)
+
+    def _verify_identity(self, before: Facts) -> None:
+        """The firmware's read-back proves nothing; the VF itself does."""
+        await_devices(self.host, self.pci)
+        facts = read_facts(self.host, self.pci)
+        faults = identity_differences(self.plan.guid, self.plan.node_guid, facts)
+        if faults:
+            raise VerificationFailed(
+                f"VF {self.pci} did not take its GUID: " + "; ".join(faults),
+                "does the firmware allow the PF to set GUIDs of VFs? see the kernel log",
+            )
+        had, has = before.rdma, facts.rdma
+        if had and has and had.uverbs != has.uverbs:
+            self.host.log.warning(
+                "the rebind changed the VF's uverbs device; a container that has the old one mounted cannot use it",
+                vf=self.pci,
+                had=had.uverbs,
+                has=has.uverbs,
+            )
+
+    def move_devices(self, facts: Facts) -> None:
+        """Move the RDMA device if isolation is wanted, then the netdev: the other order would lose the netdev."""
+        rdma, link = (facts.rdma, facts.netdev) if not self.plan.rebind else await_devices(self.host, self.pci)
+        if self.plan.move_rdma and rdma is not None:
+            with self.host.log.step("move_rdma", rdma=rdma.name):
+                # By PCI address once more: udev may have renamed it since.
+                now = self.host.sysfs.read_rdma(self.pci) or rdma
+                self.host.rdma.move_device(now.name, self.netns.fd)
+            link = self._find_new_netdev()
+        if link is None:  # refused by the plan
+            raise VerificationFailed(f"VF {self.pci} has no netdev")
+        with self.host.log.step("move_netdev", netdev=link.name, to=self.request.ifname):
+            if self.pod.read_link(link.index) is None or read_netdev(self.host, self.pci):
+                self.host.rtnl.set_down(link)
+                self.host.rtnl.move_link(link, self.netns.fd, self.request.ifname)
+            else:
+                self.pod.set_name(link, self.request.ifname)
+
+    def _find_new_netdev(self) -> Link:
+        """Find the netdev that replaces the one an RDMA device's move destroyed: at home or, since 6.17, in the pod."""
+
+        def read() -> Link | None:
+            return read_netdev(self.host, self.pci) or self.pod.find_link(self.pci)
+
+        with self.host.log.step("find_netdev", vf=self.pci):
+            link = await_fact(read, NEW_NETDEV_SECONDS)
+            if link is None:
+                raise VerificationFailed(
+                    f"VF {self.pci}: no netdev appeared within {NEW_NETDEV_SECONDS:.0f} s of its RDMA device's move",
+                    "is ib_ipoib loaded? see the kernel log",
+                )
+            return link
+
+    def configure(self) -> None:
+        """Set the interface up in the pod: MTU, up, addresses, routes."""
+        name = self.request.ifname
+        link = self.pod.read_link(name)
+        if link is None:
+            raise VerificationFailed(f"interface {name} is not in {self.netns.path} after its move")
+        with self.host.log.step("configure", ifname=name, mtu=self.conf.mtu):
+            if any(":" in ip.address for ip in self.result.ips):
+                self.host.enable_ipv6(self.netns, name)
+            if self.conf.mtu:
+                self.pod.set_mtu(link, self.conf.mtu)
+            self.pod.set_up(link)
+        with self.host.log.step("add_addresses", ifname=name):
+            for ip in self.result.ips:
+                self.pod.add_address(link, ip.address)
+            for route in effective_routes(self.result):
+                self._add_route(link, route)
+
+    def _add_route(self, link: Link, route: Route) -> None:
+        try:
+            self.pod.add_route(link, route)
+        except KernelRefused as refusal:
+            refusal.details = (
+                "is the gateway inside the subnet, and is the route not there already by another interface?"
+            )
+            raise
+
+    def verify(self) -> None:
+        """Read everything again and compare with the plan, then ask the RDMA device itself."""
+        name = self.request.ifname
+        with self.host.log.step("verify_netdev", ifname=name):
+            link = self.pod.read_link(name)
+            faults = link_differences(link, name=name, guid=self.plan.guid, mtu=self.conf.mtu, pci=self.pci)
+            if link is not None:
+                addresses, routes = self.pod.read_addresses(link), self.pod.read_routes(link)
+                faults += address_differences(self.result, None, addresses, routes)
+            if faults:
+                raise VerificationFailed(f"VF {self.pci} in the pod: " + "; ".join(faults))
+        self._verify_rdma()
+        if link is not None:
+            self._add_interface(link)
+
+    def _verify_rdma(self) -> None:
+        from ib_sriov_cni.verbs import read_port
+
+        rdma = self.host.sysfs.read_rdma(self.pci)
+        if rdma is None:
+            raise VerificationFailed(f"VF {self.pci} has lost its RDMA device", "see the kernel log")
+        waited = port_is_awaited(self.conf, self.conf.link_state or self.record.had_link_state)
+        with self.host.log.step("verify_rdma", rdma=rdma.name) as step:
+            report = read_port(
+                rdma.name,
+                netns=self.netns,
+                exclusive=self.plan.move_rdma,
+                wait=self.conf.port_timeout if waited else 0.0,
+                pkeys=self.conf.pkey is not None,
+            )
+            step.tell(state=report.state, lid=report.lid, guid=report.port_guid)
+            verify_port(report, self.plan, self.conf)
+            verify_active(report, self.conf, waited=waited)
+
+    def _add_interface(self, link: Link) -> None:
+        """Append ours to what earlier plugins of the chain made; their indices stay (C9)."""
+        before = self.conf.prev_result or Result()
+        ours = Interface(name=link.name, mac=link.mac, sandbox=self.netns.path, mtu=link.mtu, pci_id=str(self.pci))
+        index = len(before.interfaces)
+        self.result = Result(
+            interfaces=(*before.interfaces, ours),
+            ips=(*before.ips, *[replace(ip, interface=index) for ip in self.result.ips]),
+            routes=(*before.routes, *self.result.routes),
+            dns=self.result.dns or before.dns,
+        )
+
+    def commit(self) -> None:
+        """Note that the attachment is whole."""
+        if not self.result.interfaces and self.conf.prev_result:
+            self.result = self.conf.prev_result
+        with self.host.log.step("commit", vf=self.pci):
+            doc = render_result(self.result, NEWEST)
+            self.record = replace(self.record, committed=True, result=doc)
+            self.host.records.write(self.record)
+
+    def undo(self, fault: BaseException) -> None:
+        """Leave the host as it was (C11); what cannot be undone is in the record for the DEL that follows."""
+        self.host.log.error("ADD failed, undoing it", error=fault, pod=pod_of(self.record))
+        undo = Undo()
+        release(self.host, self.record, self.request, self.conf, undo)
+        for other in undo.faults:
+            self.host.log.error("undoing failed", error=other)
+        if undo.faults and isinstance(fault, CniError):
+            words = "; ".join([other.msg for other in undo.faults])
+            fault.details = f"{fault.details}; undoing it failed too, the next DEL tries again: {words}".lstrip("; ")

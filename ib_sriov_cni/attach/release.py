@@ -1,0 +1,287 @@
+"""Undoing an attachment from its record: DEL, the undo of a failed ADD, and the healing of a dead one.
+
+Nothing is taken on trust: where the VF and its devices are is read from the kernel each time, so that this can be
+interrupted anywhere and run again. What is done already is done; a fault in one part keeps no other from running.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from ib_sriov_cni.attach.vf import aside_name, await_devices, await_fact, pod_of, read_netdev, rebind, restore_names
+from ib_sriov_cni.delegate import delete_addresses
+from ib_sriov_cni.errors import DeviceUnusable, KernelRefused
+from ib_sriov_cni.netconf import parse_netconf
+from ib_sriov_cni.netns import open_own, try_open_netns
+from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.records import Key
+from ib_sriov_cni.undo import Undo
+from ipam.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.host import Host
+    from ib_sriov_cni.model import Link, PciAddress, VfConfig
+    from ib_sriov_cni.netconf import NetConf
+    from ib_sriov_cni.netns import Netns
+    from ib_sriov_cni.records import Record
+
+HOME_SECONDS = 5.0  # for the kernel to bring home what a dead namespace held (measured: 0.6 s)
+
+
+def delete(host: Host, request: Request, conf: NetConf) -> None:
+    """DEL: release what the attachment holds; repeatable, with or without record, namespace or prevResult (C13)."""
+    key = Key(network=conf.name, container_id=request.container_id, ifname=request.ifname)
+    undo = Undo()
+    record = host.records.read(key)
+    if record is None:
+        host.log.debug("no record: nothing was attached, or it is released already")
+        undo.attempt(lambda: release_addresses(host, request, conf))
+    else:
+        with host.log.step("lock", vf=record.pci):
+            lock = host.locks.take(record.pci, f"{key.container_id} {key.ifname}", conf.lock_timeout)
+        with lock:
+            # Whoever held the lock may have released it in the meantime.
+            record = host.records.read(key)
+            if record is not None:
+                release(host, record, request, conf, undo)
+            else:
+                undo.attempt(lambda: release_addresses(host, request, conf))
+    undo.raise_faults()
+
+
+def release(host: Host, record: Record, request: Request, conf: NetConf, undo: Undo) -> None:
+    """Undo an attachment, under its VF's lock. The record goes only when nothing failed."""
+    before = len(undo.faults)
+    undo.attempt(lambda: release_device(host, record))
+    undo.attempt(lambda: release_addresses(host, request, conf))
+    if len(undo.faults) == before:
+        undo.attempt(lambda: forget(host, record))
+
+
+def release_recorded(host: Host, record: Record, undo: Undo) -> None:
+    """Undo an attachment nobody asks about any more, from its record alone."""
+    request = request_of(record)
+    release(host, record, request, parse_netconf(request, lenient=True), undo)
+
+
+def request_of(record: Record) -> Request:
+    """Make the DEL that its runtime never sent."""
+    import os
+
+    from ipam.fastjson import dumps
+    from ipam.request import parse_args
+
+    version = record.conf.get("cniVersion") or "0.1.0"
+    path = os.environ.get("CNI_PATH", "/opt/cni/bin")
+    environ = {
+        **os.environ,
+        "CNI_COMMAND": "DEL",
+        "CNI_CONTAINERID": record.key.container_id,
+        "CNI_NETNS": "",
+        "CNI_IFNAME": record.key.ifname,
+        "CNI_ARGS": record.args,
+        "CNI_PATH": path,
+    }
+    return Request(
+        command="DEL",
+        container_id=record.key.container_id,
+        ifname=record.key.ifname,
+        path=tuple(path.split(":")),
+        args=parse_args(record.args, frozenset(), lenient=True),
+        conf=record.conf,
+        version=str(version),
+        environ=environ,
+        stdin=dumps(record.conf).encode(),
+    )
+
+
+def release_addresses(host: Host, request: Request, conf: NetConf) -> None:
+    """Have the IPAM plugin release what the attachment holds."""
+    if conf.ipam_type:
+        with host.log.step("release_addresses", ipam=conf.ipam_type):
+            delete_addresses(request, conf.ipam_type, host.log)
+
+
+def forget(host: Host, record: Record) -> None:
+    """Let go of the VF, then of the record: the other way round a crash would leave an owner without record."""
+    with host.log.step("forget", vf=record.pci):
+        host.records.disclaim(record.pci, record.key)
+        host.records.forget(record.key)
+
+
+def release_device(host: Host, record: Record) -> None:
+    """Bring the VF home as it was: driver, GUIDs, link state, names."""
+    pci = record.pci
+    if record.boot_id != host.read_boot_id():
+        host.log.debug("another boot: the devices of the record are gone", vf=pci)
+        return
+    if host.records.read_owner(pci) != record.key:
+        host.log.debug("the VF serves somebody else by now, or nobody: left alone", vf=pci)
+        return
+    if not host.sysfs.exists(pci):
+        host.log.debug("the VF is gone", vf=pci)
+        return
+    undo = Undo()
+    undo.attempt(lambda: restore_config(host, record))
+    if record.driver not in PASS_THROUGH_DRIVERS:
+        undo.attempt(lambda: bring_home(host, record))
+    undo.raise_faults()
+
+
+def restore_config(host: Host, record: Record) -> None:
+    """Give the VF on the PF the GUIDs and link state it had. The VF takes the GUIDs when it is bound again."""
+    function = host.sysfs.read_function(record.pci)
+    with host.log.step("restore_config", vf=record.pci, pf=function.pf_netdev):
+        _, configs = host.rtnl.read_pf(function.pf_netdev)
+        now = configs.get(function.index)
+        undo = Undo()
+        if record.set_guid:
+            undo.attempt(lambda: _restore_guids(host, record, function.pf_netdev, function.index, now))
+        if record.link_state and record.had_link_state and not (now and now.link_state == record.had_link_state):
+            undo.attempt(lambda: host.rtnl.set_vf_link_state(function.pf_netdev, function.index, record.had_link_state))
+        undo.raise_faults()
+
+
+def _restore_guids(host: Host, record: Record, pf_netdev: str, index: int, now: VfConfig | None) -> None:
+    """The VF's own GUIDs are the truth; the PF driver knows only what was set through it since it was loaded."""
+    node = record.had_node_guid if record.had_node_guid is not None else record.had_config_node_guid
+    port = record.had_port_guid if record.had_port_guid is not None else record.had_config_port_guid
+    if now is None or now.node_guid != node:
+        host.rtnl.set_vf_node_guid(pf_netdev, index, node)
+    if now is None or now.port_guid != port:
+        host.rtnl.set_vf_port_guid(pf_netdev, index, port)
+
+
+def bring_home(host: Host, record: Record) -> None:
+    """Bring the VF's devices to the host's namespace with their old GUIDs and names.
+
+    Binding the driver anew does it from wherever they are; it is left out when the VF has its GUIDs already
+    and its devices come by being moved, because on hardware it takes long.
+    """
+    pci = record.pci
+    with host.log.step("bring_home", vf=pci):
+        if not host.sysfs.read_driver(pci) or _has_foreign_guid(host, record) or not _move_home(host, record):
+            rebind(host, pci, record.driver)
+        rdma, link = await_devices(host, pci)
+    restore_names(host, record, rdma, link)
+
+
+def _has_foreign_guid(host: Host, record: Record) -> bool:
+    """Whether the VF has, or may have, other GUIDs than it had before."""
+    if not record.set_guid:
+        return False
+    rdma = host.sysfs.read_rdma(record.pci)
+    if rdma is None or rdma.node_guid is None or rdma.port_guid is None:
+        return True  # in the pod, where it cannot be asked
+    return (rdma.node_guid, rdma.port_guid) != (record.had_node_guid, record.had_port_guid)
+
+
+def _is_home(host: Host, pci: PciAddress) -> bool | None:
+    rdma = host.sysfs.read_rdma(pci)
+    return True if rdma and rdma.node_guid is not None and host.sysfs.read_netdev(pci) else None
+
+
+def _move_home(host: Host, record: Record) -> bool:
+    """Move the VF's devices home; tells whether they are there."""
+    pci = record.pci
+    if _is_home(host, pci):
+        return True
+    netns = open_sandbox(record)
+    if netns is None:
+        # The namespace is dying or dead: the kernel brings home what it held.
+        return bool(await_fact(lambda: _is_home(host, pci), HOME_SECONDS))
+    with netns, open_own() as home:
+        try:
+            if record.rdma_isolation:
+                _move_rdma_home(host, record, netns, home)
+            _move_netdev_home(host, record, netns, home)
+        except KernelRefused as refusal:
+            host.log.warning("cannot move the VF out of the pod, binding its driver anew", vf=pci, error=refusal)
+            return False
+    return bool(await_fact(lambda: _is_home(host, pci), HOME_SECONDS))
+
+
+def open_sandbox(record: Record) -> Netns | None:
+    """Open the attachment's namespace, None if it is gone or another one has its path by now."""
+    netns = try_open_netns(record.netns_path)
+    if netns is not None and record.netns_cookie and netns.cookie() != record.netns_cookie:
+        netns.close()
+        return None
+    return netns
+
+
+def _move_rdma_home(host: Host, record: Record, netns: Netns, home: Netns) -> None:
+    """Move the RDMA device, from inside the pod, where alone it can be seen."""
+    rdma = host.sysfs.read_rdma(record.pci)
+    if rdma is None:
+        return
+    inside = host.open_rdma(netns)
+    try:
+        if rdma.name in inside.read_devices():
+            inside.move_device(rdma.name, home.fd)
+    finally:
+        inside.close()
+
+
+def _move_netdev_home(host: Host, record: Record, netns: Netns, home: Netns) -> None:
+    """Move the netdev, unless the RDMA device's move has made a new one at home already."""
+    inside = host.open_rtnl(netns)
+    try:
+        link = inside.find_link(record.pci) or _by_guid(inside.read_link(record.key.ifname), record)
+        if link is None:
+            return
+        for name in link.altnames:
+            if name not in record.had_altnames:
+                inside.remove_altname(link, name)  # taken at home, it would keep the whole move from happening
+        inside.set_down(link)
+        try:
+            inside.move_link(link, home.fd, record.had_netdev or aside_name(record.pci))
+        except KernelRefused as refusal:
+            if refusal.errno != errno.EEXIST:
+                raise
+            if read_netdev(host, record.pci) is None:
+                inside.move_link(link, home.fd, aside_name(record.pci))
+    finally:
+        inside.close()
+
+
+def _by_guid(link: Link | None, record: Record) -> Link | None:
+    """Kernels before 5.14 do not tell a netdev's PCI device: there the port GUID does."""
+    return link if link is not None and not link.pci and link.port_guid == record.guid else None
+
+
+def heal(host: Host, pci: PciAddress, key: Key) -> None:
+    """Release whatever dead attachment owns the VF, under its lock; DeviceUnusable (101) if it is alive."""
+    owner = host.records.read_owner(pci)
+    if owner is None:
+        return
+    record = host.records.read(owner)
+    if record is None or record.pci != pci:
+        host.records.disclaim(pci, owner)
+        return
+    if is_alive(host, record):
+        raise DeviceUnusable(
+            f"VF {pci} is in use by {pod_of(record)}",
+            "the device plugin must not give a VF twice; 'ib-sriov show' tells more"
+            if owner != key
+            else "it is this attachment",
+        )
+    with host.log.step("heal", vf=pci, owner=pod_of(record)):
+        undo = Undo()
+        release_recorded(host, record, undo)
+        undo.raise_faults()
+
+
+def is_alive(host: Host, record: Record) -> bool:
+    """Whether the attachment serves a pod: finished, its namespace lives, and the VF is not at home.
+
+    Its VF may have been moved on, into a namespace inside the pod; it serves the pod there.
+    """
+    if not record.committed or record.boot_id != host.read_boot_id():
+        return False
+    netns = open_sandbox(record)
+    if netns is None:
+        return False
+    netns.close()
+    return record.driver in PASS_THROUGH_DRIVERS or not _is_home(host, record.pci)

@@ -1,0 +1,108 @@
+"""The edge towards a container runtime: one invocation of the CNI protocol (C1-C21)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ib_sriov_cni.errors import CniError, TryAgainLater
+from ib_sriov_cni.netconf import KNOWN_ARGS
+from ipam.edge import serve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from ib_sriov_cni.host import Host
+    from ib_sriov_cni.log import Log
+    from ib_sriov_cni.netconf import NetConf
+    from ipam.request import Request
+    from ipam.result import Result
+
+    T = TypeVar("T")
+
+
+class _Plugin:
+    """Handlers that share the log of their one invocation."""
+
+    def __init__(self) -> None:
+        self.log: Log | None = None
+
+    def add(self, request: Request) -> Result:
+        from ib_sriov_cni.attach.add import add
+
+        conf, host = self._open(request)
+        _end_by_exception()
+        return self._told(lambda: add(host, request, conf))
+
+    def delete(self, request: Request) -> None:
+        from ib_sriov_cni.attach.release import delete
+
+        conf, host = self._open(request, lenient=True)
+        self._told(lambda: delete(host, request, conf))
+
+    def check(self, request: Request) -> None:
+        from ib_sriov_cni.attach.check import check
+
+        conf, host = self._open(request)
+        self._told(lambda: check(host, request, conf))
+
+    def _open(self, request: Request, *, lenient: bool = False) -> tuple[NetConf, Host]:
+        from ib_sriov_cni.host import Host
+        from ib_sriov_cni.log import Log
+        from ib_sriov_cni.netconf import parse_netconf
+
+        conf = parse_netconf(request, lenient=lenient)
+        context = {
+            "cmd": request.command,
+            "pod": conf.pod,
+            "container": request.container_id[:12],
+            "if": request.ifname,
+        }
+        self.log = Log(level=conf.log_level, path=conf.log_file, context=context)
+        return conf, Host(log=self.log, state_dir=conf.state_dir)
+
+    def _told(self, act: Callable[[], T]) -> T:
+        """Log a refusal once, with everything the runtime will be told."""
+        try:
+            return act()
+        except CniError as fault:
+            if self.log:
+                self.log.refuse(code=fault.code, error=fault.msg, hint=fault.details)
+            raise
+
+    def on_fault(self, fault: BaseException) -> str:
+        """Write the traceback to the log; tell where that is."""
+        import traceback
+
+        text = "".join(traceback.format_exception(fault))
+        if self.log is None:
+            sys.stderr.write(text)
+            return "standard error has the traceback"
+        self.log.error("internal fault", traceback=text)
+        return f"the traceback is in {self.log.where}"
+
+
+def _end_by_exception() -> None:
+    """Make an impatient runtime's SIGTERM undo the ADD; a second one while that runs changes nothing."""
+    import _signal  # type: ignore[import-not-found]  # signal itself brings enum
+
+    def interrupt(number: int, _frame: object) -> None:
+        _signal.signal(number, _signal.SIG_IGN)
+        raise TryAgainLater("ADD was interrupted by SIGTERM and undone", "the runtime ran out of patience")
+
+    _signal.signal(_signal.SIGTERM, interrupt)
+
+
+def main() -> int:
+    """Serve the invocation that environment and standard input describe; gives the exit status."""
+    plugin = _Plugin()
+    return serve(
+        {"ADD": plugin.add, "DEL": plugin.delete, "CHECK": plugin.check},
+        known_args=KNOWN_ARGS,
+        environ=os.environ,
+        stdin=sys.stdin.buffer,
+        stdout=sys.stdout.buffer,
+        on_fault=plugin.on_fault,
+    )
