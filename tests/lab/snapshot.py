@@ -104,10 +104,19 @@ def _functions(hca: Hca) -> dict[str, str]:
         facts[f"{name} port GUID"] = hca.port_guid(vf) if rdma else "unseen"
     for each in shown:
         name = f"VF {each['vf']} ({hca.pci(each['vf'])}) at the PF"
-        facts[f"{name}: node GUID"] = str(each.get("node guid", "none"))
-        facts[f"{name}: port GUID"] = str(each.get("port guid", "none"))
+        facts[f"{name}: node GUID"] = _pf_guid(each.get("node guid"), hca.node_guid(each["vf"]))
+        facts[f"{name}: port GUID"] = _pf_guid(each.get("port guid"), hca.port_guid(each["vf"]))
         facts[f"{name}: link state"] = str(each.get("link_state", "none"))
     return facts
+
+
+def _pf_guid(found: str | None, own: str | None) -> str:
+    """The PF's driver knows only what was set through it since it was loaded: zero is "never set".
+
+    A VF that has a GUID keeps it over a rebind when the PF holds that one or holds none.
+    """
+    zero = "00:00:00:00:00:00:00:00"
+    return "none, or the VF's own" if found in (None, zero, own) and own != zero else str(found)
 
 
 def _files(state_dirs: Sequence[str]) -> tuple[dict[str, str], list[str]]:

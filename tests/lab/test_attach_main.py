@@ -32,7 +32,7 @@ def test_add_then_del_leaves_the_host_as_before(
 ) -> None:
     hca = make_hca(mode=mode, preset=origin != "derived")
     before = host_snapshot(hca)
-    conf = netconf(hca, rdmaIsolation=mode == "exclusive", **({"guid": GUID} if origin == "requested" else {}))
+    conf = netconf(hca, rdmaIsolation=mode == "exclusive", guid=GUID if origin == "requested" else None)
     pod = pods("a")
     run = cni("ADD", pod, conf)
     assert run.status == 0, run.stdout + run.stderr
@@ -47,7 +47,7 @@ def test_add_then_del_leaves_the_host_as_before(
     assert link is not None
     assert "UP" in link["flags"]
     assert hca.netdevs(0) == []
-    assert (hca.rdma(0) == "") is (mode == "exclusive")
+    assert (hca.rdma(0) is None) is (mode == "exclusive")
     check = cni("CHECK", pod, {**conf, "prevResult": run.out})
     assert (check.status, check.stdout) == (0, ""), check.stdout
     gone = cni("DEL", pod, conf)
