@@ -216,6 +216,7 @@ def settings(kernel: Kernel, guest: Guest) -> str:
         "LIMIT": f"{guest.limit:g}",
         "UDEV": os.environ.get("UDEV", "0"),
         "INTERACTIVE": str(int(guest.interactive)),
+        "TTY": str(int(sys.stdout.isatty())),
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in own.items()]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(passed.items())]
@@ -345,9 +346,6 @@ def pytest_guest(arguments: Sequence[str]) -> Guest:
     paths = [word for word in arguments if not word.startswith("-") and (PROJECT / word.split("::")[0]).exists()]
     compile_here(python, paths or ["tests/lab"])
     options = ["-p", "no:cacheprovider", "-v", "--tb=short", "--junitxml=/run/out/junit.xml"]
-    # the guest's serial port is a terminal whatever our stdout is
-    colour = os.environ.get("FORCE_COLOR") or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
-    options.append("--color=yes" if colour else "--color=no")
     # hypothesis' plugin costs seconds under TCG, and nothing here needs it
     no_plugins = "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"
     words = ["env", no_plugins, python, "-m", "pytest", *options, *arguments, *([] if paths else ["tests/lab"])]
