@@ -58,10 +58,10 @@ class Settings:
 def parse_place(conf: Mapping[str, object]) -> Place:
     """Read what a release needs and no more: faults elsewhere must not keep an address from its release (H6)."""
     faults: list[str] = []
-    place = _parse_place(conf, _section(conf), faults)
+    data_dir = _parse_data_dir(_section(conf), faults)
     if faults:
         raise InvalidConfiguration("; ".join(faults))
-    return place
+    return Place(data_dir=data_dir, network=_name(conf), lock_timeout=_parse_timeout(conf, []))
 
 
 def parse_settings(request: Request) -> Settings:
@@ -72,7 +72,9 @@ def parse_settings(request: Request) -> Settings:
     faults = reader.faults
     if not isinstance(conf.get("ipam"), dict):
         faults.append("ipam is missing")
-    place = _parse_place(conf, ipam, faults)
+    place = Place(
+        data_dir=_parse_data_dir(ipam, faults), network=_name(conf), lock_timeout=_parse_timeout(conf, faults)
+    )
     resolv_conf = reader.text(ipam, "resolvConf", "ipam.") or ""
     if "\0" in resolv_conf:
         faults.append("ipam.resolvConf has a zero byte")
@@ -97,20 +99,28 @@ def _section(conf: Mapping[str, object], *keys: str) -> Mapping[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _parse_place(conf: Mapping[str, object], ipam: Mapping[str, object], faults: list[str]) -> Place:
+def _name(conf: Mapping[str, object]) -> str:
+    return str(conf.get("name", ""))
+
+
+def _parse_data_dir(ipam: Mapping[str, object], faults: list[str]) -> str:
     data_dir = ipam.get("dataDir")
     if data_dir in (None, ""):
         data_dir = DATA_DIR
     if not isinstance(data_dir, str) or "\0" in data_dir:
         faults.append("ipam.dataDir is not a path")
-        data_dir = DATA_DIR
+        return DATA_DIR
+    return data_dir
+
+
+def _parse_timeout(conf: Mapping[str, object], faults: list[str]) -> float:
     timeout = conf.get("lockTimeout")
     if timeout is None:
-        timeout = LOCK_TIMEOUT
+        return LOCK_TIMEOUT
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= 86400:
         faults.append("lockTimeout is not a number of seconds from 0 to 86400")
-        timeout = LOCK_TIMEOUT
-    return Place(data_dir=data_dir, network=str(conf.get("name", "")), lock_timeout=float(timeout))
+        return LOCK_TIMEOUT
+    return float(timeout)
 
 
 def _parse_sets(

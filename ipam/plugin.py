@@ -39,7 +39,7 @@ def add(request: Request) -> Result:
         try:
             grants = allocate(sets, settings.requested, holder, store)
         except Refusal as refusal:
-            if not (refusal.none_free and store.scan()):
+            if not (refusal.none_free and store.reclaim()):
                 _advance(store, refusal)
                 raise
             grants = allocate(sets, settings.requested, holder, store)

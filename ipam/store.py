@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _NEW = ".ib-host-local.new"
 _CURSOR = "last_reserved_ip."
 _PROBES = 256  # addresses tried one by one before the folder is listed: half a millisecond
+_LEASE_USUAL = 4096  # bytes
 _LEASE_MAX = 1 << 18  # bytes
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -77,15 +78,17 @@ class Store:
     def refresh(self) -> None:
         """Read all leases, unless the index is known to be right."""
         if self._index is None or not self._index.holds():
-            self.scan()
+            self._scan()
 
     def __enter__(self) -> Self:
         """Nothing to do: it is open."""
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Close."""
+        """Close; what the operating system refused is a StateFailure."""
         self.close()
+        if isinstance(error, OSError):
+            raise self._failure("use the leases", error) from None
 
     def close(self) -> None:
         """Seal the index if it is known to be right, and unlock."""
@@ -105,10 +108,6 @@ class Store:
         """Give the addresses an attachment holds, those of records without interface name included (H4)."""
         names = self._names_of(holder) + self._names_of(Holder(container_id=holder.container_id))
         return [address for address in map(lease_address, names) if address is not None]
-
-    def holds(self, holder: Holder) -> bool:
-        """Tell whether an attachment has any lease (H6)."""
-        return bool(self._names_of(holder) or self._names_of(Holder(container_id=holder.container_id)))
 
     def cursor(self, index: int) -> Address | None:
         """Give the address reserved last in a set; None if that is unknown."""
@@ -130,11 +129,15 @@ class Store:
         return True
 
     def holders(self) -> dict[Holder, list[str]]:
-        """Give all attachments with the names of their lease files, read afresh."""
-        self.scan()
+        """Give all attachments with the names of their lease files, read from the leases themselves."""
+        self.reclaim()
         return dict(self._holders or {})
 
-    def scan(self) -> int:
+    def reclaim(self) -> int:
+        """Read all leases if this has not been done, and give how many were cleared away (H8)."""
+        return self._scan() if self._holders is None else 0
+
+    def _scan(self) -> int:
         """Read every lease, clear away what crashes left, and build the index anew; give how many were cleared."""
         holders: dict[Holder, list[str]] = {}
         names: set[str] = set()
@@ -158,21 +161,26 @@ class Store:
         return cleared
 
     def _names_of(self, holder: Holder) -> list[str]:
-        if self._holders is None and self._index is not None:
-            try:
-                names = self._index.find(holder)
-            except OSError:
-                names = []
-                self.scan()
-            if all(self._holder_of(name) == holder for name in names):
+        if self._holders is None:
+            names = self._indexed(holder)
+            if names is not None:
                 return names
-            if self._holders is None:
-                self.scan()
+            self._scan()
         return list((self._holders or {}).get(holder, ()))
 
-    def _holder_of(self, name: str) -> Holder | None:
-        content = self._read(name)
-        return None if content is None else parse_lease(content)
+    def _indexed(self, holder: Holder) -> list[str] | None:
+        """Ask the index; None if there is none or what it says is not so."""
+        if self._index is None:
+            return None
+        try:
+            names = self._index.find(holder)
+        except OSError:
+            return None
+        return names if all(self._is_held(name, holder) for name in names) else None
+
+    def _is_held(self, name: str, holder: Holder) -> bool:
+        content = None if lease_address(name) is None else self._read(name)
+        return content is not None and parse_lease(content) == holder
 
     def _read(self, name: str) -> bytes | None:
         """Give the content of a regular file; None if there is none."""
@@ -183,7 +191,11 @@ class Store:
                 return None
             raise self._failure(f"read {name}", error) from None
         try:
-            return os.read(file, _LEASE_MAX)
+            content = chunk = os.read(file, _LEASE_USUAL)
+            while len(chunk) == _LEASE_USUAL and len(content) < _LEASE_MAX:
+                chunk = os.read(file, _LEASE_USUAL)
+                content += chunk
+            return content
         except (IsADirectoryError, BlockingIOError):
             return None
         except OSError as error:
@@ -204,7 +216,7 @@ class Store:
             for name in names:
                 self._write(name, content, self._link_new, durable=True)
                 made.append(name)
-            self.advance(grants)
+            self._advance(grants)
             os.fsync(self._folder)
         except BaseException as error:
             for name in made:
@@ -216,6 +228,11 @@ class Store:
 
     def advance(self, grants: Sequence[Grant]) -> None:
         """Note the addresses given last, without leases for them."""
+        indexed = self._changed or (self._index is not None and self._index.holds())
+        self._advance(grants)
+        self._changed = indexed
+
+    def _advance(self, grants: Sequence[Grant]) -> None:
         for grant in grants:
             text = render_address(grant.address).encode()
             self._write(f"{_CURSOR}{grant.index}", text, self._rename_new, durable=False)
@@ -299,7 +316,7 @@ class Store:
             pass
 
     def _is_file(self, name: str) -> bool:
-        return stat.S_ISREG(os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_mode)
+        return stat.S_ISREG(os.lstat(name, dir_fd=self._folder).st_mode)
 
     def _remove_leftover(self, name: str) -> bool:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ipam.address import render_address
-from ipam.config import DATA_DIR, Place, parse_place, parse_settings
+from ipam.config import DATA_DIR, LOCK_TIMEOUT, Place, parse_place, parse_settings
 from ipam.errors import InvalidConfiguration
 from ipam.ranges import render_set
 from ipam.request import Request
@@ -197,4 +197,5 @@ def test_h6_a_release_reads_nothing_but_the_place() -> None:
 @pytest.mark.parametrize("timeout", ["5", True, -1, [], 1e9])
 def test_lock_timeout_is_a_number_of_seconds(timeout: object) -> None:
     with pytest.raises(InvalidConfiguration, match="lockTimeout"):
-        parse_place({"name": "n", "lockTimeout": timeout})
+        sets({"subnet": "10.0.0.0/24"}, lockTimeout=timeout)
+    assert parse_place({"name": "n", "lockTimeout": timeout}).lock_timeout == LOCK_TIMEOUT

@@ -96,7 +96,7 @@ def test_h6_a_changed_configuration_releases(tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [
         {"ranges": [[{"subnet": "10.7.0.0/24"}]]},
         {"ranges": "junk", "routes": 5, "slices": {"flannel": "/nowhere"}},
-        {"ranges": [], "resolvConf": "/nowhere"},
+        {"ranges": [], "resolvConf": "/nowhere", "slices": {"index": 9, "count": 2}},
     ]
     for change in changes:
         assert len(ask("ADD", conf).ips) == 2
