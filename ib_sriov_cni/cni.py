@@ -48,12 +48,24 @@ class _Plugin:
         conf, host = self._open(request)
         self._told(lambda: check(host, request, conf))
 
-    def _open(self, request: Request, *, lenient: bool = False) -> tuple[NetConf, Host]:
+    def collect(self, request: Request) -> None:
+        from ib_sriov_cni.attach.gc import collect
+
+        conf, host = self._open(request, lenient=True)
+        self._told(lambda: collect(host, request, conf))
+
+    def status(self, request: Request) -> None:
+        from ib_sriov_cni.attach.status import status
+
+        conf, host = self._open(request, needs_device=False)
+        self._told(lambda: status(host, request, conf))
+
+    def _open(self, request: Request, *, lenient: bool = False, needs_device: bool = True) -> tuple[NetConf, Host]:
         from ib_sriov_cni.host import Host
         from ib_sriov_cni.log import Log
         from ib_sriov_cni.netconf import parse_netconf
 
-        conf = parse_netconf(request, lenient=lenient)
+        conf = parse_netconf(request, lenient=lenient, needs_device=needs_device)
         context = {
             "cmd": request.command,
             "pod": conf.pod,
@@ -99,7 +111,13 @@ def main() -> int:
     """Serve the invocation that environment and standard input describe; gives the exit status."""
     plugin = _Plugin()
     return serve(
-        {"ADD": plugin.add, "DEL": plugin.delete, "CHECK": plugin.check},
+        {
+            "ADD": plugin.add,
+            "DEL": plugin.delete,
+            "CHECK": plugin.check,
+            "GC": plugin.collect,
+            "STATUS": plugin.status,
+        },
         known_args=KNOWN_ARGS,
         environ=os.environ,
         stdin=sys.stdin.buffer,

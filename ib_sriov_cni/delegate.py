@@ -59,6 +59,26 @@ def check_addresses(request: Request, kind: str, log: Log) -> None:
         _execute(request, kind, "CHECK", log)
 
 
+def collect_addresses(request: Request, kind: str, log: Log) -> None:
+    """Have it release what is not on the list of valid attachments."""
+    if kind == BUNDLED:
+        from ipam.plugin import gc
+
+        gc(request)
+    else:
+        _execute(request, kind, "GC", log)
+
+
+def ask_addresses(request: Request, kind: str, log: Log) -> None:
+    """Have it say whether it could reserve an address."""
+    if kind == BUNDLED:
+        from ipam.plugin import status
+
+        status(request)
+    else:
+        _execute(request, kind, "STATUS", log)
+
+
 def find_plugin(kind: str, path: tuple[str, ...]) -> str:
     """Give the executable of a plugin type. AddressManagement (104) names the folders it is not in."""
     if "/" in kind or kind in {".", ".."}:

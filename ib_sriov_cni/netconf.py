@@ -107,11 +107,12 @@ class _Reader:
         return found
 
 
-def parse_netconf(request: Request, *, lenient: bool = False) -> NetConf:
+def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool = True) -> NetConf:
     """Read the configuration of a request.
 
     Raises InvalidConfiguration (7) that lists every fault. `lenient`, for DEL: what is wrong is passed over,
-    because no fault of a configuration may keep an attachment from being released (C13).
+    because no fault of a configuration may keep an attachment from being released (C13). GC and STATUS, which
+    speak of a network and not of an attachment, need no device.
     """
     reader = _Reader()
     conf = request.conf
@@ -139,7 +140,7 @@ def parse_netconf(request: Request, *, lenient: bool = False) -> NetConf:
         pod=_pod(request.args),
         prev_result=_read_prev_result(reader, request),
     )
-    if netconf.device is None and not reader.faults:
+    if needs_device and netconf.device is None and not reader.faults:
         reader.faults.append("deviceID is missing: the device plugin and Multus give it (resourceName), or write it")
     if reader.faults and not lenient:
         raise InvalidConfiguration(f"network {netconf.name}: " + "; ".join(reader.faults), "nothing was touched")

@@ -81,6 +81,21 @@ class Sysfs:
             pf_netdev=self.read_netdev(PciAddress(pf)),
         )
 
+    def read_pfs(self) -> list[PciAddress]:
+        """Give the PFs that have an RDMA device in this sysfs's namespace and can do SR-IOV, in order."""
+        found = set()
+        for name in self._list(f"{self._root}/class/infiniband"):
+            pci = self._link(f"{self._root}/class/infiniband/{name}/device")
+            if os.path.exists(f"{self._devices}/{pci}/sriov_totalvfs"):
+                found.add(PciAddress(pci))
+        return sorted(found)
+
+    def read_vfs(self, pf: PciAddress) -> list[PciAddress]:
+        """Give a PF's VFs, by index."""
+        names = [name for name in self._list(f"{self._devices}/{pf}") if name.startswith("virtfn")]
+        names.sort(key=lambda name: int(name[6:]))
+        return [PciAddress(self._link(f"{self._devices}/{pf}/{name}")) for name in names]
+
     def _vf_index(self, pci: str, pf: str) -> int:
         """Compute N of virtfnN from the routing IDs (SR-IOV specification 2.1.2) and ask sysfs if it is so."""
         offset = self._read(f"{self._devices}/{pf}/sriov_offset")

@@ -329,10 +329,23 @@ class _Attempt:
         """Note that the attachment is whole."""
         if not self.result.interfaces and self.conf.prev_result:
             self.result = self.conf.prev_result
+        if self.conf.device_info_file:
+            self._write_device_info()
         with self.host.log.step("commit", vf=self.pci):
             doc = render_result(self.result, NEWEST)
             self.record = replace(self.record, committed=True, result=doc)
             self.host.records.write(self.record)
+
+    def _write_device_info(self) -> None:
+        """A rebind may have renamed the RDMA device since the device plugin wrote it down (N4)."""
+        from ib_sriov_cni.devinfo import write_device_info
+
+        path = self.conf.device_info_file
+        with self.host.log.step("write_device_info", path=path) as step:
+            rdma = self.host.sysfs.read_rdma(self.pci)
+            step.tell(rdma=rdma.name if rdma else "")
+            pf = self.host.sysfs.read_function(self.pci).pf
+            write_device_info(path, pci=self.pci, pf=pf, rdma=rdma.name if rdma else "")
 
     def undo(self, fault: BaseException) -> None:
         """Leave the host as it was (C11); what cannot be undone is in the record for the DEL that follows."""

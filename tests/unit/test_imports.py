@@ -39,7 +39,7 @@ PLUGIN = (
     ("netconf", "plan", "undo"),  # pure
     ("log", "nlmsg", "syscalls"),  # what doors share
     ("nlsock",),
-    ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate"),  # doors
+    ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),  # doors
     ("host",),
     ("attach",),
     ("cni", "cli"),  # edges

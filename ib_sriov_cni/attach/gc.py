@@ -1,0 +1,78 @@
+"""GC: release what belongs to this network and is not valid; never what serves a pod (C16, C17)."""
+
+from __future__ import annotations
+
+from ib_sriov_cni.attach.release import is_alive, release_recorded
+from ib_sriov_cni.delegate import collect_addresses
+from ib_sriov_cni.errors import InvalidConfiguration
+from ib_sriov_cni.undo import Undo
+from ipam.fastjson import dumps
+from ipam.value import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.host import Host
+    from ib_sriov_cni.netconf import NetConf
+    from ib_sriov_cni.records import Key
+    from ipam.request import Request
+
+VALID_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
+
+
+def collect(host: Host, request: Request, conf: NetConf) -> None:
+    """Release every dead attachment of the network; faults are collected and raised at the end."""
+    valid = parse_valid(request.conf)
+    undo = Undo()
+    for key in host.records.read_keys():
+        if key.network == conf.name and not _is_listed(key, valid):
+            with host.log.step("collect", attachment=key.path) as step:
+                step.tell(released=undo.attempt(lambda key=key: _collect_one(host, key, conf, undo)))  # type: ignore[misc]  # bound per turn
+    if conf.ipam_type:
+        undo.attempt(lambda: _collect_addresses(host, request, conf, valid))
+    undo.raise_faults()
+
+
+def parse_valid(conf: dict[str, object]) -> list[tuple[str, str]]:
+    """Give the valid attachments as (containerID, ifname).
+
+    Raises InvalidConfiguration (7) if there is no list: an absent one does not mean that nothing is valid.
+    """
+    listed = next((conf[key] for key in VALID_KEYS if conf.get(key) is not None), None)
+    if not isinstance(listed, list):
+        raise InvalidConfiguration(f"{VALID_KEYS[0]} is not a list", "nothing was released")
+    pairs = []
+    for index, item in enumerate(listed):
+        pair = (item.get("containerID"), item.get("ifname")) if isinstance(item, dict) else (None, None)
+        if not all(isinstance(part, str) and part for part in pair):
+            raise InvalidConfiguration(f"{VALID_KEYS[0]}[{index}] has no containerID or ifname", "nothing was released")
+        pairs.append((str(pair[0]), str(pair[1])))
+    return pairs
+
+
+def _is_listed(key: Key, valid: list[tuple[str, str]]) -> bool:
+    """One valid attachment keeps all of a container's: some runtimes list eth0 alone."""
+    return any(container_id == key.container_id for container_id, _ in valid)
+
+
+def _collect_one(host: Host, key: Key, conf: NetConf, undo: Undo) -> None:
+    record = host.records.read(key)
+    if record is None:
+        return
+    holder = f"{key.container_id} {key.ifname}"
+    with host.locks.take(record.pci, holder, conf.lock_timeout):
+        # An ADD may have been on its way: what decides is read under the lock.
+        record = host.records.read(key)
+        if record is not None and not is_alive(host, record):
+            release_recorded(host, record, undo)
+
+
+def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[tuple[str, str]]) -> None:
+    """Forward GC to the IPAM plugin with our live attachments on the list, whoever else left them out."""
+    ours = [(key.container_id, key.ifname) for key in host.records.read_keys() if key.network == conf.name]
+    pairs = [*valid, *[pair for pair in ours if pair not in valid]]
+    listed = [{"containerID": container_id, "ifname": ifname} for container_id, ifname in pairs]
+    document: dict[str, object] = {**request.conf, **dict.fromkeys(VALID_KEYS[:1], listed)}
+    document.pop(VALID_KEYS[1], None)
+    extended = replace(request, conf=document, stdin=dumps(document).encode())
+    with host.log.step("collect_addresses", ipam=conf.ipam_type):
+        collect_addresses(extended, conf.ipam_type, host.log)
