@@ -65,7 +65,10 @@ class PciAddress(str):
 
     @classmethod
     def parse(cls, text: str) -> PciAddress:
-        """Read a PCI address; upper case is folded. Raises ValueError for anything else, paths included."""
+        """Read a PCI address; upper case is folded, needless zeros of the domain are dropped.
+
+        Raises ValueError for anything else, paths included.
+        """
         parts = text.replace(".", ":").split(":")
         widths = [len(part) for part in parts]
         good = (
@@ -80,7 +83,8 @@ class PciAddress(str):
         )
         if not good:
             raise ValueError(f"{text!r} is not a PCI address (like 0000:3b:00.2)")
-        return cls(text.lower())
+        # Domains that need no fifth digit have four (pci_setup_device: %04x).
+        return cls(f"{int(parts[0], 16):04x}{text[widths[0] :].lower()}")
 
 
 @value

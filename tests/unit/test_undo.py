@@ -1,0 +1,66 @@
+"""ib_sriov_cni.undo: every step runs, whatever became of the others (C14)."""
+
+from __future__ import annotations
+
+import pytest
+
+from ib_sriov_cni.errors import CniError, KernelRefused, StateFailure
+from ib_sriov_cni.undo import Undo
+
+
+def test_c14_a_fault_keeps_no_other_step_from_running() -> None:
+    done: list[str] = []
+
+    def fail(fault: Exception) -> None:
+        raise fault
+
+    undo = Undo()
+    assert not undo.attempt(lambda: fail(StateFailure("disk full", "make room")))
+    assert undo.attempt(lambda: done.append("second"))
+    assert not undo.attempt(lambda: fail(ZeroDivisionError("a defect")))
+    assert undo.attempt(lambda: done.append("fourth"))
+    assert done == ["second", "fourth"]
+    with pytest.raises(CniError) as caught:
+        undo.raise_faults()
+    assert caught.value.code == 106
+    assert caught.value.msg == "disk full; ZeroDivisionError: a defect"
+    assert caught.value.details == "make room"
+
+
+def test_the_only_fault_is_raised_as_it_is() -> None:
+    refusal = KernelRefused("bind to mlx5_core", "VF 0000:3b:00.2", 16)
+
+    def fail() -> None:
+        raise refusal
+
+    undo = Undo()
+    undo.attempt(fail)
+    with pytest.raises(KernelRefused) as caught:
+        undo.raise_faults()
+    assert caught.value is refusal
+    assert caught.value.msg == "bind to mlx5_core VF 0000:3b:00.2: Device or resource busy"
+
+
+def test_an_internal_fault_alone_has_code_100() -> None:
+    undo = Undo()
+    undo.attempt(lambda: {}["index"])
+    with pytest.raises(CniError) as caught:
+        undo.raise_faults()
+    assert caught.value.code == 100
+    assert "KeyError" in caught.value.msg
+
+
+def test_nothing_went_wrong() -> None:
+    undo = Undo()
+    assert undo.attempt(lambda: None)
+    undo.raise_faults()
+    assert undo.faults == []
+
+
+def test_an_interrupt_is_no_fault_of_a_step() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    undo = Undo()
+    with pytest.raises(KeyboardInterrupt):
+        undo.attempt(interrupt)
