@@ -8,6 +8,7 @@ from ib_sriov_cni.locks import Locks
 from ib_sriov_cni.netns import Inside, Netns
 from ib_sriov_cni.records import DEFAULT_STATE_DIR, Records
 from ib_sriov_cni.sysfs import Sysfs
+from ib_sriov_cni.vfconfig import VfConfigs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Host:
         """Sockets are opened when they are first wanted."""
         self.log = log
         self.sysfs = Sysfs(sysfs_root)
+        self.vf_configs = VfConfigs(lambda: self.rtnl, sysfs_root)
         self.locks = Locks(lock_dir)
         self.records = Records(state_dir or DEFAULT_STATE_DIR)
         self._proc = proc_root

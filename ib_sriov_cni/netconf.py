@@ -7,7 +7,7 @@ args.cni before CNI_ARGS before the top level.
 from __future__ import annotations
 
 from ib_sriov_cni.errors import CniError, InvalidConfiguration
-from ib_sriov_cni.model import LINK_STATES, Guid, PciAddress
+from ib_sriov_cni.model import HEX, LINK_STATES, Guid, PciAddress
 from ipam.result import Result, parse_result
 from ipam.value import value
 
@@ -121,7 +121,7 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
     ipam_type = _read_ipam(reader, conf)
     netconf = NetConf(
         name=str(conf.get("name", "")),
-        device=_read_device(reader, runtime, conf),
+        device=_read_device(reader, runtime, conf, needed=needs_device),
         guid=guid,
         guid_source=guid_source,
         link_state=reader.one_of(conf, "link_state", tuple(LINK_STATES), ""),
@@ -140,8 +140,6 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
         pod=_pod(request.args),
         prev_result=_read_prev_result(reader, request),
     )
-    if needs_device and netconf.device is None and not reader.faults:
-        reader.faults.append("deviceID is missing: the device plugin and Multus give it (resourceName), or write it")
     if reader.faults and not lenient:
         raise InvalidConfiguration(f"network {netconf.name}: " + "; ".join(reader.faults), "nothing was touched")
     return netconf
@@ -152,14 +150,21 @@ def _object(found: object) -> dict[str, object]:
 
 
 def _show(found: object) -> str:
-    return repr(found)[:80]
+    try:
+        return repr(found)[:80]
+    except RecursionError:  # the JSON reader goes deeper than what is left here
+        return "something nested deeply"
 
 
-def _read_device(reader: _Reader, runtime: dict[str, object], conf: dict[str, object]) -> PciAddress | None:
+def _read_device(
+    reader: _Reader, runtime: dict[str, object], conf: dict[str, object], *, needed: bool
+) -> PciAddress | None:
     for place, holder in (("runtimeConfig.deviceID", runtime), ("deviceID", conf), ("pciBusID", conf)):
         found = holder.get(place.rpartition(".")[2])
         if found not in (None, ""):
             return reader.parsed(place, found, PciAddress.parse)
+    if needed:
+        reader.faults.append("deviceID is missing: the device plugin and Multus give it (resourceName), or write it")
     return None
 
 
@@ -192,14 +197,17 @@ def _read_pkey(reader: _Reader, args_cni: dict[str, object], conf: dict[str, obj
         place, found = ("pkey", conf.get("pkey"))
     if found in (None, ""):
         return None
-    try:
-        number = int(found, 16) if isinstance(found, str) else found
-    except ValueError:
-        number = None
-    if isinstance(number, int) and not isinstance(number, bool) and number & 0x7FFF > 0 and number <= 0xFFFF:
+    number = _hexadecimal(found) if isinstance(found, str) else found
+    if isinstance(number, int) and not isinstance(number, bool) and 0 < number <= 0xFFFF and number & 0x7FFF:
         return number
     reader.faults.append(f'{place}: {_show(found)} is not a P_Key ("0x0001" to "0xffff")')
     return None
+
+
+def _hexadecimal(text: str) -> int | None:
+    """Read digits with or without 0x; int() alone would take signs, white space and underscores too."""
+    digits = text[2:] if text[:2] in {"0x", "0X"} else text
+    return int(digits, 16) if digits and HEX.issuperset(digits) else None
 
 
 def _read_mtu(reader: _Reader, conf: dict[str, object]) -> int | None:
@@ -213,9 +221,13 @@ def _read_ipam(reader: _Reader, conf: dict[str, object]) -> str:
     ipam = _object(conf.get("ipam"))
     if not ipam:
         return ""
-    kind = reader.typed(ipam, "type", str, "", "a string")
-    if not kind:
+    kind = ipam.get("type")
+    if kind in (None, ""):
         reader.faults.append("ipam.type is missing")
+        return ""
+    if not isinstance(kind, str):
+        reader.faults.append(f"ipam.type: {_show(kind)} is not a string")
+        return ""
     if kind in REFUSED_IPAM:
         reader.faults.append(f"ipam.type {kind}: {REFUSED_IPAM[kind]}")
     return kind

@@ -186,16 +186,16 @@ class _Attempt:
 
     def set_identity(self, facts: Facts) -> None:
         """Give the VF link state and GUIDs on the PF; bind it anew if it has to take a GUID."""
-        plan, index, pf_netdev = self.plan, facts.function.index, facts.function.pf_netdev
-        rtnl = self.host.rtnl
+        plan, pf_netdev = self.plan, facts.function.pf_netdev
+        configs = self.host.vf_configs
         if plan.link_state:
             with self.host.log.step("set_link_state", vf=self.pci, pf=pf_netdev, state=plan.link_state):
-                rtnl.set_vf_link_state(pf_netdev, index, plan.link_state)
+                configs.set_link_state(facts.function, plan.link_state)
         if plan.set_guid:
             with self.host.log.step("set_node_guid", vf=self.pci, pf=pf_netdev, guid=plan.guid):
-                rtnl.set_vf_node_guid(pf_netdev, index, plan.guid)
+                configs.set_node_guid(facts.function, plan.guid)
             with self.host.log.step("set_port_guid", vf=self.pci, pf=pf_netdev, guid=plan.guid):
-                rtnl.set_vf_port_guid(pf_netdev, index, plan.guid)
+                configs.set_port_guid(facts.function, plan.guid)
         if plan.rebind:
             rebind(self.host, self.pci, facts.function.driver)
             self._verify_identity(facts)

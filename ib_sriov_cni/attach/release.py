@@ -21,7 +21,7 @@ from ipam.request import Request
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.host import Host
-    from ib_sriov_cni.model import Link, PciAddress, VfConfig
+    from ib_sriov_cni.model import Link, PciAddress, VfConfig, VfFunction
     from ib_sriov_cni.netconf import NetConf
     from ib_sriov_cni.netns import Netns
     from ib_sriov_cni.records import Record
@@ -133,24 +133,24 @@ def restore_config(host: Host, record: Record) -> None:
     """Give the VF on the PF the GUIDs and link state it had. The VF takes the GUIDs when it is bound again."""
     function = host.sysfs.read_function(record.pci)
     with host.log.step("restore_config", vf=record.pci, pf=function.pf_netdev):
-        _, configs = host.rtnl.read_pf(function.pf_netdev)
+        _, configs = host.vf_configs.read(function)
         now = configs.get(function.index)
         undo = Undo()
         if record.set_guid:
-            undo.attempt(lambda: _restore_guids(host, record, function.pf_netdev, function.index, now))
+            undo.attempt(lambda: _restore_guids(host, record, function, now))
         if record.link_state and record.had_link_state and not (now and now.link_state == record.had_link_state):
-            undo.attempt(lambda: host.rtnl.set_vf_link_state(function.pf_netdev, function.index, record.had_link_state))
+            undo.attempt(lambda: host.vf_configs.set_link_state(function, record.had_link_state))
         undo.raise_faults()
 
 
-def _restore_guids(host: Host, record: Record, pf_netdev: str, index: int, now: VfConfig | None) -> None:
+def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConfig | None) -> None:
     """The VF's own GUIDs are the truth; the PF driver knows only what was set through it since it was loaded."""
     node = record.had_node_guid if record.had_node_guid is not None else record.had_config_node_guid
     port = record.had_port_guid if record.had_port_guid is not None else record.had_config_port_guid
     if now is None or now.node_guid != node:
-        host.rtnl.set_vf_node_guid(pf_netdev, index, node)
+        host.vf_configs.set_node_guid(function, node)
     if now is None or now.port_guid != port:
-        host.rtnl.set_vf_port_guid(pf_netdev, index, port)
+        host.vf_configs.set_port_guid(function, port)
 
 
 def bring_home(host: Host, record: Record) -> None:

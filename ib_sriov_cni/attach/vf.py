@@ -63,7 +63,7 @@ def read_facts(host: Host, pci: PciAddress) -> Facts:
             f"VF {pci}: its PF {function.pf} has no netdev here, so the VF's GUID and link state cannot be set",
             "load ib_ipoib on the host, and keep the PF's netdev in the host's namespace",
         )
-    pf_link, configs = host.rtnl.read_pf(function.pf_netdev)
+    pf_link, configs = host.vf_configs.read(function)
     rdma = host.sysfs.read_rdma(pci)
     return Facts(
         function=function,

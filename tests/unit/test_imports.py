@@ -39,7 +39,8 @@ PLUGIN = (
     ("netconf", "plan", "undo"),  # pure
     ("log", "nlmsg", "syscalls"),  # what doors share
     ("nlsock",),
-    ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),  # doors
+    ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),
+    ("vfconfig",),  # doors
     ("host",),
     ("attach",),
     ("cni", "cli"),  # edges

@@ -1,0 +1,95 @@
+"""The PF's settings of its VFs by OFED's files, on a made tree (kernel 4.19 with OFED)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ib_sriov_cni.errors import KernelRefused
+from ib_sriov_cni.model import ARPHRD_INFINIBAND, Guid, Link, PciAddress, VfConfig, VfFunction
+from ib_sriov_cni.vfconfig import VfConfigs
+
+PF, VF = PciAddress("0000:3b:00.0"), PciAddress("0000:3b:00.3")
+FUNCTION = VfFunction(pci=VF, pf=PF, index=2, driver="mlx5_core", pf_driver="mlx5_core", pf_netdev="ib0")
+LINK = Link(
+    index=4,
+    name="ib0",
+    kind=ARPHRD_INFINIBAND,
+    flags=1,
+    mtu=2044,
+    address=bytes(20),
+    operstate="up",
+    pci=PF,
+    altnames=(),
+)
+GUID = Guid.parse("02:11:22:33:44:55:66:77")
+
+
+class Netlink:
+    """A kernel 4.19: it takes settings and reads nothing back."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def read_pf(self, pf_netdev: str) -> tuple[Link, dict[int, VfConfig]]:
+        self.calls.append(f"read {pf_netdev}")
+        return LINK, {2: VfConfig(node_guid=Guid(0), port_guid=Guid(0), link_state="auto")}
+
+    def set_vf_node_guid(self, pf_netdev: str, index: int, guid: Guid) -> None:
+        self.calls.append(f"node {pf_netdev} {index} {guid}")
+
+
+@pytest.fixture
+def netlink() -> Netlink:
+    return Netlink()
+
+
+@pytest.fixture
+def ofed(tmp_path: Path) -> Path:
+    folder = tmp_path / f"bus/pci/devices/{PF}/sriov/2"
+    folder.mkdir(parents=True)
+    (folder / "node").write_text("00:00:00:00:00:00:00:00\n")
+    (folder / "port").write_text(f"{GUID}\n")
+    (folder / "policy").write_text("Follow\n")
+    return folder
+
+
+def configs(root: Path, netlink: Netlink) -> VfConfigs:
+    return VfConfigs(lambda: netlink, str(root))  # type: ignore[arg-type]  # the calls that are wanted of rtnetlink
+
+
+def test_files_are_read_where_they_are(tmp_path: Path, ofed: Path, netlink: Netlink) -> None:
+    link, found = configs(tmp_path, netlink).read(FUNCTION)
+    assert link is LINK
+    assert found == {2: VfConfig(node_guid=Guid(0), port_guid=GUID, link_state="auto")}
+
+
+@pytest.mark.parametrize(("state", "policy"), [("auto", "Follow"), ("enable", "Up"), ("disable", "Down")])
+def test_link_state_is_a_policy(tmp_path: Path, ofed: Path, netlink: Netlink, state: str, policy: str) -> None:
+    configs(tmp_path, netlink).set_link_state(FUNCTION, state)
+    assert (ofed / "policy").read_text() == f"{policy}\n"
+    assert netlink.calls == []
+
+
+def test_guids_are_written_with_colons(tmp_path: Path, ofed: Path, netlink: Netlink) -> None:
+    door = configs(tmp_path, netlink)
+    door.set_node_guid(FUNCTION, GUID)
+    door.set_port_guid(FUNCTION, Guid(0))
+    assert (ofed / "node").read_text() == "02:11:22:33:44:55:66:77\n"
+    assert (ofed / "port").read_text() == "00:00:00:00:00:00:00:00\n"
+
+
+def test_without_files_netlink_serves(tmp_path: Path, netlink: Netlink) -> None:
+    door = configs(tmp_path, netlink)
+    door.set_node_guid(FUNCTION, GUID)
+    assert netlink.calls == [f"node ib0 2 {GUID}"]
+    assert door.read(FUNCTION)[1][2].link_state == "auto"
+
+
+def test_a_refusal_names_operation_vf_and_file(tmp_path: Path, ofed: Path, netlink: Netlink) -> None:
+    (ofed / "node").unlink()
+    (ofed / "node").mkdir()
+    with pytest.raises(KernelRefused) as refusal:
+        configs(tmp_path, netlink).set_node_guid(FUNCTION, GUID)
+    assert f"set node GUID {GUID} of VF 2 of PF ib0 ({ofed}/node)" in refusal.value.msg
