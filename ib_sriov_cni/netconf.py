@@ -30,7 +30,7 @@ IPOIB_MTU_MIN, IPOIB_MTU_MAX = 68, 65520  # 65520: IPoIB connected mode (RFC 475
 IB_KUBERNETES_KEY = "mellanox.infiniband.app"
 # The DHCP client speaks over 6-byte hardware addresses only (RFC 4390 describes what it lacks).
 REFUSED_IPAM = {
-    "dhcp": "its client cannot speak over IPoIB's 20-byte hardware addresses; use host-local or whereabouts"
+    "dhcp": "its client cannot speak over IPoIB's 20-byte hardware addresses, use host-local or whereabouts"
 }
 
 
