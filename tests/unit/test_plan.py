@@ -1,0 +1,442 @@
+"""ib_sriov_cni.plan: facts to a decision, wanted and found to differences."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ib_sriov_cni.errors import CniError, DeviceUnusable, TryAgainLater, UnsupportedField, VerificationFailed
+from ib_sriov_cni.model import (
+    ARPHRD_INFINIBAND,
+    GUID_MAX,
+    IFF_UP,
+    Guid,
+    Link,
+    PciAddress,
+    PortReport,
+    RdmaDevice,
+    VfConfig,
+    VfFunction,
+)
+from ib_sriov_cni.netconf import NetConf, parse_netconf
+from ib_sriov_cni.plan import (
+    PASS_THROUGH_DRIVERS,
+    Facts,
+    Plan,
+    address_differences,
+    derive_guid,
+    effective_routes,
+    identity_differences,
+    link_differences,
+    normal_destination,
+    plan_add,
+    port_is_awaited,
+    verify_active,
+    verify_port,
+)
+from ipam.request import Request
+from ipam.result import Address, Result, Route
+from ipam.value import replace
+
+PCI = "0000:3b:00.2"
+PF_GUID = Guid.parse("b8:59:9f:03:00:d1:c2:b4")
+HAS = Guid.parse("02:00:00:00:00:00:00:11")
+WANTED = Guid.parse("02:00:00:00:00:00:00:22")
+ZERO = Guid(0)
+
+
+def function(*, index: int = 1, driver: str = "mlx5_core") -> VfFunction:
+    return VfFunction(
+        pci=PciAddress(PCI),
+        pf=PciAddress("0000:3b:00.0"),
+        index=index,
+        driver=driver,
+        pf_driver="mlx5_core",
+        pf_netdev="ib0",
+    )
+
+
+def netdev(guid: Guid = HAS, *, name: str = "ib1", flags: int = IFF_UP, pci: str = PCI) -> Link:
+    return Link(
+        index=7,
+        name=name,
+        kind=ARPHRD_INFINIBAND,
+        flags=flags,
+        mtu=2044,
+        address=bytes(12) + guid.to_bytes(8, "big"),
+        operstate="up",
+        pci=pci,
+        altnames=(),
+    )
+
+
+def rdma(node: Guid | None = HAS, port: Guid | None = HAS) -> RdmaDevice:
+    return RdmaDevice(name="mlx5_3", uverbs="uverbs3", node_guid=node, port_guid=port)
+
+
+def config(guid: Guid = ZERO, state: str = "auto") -> VfConfig:
+    return VfConfig(node_guid=guid, port_guid=guid, link_state=state)
+
+
+FACTS = Facts(
+    function=function(),
+    pf_link=netdev(PF_GUID, name="ib0", pci="0000:3b:00.0"),
+    configs={0: config(), 1: config()},
+    rdma=rdma(),
+    netdev=netdev(),
+    rdma_here=True,
+    mode="exclusive",
+)
+
+
+def conf(**members: object) -> NetConf:
+    return parse_netconf(
+        Request(
+            command="ADD", args={}, conf={"name": "ib", "deviceID": PCI, **members}, version="1.1.0", environ={}
+        )
+    )
+
+
+def with_guids(node: Guid | None, port: Guid | None) -> Facts:
+    return replace(FACTS, rdma=rdma(node, port), netdev=netdev(port or ZERO))
+
+
+# ---- decisions
+
+
+def test_a_vf_that_has_a_guid_keeps_it_and_is_not_bound_anew() -> None:
+    expected = Plan(
+        guid=HAS, node_guid=HAS, origin="kept", set_guid=False, rebind=False, link_state="", move_rdma=False
+    )
+    assert plan_add(conf(), FACTS) == expected
+
+
+def test_two_guids_that_differ_are_kept_as_they_are() -> None:
+    plan = plan_add(conf(), with_guids(WANTED, HAS))
+    assert (plan.guid, plan.node_guid, plan.set_guid, plan.origin) == (HAS, WANTED, False, "kept")
+
+
+def test_a_requested_guid_is_set() -> None:
+    plan = plan_add(conf(guid=str(WANTED)), FACTS)
+    assert (plan.guid, plan.node_guid, plan.set_guid, plan.rebind) == (WANTED, WANTED, True, True)
+    assert plan.origin == "guid"
+
+
+def test_a_requested_guid_that_is_there_costs_no_rebind() -> None:
+    plan = plan_add(conf(guid=str(HAS)), FACTS)
+    assert (plan.guid, plan.set_guid, plan.rebind, plan.origin) == (HAS, False, False, "guid")
+
+
+@pytest.mark.parametrize(("node", "port"), [(HAS, WANTED), (WANTED, HAS), (None, WANTED), (WANTED, None)])
+def test_one_right_guid_of_two_is_not_enough(node: Guid | None, port: Guid | None) -> None:
+    facts = replace(FACTS, rdma=rdma(node, port), netdev=None)
+    with pytest.raises(DeviceUnusable, match="no netdev here"):
+        plan_add(conf(guid=str(WANTED)), facts)
+    plan = plan_add(conf(guid=str(WANTED)), replace(facts, netdev=netdev(HAS)))
+    assert plan.set_guid
+    assert plan.rebind
+
+
+@pytest.mark.parametrize(
+    ("node", "port"), [(ZERO, ZERO), (HAS, ZERO), (ZERO, HAS), (Guid(GUID_MAX), HAS), (HAS, Guid(GUID_MAX))]
+)
+def test_a_vf_without_a_usable_guid_gets_a_derived_one(node: Guid, port: Guid) -> None:
+    plan = plan_add(conf(), with_guids(node, port))
+    assert str(plan.guid) == "ba:59:9f:00:02:d1:c2:b4"
+    assert (plan.origin, plan.set_guid, plan.rebind) == ("derived", True, True)
+
+
+def test_a_derived_guid_that_is_there_already_is_kept() -> None:
+    derived = Guid.parse("ba:59:9f:00:02:d1:c2:b4")
+    plan = plan_add(conf(), with_guids(derived, derived))
+    assert (plan.guid, plan.set_guid, plan.rebind) == (derived, False, False)
+
+
+def test_the_port_guid_is_told_by_the_netdev_where_the_rdma_device_cannot() -> None:
+    assert replace(FACTS, rdma=rdma(HAS, None), netdev=netdev(WANTED)).port_guid == WANTED
+    assert replace(FACTS, rdma=None, netdev=None).port_guid is None
+    assert replace(FACTS, rdma=None, netdev=None).node_guid is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "plan"),
+    [("", "auto", ""), ("auto", "auto", ""), ("enable", "auto", "enable"), ("disable", "", "disable")],
+)
+def test_link_state_is_set_where_it_differs(wanted: str, found: str, plan: str) -> None:
+    facts = replace(FACTS, configs={1: config(HAS, found)})
+    assert plan_add(conf(link_state=wanted), facts).link_state == plan
+
+
+def test_a_pf_that_does_not_list_the_vf() -> None:
+    facts = replace(FACTS, configs={})
+    assert facts.config == VfConfig(node_guid=ZERO, port_guid=ZERO, link_state="")
+    assert plan_add(conf(link_state="auto"), facts).link_state == "auto"
+
+
+@pytest.mark.parametrize("isolation", [True, False])
+def test_isolation_moves_the_rdma_device(isolation: bool) -> None:
+    assert plan_add(conf(rdmaIsolation=isolation), FACTS).move_rdma is isolation
+
+
+@pytest.mark.parametrize("driver", sorted(PASS_THROUGH_DRIVERS))
+def test_a_vf_for_a_virtual_machine_is_configured_on_its_pf_alone(driver: str) -> None:
+    facts = replace(
+        FACTS,
+        function=function(driver=driver),
+        rdma=None,
+        netdev=None,
+        rdma_here=False,
+        configs={1: config(HAS)},
+    )
+    plan = plan_add(conf(rdmaIsolation=True), replace(facts, mode="shared"))
+    assert (plan.guid, plan.set_guid, plan.rebind, plan.move_rdma) == (HAS, False, False, False)
+    plan = plan_add(conf(guid=str(WANTED)), facts)
+    assert (plan.guid, plan.set_guid, plan.rebind) == (WANTED, True, False)
+    plan = plan_add(conf(), replace(facts, configs={1: config()}))
+    assert (plan.origin, plan.set_guid, plan.rebind) == ("derived", True, False)
+
+
+# ---- refusals
+
+
+def refused(facts: Facts, **members: object) -> CniError:
+    with pytest.raises(CniError) as caught:
+        plan_add(conf(**members), facts)
+    assert caught.value.details, "says what to do"
+    return caught.value
+
+
+def test_no_driver() -> None:
+    fault = refused(replace(FACTS, function=function(driver=""), rdma=None, netdev=None))
+    assert (type(fault), fault.msg) == (DeviceUnusable, f"VF {PCI} has no driver")
+    assert "drivers_probe" in fault.details
+
+
+def test_no_rdma_device() -> None:
+    fault = refused(replace(FACTS, rdma=None, rdma_here=False))
+    assert (type(fault), fault.msg) == (DeviceUnusable, f"VF {PCI} has no RDMA device")
+
+
+def test_an_rdma_device_of_another_pod() -> None:
+    fault = refused(replace(FACTS, rdma=rdma(None, None), rdma_here=False, netdev=None))
+    assert type(fault) is DeviceUnusable
+    assert "in use: its RDMA device mlx5_3 is in another network namespace" in fault.msg
+
+
+def test_no_netdev() -> None:
+    fault = refused(replace(FACTS, netdev=None))
+    assert type(fault) is DeviceUnusable
+    assert "no netdev here" in fault.msg
+
+
+def test_isolation_in_shared_mode() -> None:
+    fault = refused(replace(FACTS, mode="shared"), rdmaIsolation=True)
+    assert type(fault) is UnsupportedField
+    assert "rdmaIsolation: true needs the RDMA namespace mode exclusive, it is shared" in fault.msg
+
+
+@pytest.mark.parametrize(
+    "members", [{}, {"guid": str(WANTED)}, {"args": {"cni": {"mellanox.infiniband.app": "configured"}}}]
+)
+def test_n5_ib_kubernetes_has_not_spoken_yet(members: dict[str, object]) -> None:
+    fault = refused(FACTS, ibKubernetesEnabled=True, **members)
+    assert type(fault) is TryAgainLater
+    assert "ib-kubernetes has not given this pod a GUID yet" in fault.msg
+
+
+def test_n5_ib_kubernetes_has_spoken() -> None:
+    members = {"args": {"cni": {"mellanox.infiniband.app": "configured", "guid": str(WANTED)}}}
+    assert plan_add(conf(ibKubernetesEnabled=True, **members), FACTS).guid == WANTED
+
+
+def test_a_pf_without_guid_derives_none() -> None:
+    empty = with_guids(ZERO, ZERO)
+    for pf in (netdev(ZERO), replace(FACTS.pf_link, kind=1, address=bytes(6))):
+        fault = refused(replace(empty, pf_link=pf))
+        assert type(fault) is DeviceUnusable
+        assert "none can be derived" in fault.msg
+
+
+def test_a_derived_guid_that_another_vf_has() -> None:
+    taken = Guid.parse("ba:59:9f:00:02:d1:c2:b4")
+    for other in (VfConfig(node_guid=taken, port_guid=ZERO, link_state=""), config(taken)):
+        fault = refused(replace(with_guids(ZERO, ZERO), configs={0: other, 1: config()}))
+        assert type(fault) is DeviceUnusable
+        assert f"the derived GUID {taken} is taken" in fault.msg
+    own = replace(with_guids(ZERO, ZERO), configs={1: config(taken)})
+    assert plan_add(conf(), own).guid == taken  # what the PF remembers of this very VF is no hindrance
+
+
+# ---- derived GUIDs
+
+
+@pytest.mark.parametrize(
+    ("pf", "index", "derived"),
+    [
+        ("b8:59:9f:03:00:d1:c2:b4", 0, "ba:59:9f:00:01:d1:c2:b4"),
+        ("b8:59:9f:03:00:d1:c2:b4", 126, "ba:59:9f:00:7f:d1:c2:b4"),
+        ("00:02:c9:ff:fe:a1:b2:c3", 0, "02:02:c9:00:01:a1:b2:c3"),
+        ("02:02:c9:ff:fe:a1:b2:c3", 9, "02:02:c9:00:0a:a1:b2:c3"),
+    ],
+)
+def test_the_formula_with_both_fillers(pf: str, index: int, derived: str) -> None:
+    assert str(derive_guid(Guid.parse(pf), function(index=index), set())) == derived
+
+
+@given(st.integers(1, GUID_MAX - 1).map(Guid))
+def test_derived_guids_are_usable_and_differ_among_the_vfs_of_a_pf(pf: Guid) -> None:
+    assume(pf >> 56 | 0x02 != 0xFF)  # a multicast prefix, which no HCA has
+    # Where the PF itself has the form of a derived one, that VF is refused, never given the PF's own.
+    own = pf >> 24 & 0xFFFF if pf >> 56 & 0x02 else 0
+    found = {derive_guid(pf, function(index=index), set()) for index in range(127) if index + 1 != own}
+    assert len(found) == (126 if 1 <= own <= 127 else 127)
+    assert found == {derive_guid(pf, function(index=index), set()) for index in range(127) if index + 1 != own}
+    for guid in found:
+        assert not guid.fault
+        assert guid >> 56 & 0x02
+        assert guid != pf
+
+
+def test_a_pf_with_the_derived_guid_itself() -> None:
+    with pytest.raises(DeviceUnusable, match="is taken"):
+        derive_guid(Guid.parse("02:00:00:00:02:00:00:01"), function(index=1), set())
+
+
+# ---- differences
+
+
+def test_identity_differences() -> None:
+    assert identity_differences(HAS, HAS, FACTS) == []
+    assert identity_differences(WANTED, ZERO, FACTS) == [
+        f"port GUID is {HAS}, planned {WANTED}",
+        f"node GUID is {HAS}, planned {ZERO}",
+    ]
+    assert identity_differences(WANTED, WANTED, replace(FACTS, rdma=rdma(None, None), netdev=None)) == []
+
+
+def test_link_differences() -> None:
+    def differences(link: Link | None, mtu: int | None = 2044) -> list[str]:
+        return link_differences(link, name="net1", guid=HAS, mtu=mtu, pci=PCI)
+
+    assert differences(netdev()) == []
+    assert differences(netdev(pci=""), mtu=None) == []  # kernels before 5.14 do not tell
+    assert differences(None) == ["interface net1 is gone"]
+    wrong = netdev(WANTED, flags=0, pci="0000:3b:00.7")
+    assert differences(wrong, mtu=4092) == [
+        "interface net1 is down",
+        f"interface net1 is not the VF's: its PCI device is 0000:3b:00.7, not {PCI}",
+        f"interface net1 has port GUID {WANTED}, not {HAS}",
+        "interface net1 has mtu 2044, not 4092",
+    ]
+
+
+RESULT = Result(
+    ips=(
+        Address(address="10.0.0.5/24", gateway="10.0.0.1", interface=1),
+        Address(address="fd00::5/64", gateway="fd00::1", interface=1),
+        Address(address="192.168.7.7/32", interface=0),
+    ),
+    routes=(Route(dst="10.9.0.1/16"), Route(dst="fd09::/16", gw="fd00::9"), Route(dst="10.8.0.0/16", gw="10.0.0.7")),
+)
+
+
+def test_address_differences() -> None:
+    routes = [
+        Route(dst="10.9.0.0/16", gw="10.0.0.1"),
+        Route(dst="fd09::/16", gw="fd00::9", priority=1024),
+        Route(dst="10.8.0.0/16", gw="10.0.0.7", table=100),
+        Route(dst="10.0.0.0/24"),
+    ]
+    assert address_differences(RESULT, 1, ["fd00::5/64", "10.0.0.5/24", "fe80::1/64"], routes) == []
+    assert address_differences(RESULT, 1, ["10.0.0.5/25"], [*routes[1:3], Route(dst="10.9.0.0/16")]) == [
+        "address 10.0.0.5/24 is gone",
+        "address fd00::5/64 is gone",
+        "route 10.9.0.1/16 via 10.0.0.1 is gone",
+    ]
+
+
+def test_a_route_without_gateway_takes_its_familys_first() -> None:
+    assert [route.gw for route in effective_routes(RESULT)] == ["10.0.0.1", "fd00::9", "10.0.0.7"]
+    bare = Result(ips=(Address(address="10.0.0.5/24"),), routes=(Route(dst="10.9.0.0/16"), Route(dst="::/0")))
+    assert [route.gw for route in effective_routes(bare)] == [None, None]
+    second = Result(
+        ips=(Address(address="10.0.0.5/24"), Address(address="10.0.1.5/24", gateway="10.0.1.1")),
+        routes=(Route(dst="0.0.0.0/0"),),
+    )
+    assert [route.gw for route in effective_routes(second)] == ["10.0.1.1"]
+
+
+@pytest.mark.parametrize(
+    ("cidr", "normal"),
+    [
+        ("10.9.8.7/16", "10.9.0.0/16"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("10.0.0.1/32", "10.0.0.1/32"),
+        ("fd00::1/64", "fd00::/64"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_destinations_as_the_kernel_shows_them(cidr: str, normal: str) -> None:
+    assert normal_destination(cidr) == normal
+
+
+# ---- what verbs say
+
+REPORT = PortReport(
+    device="mlx5_3",
+    node_guid=HAS,
+    port_guid=HAS,
+    link_layer="InfiniBand",
+    state="ACTIVE",
+    lid=5,
+    sm_lid=1,
+    pkeys=(0xFFFF, 0x8001, 0),
+)
+KEPT = Plan(guid=HAS, node_guid=HAS, origin="kept", set_guid=False, rebind=False, link_state="", move_rdma=False)
+
+
+@pytest.mark.parametrize("pkey", [None, "0x7fff", "0xffff", "0x0001", "0x8001"])
+def test_a_port_as_planned(pkey: str | None) -> None:
+    verify_port(REPORT, KEPT, conf(pkey=pkey))
+
+
+def test_a_port_with_every_fault() -> None:
+    report = replace(REPORT, link_layer="Ethernet", port_guid=ZERO, node_guid=WANTED)
+    with pytest.raises(VerificationFailed) as caught:
+        verify_port(report, KEPT, conf(pkey="0x1234"))
+    assert caught.value.msg == (
+        "RDMA device mlx5_3 in the pod: its link layer is Ethernet, not InfiniBand; "
+        f"its port GUID is {ZERO}, not {HAS}; its node GUID is {WANTED}, not {HAS}; "
+        "P_Key 0x1234 is not in its table (0xffff, 0x8001): the subnet manager must put it there"
+    )
+
+
+def test_an_empty_table_of_pkeys() -> None:
+    with pytest.raises(VerificationFailed, match=r"not in its table \(empty\)"):
+        verify_port(replace(REPORT, pkeys=(0, 0)), KEPT, conf(pkey="0x7fff"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state", "awaited"), [(10, "auto", True), (10, "", True), (10, "disable", False), (0, "enable", False)]
+)
+def test_when_the_port_is_awaited(seconds: int, state: str, awaited: bool) -> None:
+    assert port_is_awaited(conf(portTimeout=seconds), state) is awaited
+
+
+def test_an_active_port_or_one_nobody_waited_for() -> None:
+    verify_active(REPORT, conf(), waited=True)
+    verify_active(replace(REPORT, state="DOWN"), conf(), waited=False)
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [("DOWN", "link_state disable"), ("INIT", "no subnet manager"), ("ARMED", "longer portTimeout"), ("NOP", "log")],
+)
+def test_a_port_that_did_not_come_up(state: str, cause: str) -> None:
+    with pytest.raises(VerificationFailed) as caught:
+        verify_active(replace(REPORT, state=state), conf(portTimeout=2.5), waited=True)
+    assert caught.value.msg == (
+        f"RDMA device mlx5_3: port 1 is {state} after 2.5 s (LID 5, subnet manager's LID 1)"
+    )
+    assert cause in caught.value.details
