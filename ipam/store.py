@@ -248,7 +248,6 @@ class Store:
 
     def remove(self, leases: dict[Holder, list[str]]) -> None:
         """Remove leases; all are tried before the first failure is raised."""
-        self._changed = False
         failed: list[str] = []
         done: list[Holder] = []
         for holder, names in leases.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -78,6 +79,14 @@ def test_a_change_by_others_is_noticed(change: str, conf: dict[str, Any], tmp_pa
     assert b"b\r\neth0" not in left.values()
     assert (b"z\r\neth0" in left.values()) == (change == "replaced")
     assert ("z:eth0" in entries(tmp_path)) == (change == "replaced")
+
+
+def test_a_change_in_the_same_tick_of_the_clock_is_noticed(conf: dict[str, Any], tmp_path: Path) -> None:
+    """The sealed time is no time that a change could leave now: those of one tick look the same."""
+    for command in ("CHECK", "DEL", "ADD"):
+        now = time.time_ns()
+        ask(command, conf, "b")
+        assert (tmp_path / "net").stat().st_mtime_ns < now - 1_000_000_000
 
 
 def rewrite(tmp_path: Path, name: str, text: str | None) -> None:
@@ -198,3 +207,11 @@ def test_h8_a_nearly_full_set_is_searched_in_a_list(conf: dict[str, Any], tmp_pa
         assert not store.taken((32, (10 << 24) + 513))
     assert ask("DEL", conf, "x").status == 0
     assert not (tmp_path / "net" / "10.0.2.1").exists()
+
+
+@pytest.mark.parametrize(("name", "text"), [("b:eth0", "10.0.0.2"), ("b:eth0", "junk"), ("b:eth0", None)])
+def test_it_is_built_anew_from_the_leases(name: str, text: str | None, conf: dict[str, Any], tmp_path: Path) -> None:
+    rewrite(tmp_path, name, text)
+    rewrite(tmp_path, "seal", None)
+    assert ask("CHECK", conf, "a").status == 0
+    assert entries(tmp_path) == EXPECTED

@@ -171,7 +171,7 @@ def test_what_somebody_else_put_there_keeps_its_address(tmp_path: Path) -> None:
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
-    target.write_bytes(b"precious")
+    target.write_bytes(b"c\r\neth0")
     conf = network(tmp_path / "data", "10.0.0.0/29")
     folder = tmp_path / "data" / "net"
     folder.mkdir(parents=True)
@@ -181,7 +181,8 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert ask("ADD", conf).ips == ["10.0.0.3/29"]
     assert (folder / "last_reserved_ip.0").read_bytes() == b"10.0.0.3"
     assert ask("DEL", conf).status == 0
-    assert target.read_bytes() == b"precious"
+    assert ask("CHECK", conf).code == 104
+    assert target.read_bytes() == b"c\r\neth0"
     assert sorted(os.listdir(tmp_path)) == ["data", "target"]
     (folder / "lock").unlink()
     (folder / "lock").symlink_to(tmp_path / "made")
