@@ -129,7 +129,7 @@ def _reads(key: str, folder: int) -> str:
 
 def _boot_id() -> str:
     try:
-        with open(_BOOT_ID, encoding="ascii") as lines:
-            return lines.read().strip()
+        with open(_BOOT_ID, "rb", buffering=0) as file:
+            return file.read().decode().strip()
     except OSError:
         return "unknown"

@@ -106,7 +106,7 @@ def _lock_holder(lock: int) -> str:
     """Tell from /proc/locks who holds a lock: "pid 4711 (host-local)"."""
     inode = str(os.fstat(lock).st_ino)
     try:
-        with open("/proc/locks", encoding="ascii") as lines:
+        with open("/proc/locks", encoding="utf-8") as lines:
             for line in lines:
                 fields = line.split()
                 if "->" not in fields and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:

@@ -412,7 +412,7 @@ def is_exhausted(place: Place, index: int, range_set: RangeSet) -> bool:
             return False
 
     try:
-        with open(os.path.join(path, f"{_CURSOR}{index}"), encoding="ascii") as file:
+        with open(os.path.join(path, f"{_CURSOR}{index}"), encoding="utf-8") as file:
             cursor = lease_address(file.read(64))
     except (OSError, ValueError):
         cursor = None

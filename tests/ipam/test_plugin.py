@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from ipam.address import parse_address
 from ipam.plugin import KNOWN_ARGS
 from ipam.request import VERSIONS
-from tests.ipam.calls import OURS, ask, environment, execute, files, leases
+from tests.ipam.calls import OURS, ROOT, ask, environment, execute, files, leases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -337,6 +340,37 @@ def test_the_executable(tmp_path: Path) -> None:
         "supportedVersions": list(VERSIONS),
     }
     assert execute(OURS, {}, {}) == (0, None)
+
+
+def test_what_the_executable_imports(tmp_path: Path) -> None:
+    """Start-up is what a call costs (docs/performance.md): C modules, os, and ours."""
+    program = (
+        f"import sys; sys.path.insert(0, {ROOT!r}); before = set(sys.modules); from ipam.plugin import main; main();"
+        "print(*sorted(set(sys.modules) - before), file=sys.stderr)"
+    )
+    conf = network(tmp_path, "10.0.0.0/24", "fd00::/64", routes=[{"dst": "0.0.0.0/0"}])
+    for command in ("ADD", "CHECK", "DEL"):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", program],
+            input=json.dumps(conf).encode(),
+            env=environment(command),
+            capture_output=True,
+            check=True,
+        )
+        theirs = [name for name in done.stderr.decode().split() if name.partition(".")[0] != "ipam"]
+        allowed = {
+            "__future__",
+            "_json",
+            "_socket",
+            "_stat",
+            "errno",
+            "fcntl",
+            "genericpath",
+            "os",
+            "os.path",
+            "posixpath",
+        }
+        assert set(theirs) <= allowed | {"_collections_abc", "abc", "_abc", "stat", "time"}
 
 
 def test_c20_add_in_the_own_namespace_is_refused_and_del_is_not(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from ipam.store import Store, open_store
 from tests.ipam.calls import leases
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 US = Holder(container_id="c", ifname="eth0")
@@ -61,3 +63,30 @@ def test_a_failure_of_the_disk_is_a_state_failure(tmp_path: Path) -> None:
     store = opened(tmp_path)
     with pytest.raises(StateFailure, match="No space left"), store:
         raise OSError(28, "No space left on device")
+
+
+def calls_of(act: Callable[[], object]) -> list[str]:
+    """The system calls that change or sync something, in their order, as the interpreter reports them."""
+    seen: list[str] = []
+
+    def record(_frame: object, event: str, function: object) -> None:
+        if event == "c_call" and getattr(function, "__module__", "") == "posix":
+            seen.append(getattr(function, "__name__", ""))
+
+    before = sys.getprofile()
+    sys.setprofile(record)
+    try:
+        act()
+    finally:
+        sys.setprofile(before)
+    return [name for name in seen if name in ("write", "fsync", "link", "rename", "unlink", "utime", "symlink")]
+
+
+def test_h8_a_lease_is_synced_before_it_has_its_name_and_its_folder_afterwards(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        calls = calls_of(lambda: store.reserve(US, [grant("10.0.0.2"), grant("10.0.1.2", 1)]))
+        lease = ["unlink", "write", "fsync", "link", "unlink"]
+        cursor = ["unlink", "write", "rename"]
+        assert calls[:17] == [*lease, *lease, *cursor, *cursor, "fsync"]
+        assert set(calls[17:]) <= {"unlink", "symlink"}
+        assert calls_of(lambda: store.release(US))[:3] == ["unlink", "unlink", "fsync"]
