@@ -106,6 +106,13 @@ def rdma_names(netns: str | None = None) -> list[str]:
     return sorted(device["ifname"] for device in read_json(["rdma", "-j", "dev"], netns=netns))
 
 
+def listens(port: int, netns: str | None = None) -> bool:
+    """Whether somebody listens on a TCP port; sockets in TIME_WAIT have the same address and another state."""
+    table = output(["cat", "/proc/net/tcp", "/proc/net/tcp6"], netns=netns)
+    rows = [line.split() for line in table.splitlines()]
+    return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
+
 def received(ping: str) -> int:
     """How many answers a ping had, by its summary: iputils says "3 received", busybox "3 packets received"."""
     for part in ping.split(","):

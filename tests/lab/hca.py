@@ -288,6 +288,9 @@ def end_strays() -> None:
 def unload() -> None:
     """End every network namespace with its processes, unload the module, set the shared mode again."""
     end_strays()
+    # `ip netns add` mounts the folder over itself: a name that was there before is mounted twice
+    while run(["umount", "-R", "-l", "/run/netns"], check=False).returncode == 0:
+        pass
     for name in names("/run/netns"):
         run(["umount", "-l", f"/run/netns/{name}"], check=False)
         Path("/run/netns", name).unlink(missing_ok=True)

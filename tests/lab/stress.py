@@ -24,7 +24,7 @@ from tests.lab.hca import Hca, load, unload
 from tests.lab.vm import kernel_faults
 
 PODS = 4
-PINGPONG_PORT = ":4853 "  # 18515, as /proc/net/tcp prints it
+PINGPONG_PORT = 18515
 
 
 def live(hca: Hca, vf: int, end: float, counts: Counter[str]) -> None:
@@ -56,10 +56,11 @@ def live(hca: Hca, vf: int, end: float, counts: Counter[str]) -> None:
 def talk(hca: Hca, end: float, counts: Counter[str]) -> None:
     """Meanwhile, in init: verbs traffic, and a VF that is disabled and enabled."""
     while time.monotonic() < end:
-        server = threading.Thread(target=run, args=(f"timeout 20 ibv_rc_pingpong -n 100 -d {hca.rdma(6)}",))
+        serve = f"timeout 60 ibv_rc_pingpong -n 100 -d {hca.rdma(6)}"
+        server = threading.Thread(target=run, args=(serve,), kwargs={"check": False, "timeout": 90})
         server.start()
-        wait(lambda: PINGPONG_PORT in commands.read("/proc/net/tcp") + commands.read("/proc/net/tcp6"))
-        done = run(f"timeout 20 ibv_rc_pingpong -n 100 -d {hca.rdma(7)} 127.0.0.1", check=False)
+        wait(lambda: commands.listens(PINGPONG_PORT))
+        done = run(f"timeout 60 ibv_rc_pingpong -n 100 -d {hca.rdma(7)} 127.0.0.1", check=False, timeout=90)
         server.join()
         counts["verbs exchanges" if "100 iters" in done.stdout else "verbs exchanges failed"] += 1
         for state in ("disable", "enable") * 3:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.lab.commands import has_carrier, link, names, read_json, received, run, wait
+from tests.lab.commands import has_carrier, link, listens, names, read_json, received, run, wait
 from tests.lab.hca import Hca, load, unload
 from tests.lab.pod import Pod
 
@@ -44,7 +44,7 @@ except Exception as error:
 else:
     print("alive")
 """
-PINGPONG_PORT = ":4853 "  # 18515, as /proc/net/tcp prints it
+PINGPONG_PORT = 18515
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def test_pingpong(pair: Pair, tool: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert wait(lambda: PINGPONG_PORT in pair.two.run("cat /proc/net/tcp /proc/net/tcp6").stdout), "no server"
+    assert wait(lambda: listens(PINGPONG_PORT, "two")), "no server"
     done = pair.one.run(f"timeout 60 {tool} -n 20 -d {here} 10.1.0.2", check=False)
     said = server.communicate(timeout=60)[0]
     assert "20 iters" in done.stdout, done.stdout + done.stderr
