@@ -115,10 +115,12 @@ class Sysfs:
 
     def read_netdev(self, pci: PciAddress) -> str:
         """Give the function's netdev seen in the namespace of this sysfs; not a P_Key child; empty if none."""
-        names = self._list(f"{self._devices}/{pci}/net")
-        # IPoIB children show the interface they hang on (drivers/infiniband/ulp/ipoib/ipoib_vlan.c).
-        parents = [n for n in names if len(names) == 1 or not os.path.exists(f"{self._devices}/{pci}/net/{n}/parent")]
-        return parents[0] if parents else ""
+        folder = f"{self._devices}/{pci}/net"
+        for name in self._list(folder):
+            # A child's lower interface is its parent (ipoib_get_iflink); it may be here while that is in a pod.
+            if self._read(f"{folder}/{name}/iflink") == self._read(f"{folder}/{name}/ifindex"):
+                return name
+        return ""
 
     def read_rdma(self, pci: PciAddress) -> RdmaDevice | None:
         """Give the function's RDMA device, wherever it is; its GUIDs only if it is in this sysfs's namespace."""

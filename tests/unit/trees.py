@@ -1,0 +1,80 @@
+"""Made sysfs trees: a PF with VFs in the shape of ib_sriov_cni.sysfs's docstring."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PF = "0000:3b:00.0"
+GUID = "02:00:00:00:00:00:00:11"
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def link(path: Path, target: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.symlink(os.path.relpath(target, path.parent), path)
+
+
+def sysfs_guid(guid: str) -> str:
+    """The form of sysfs: four groups of four digits."""
+    digits = guid.replace(":", "")
+    return ":".join([digits[i : i + 4] for i in range(0, 16, 4)])
+
+
+class Tree:
+    """A sysfs below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def device(self, pci: str) -> Path:
+        return self.root / "bus/pci/devices" / pci
+
+    def driver(self, name: str) -> Path:
+        folder = self.root / "bus/pci/drivers" / name
+        if not folder.exists():
+            write(folder / "bind", "")
+            write(folder / "unbind", "")
+        return folder
+
+    def add_pf(self, pci: str = PF, *, offset: int = 2, stride: int = 1, driver: str = "mlx5_core") -> None:
+        device = self.device(pci)
+        write(device / "sriov_numvfs", "4\n")
+        write(device / "sriov_totalvfs", "16\n")
+        write(device / "sriov_offset", f"{offset}\n")
+        write(device / "sriov_stride", f"{stride}\n")
+        link(device / "driver", self.driver(driver))
+
+    def add_vf(self, pci: str, index: int, *, pf: str = PF, driver: str = "mlx5_core") -> None:
+        device = self.device(pci)
+        device.mkdir(parents=True)
+        link(device / "physfn", self.device(pf))
+        link(self.device(pf) / f"virtfn{index}", device)
+        if driver:
+            self.bind(pci, driver)
+
+    def bind(self, pci: str, driver: str) -> None:
+        link(self.device(pci) / "driver", self.driver(driver))
+
+    def add_netdev(self, pci: str, name: str, *, index: int, parent: int | None = None) -> None:
+        """An IPoIB netdev; `parent` is the interface a P_Key child hangs on."""
+        folder = self.device(pci) / "net" / name
+        write(folder / "ifindex", f"{index}\n")
+        write(folder / "iflink", f"{index if parent is None else parent}\n")
+
+    def add_rdma(self, pci: str, name: str, *, minor: int = 0, here: bool = True, guid: str = GUID) -> None:
+        """An RDMA device; `here` is whether it is in the namespace of this sysfs."""
+        device = self.device(pci)
+        (device / f"infiniband_verbs/uverbs{minor}").mkdir(parents=True)
+        write(self.root / f"class/infiniband_verbs/uverbs{minor}/ibdev", f"{name}\n")
+        if here:
+            write(device / f"infiniband/{name}/node_guid", f"{sysfs_guid(guid)}\n")
+            gid = f"fe80:0000:0000:0000:{sysfs_guid(guid)}\n"
+            write(device / f"infiniband/{name}/ports/1/gids/0", gid)
+            link(self.root / f"class/infiniband/{name}", device / f"infiniband/{name}")
+            # The kernel's links go up past their target and down again (kernfs_get_target_path).
+            os.symlink(f"../../../{pci}", device / f"infiniband/{name}/device")
