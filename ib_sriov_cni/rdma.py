@@ -6,6 +6,7 @@ Sources: drivers/infiniband/core/nldev.c, include/uapi/rdma/rdma_netlink.h, `man
 from __future__ import annotations
 
 import errno
+import time
 
 from ib_sriov_cni import nlmsg as m
 from ib_sriov_cni.errors import KernelRefused
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 RDMA_NL_NLDEV = 5
 CMD_GET, CMD_SET, CMD_SYS_GET = 1, 2, 6
+FIRST_PAUSE, LAST_PAUSE = 0.005, 0.1  # between dumps for a device that the last one did not have
 
 
 class Rdma:
@@ -53,9 +55,23 @@ class Rdma:
         return "exclusive" if answer.get_attr("RDMA_NLDEV_SYS_ATTR_NETNS_MODE") == 0 else "shared"
 
     def read_devices(self) -> dict[str, int]:
-        """Give the RDMA devices seen from this namespace: name to index."""
+        """Give the RDMA devices seen from this namespace: name to index; see find_device for what may be missing."""
         answers = self._ask("list", "RDMA devices", CMD_GET, flags=m.NLM_F_DUMP)
         return {a.get_attr("RDMA_NLDEV_ATTR_DEV_NAME"): a.get_attr("RDMA_NLDEV_ATTR_DEV_INDEX") for a in answers}
+
+    def find_device(self, name: str) -> int | None:
+        """Give the index of a device, None if this namespace has none of that name.
+
+        A dump takes one device a turn and finds the next by counting (nldev_get_dumpit), so it leaves some out
+        while others come and go: only several dumps in a row can say that a device is not there.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            index = self.read_devices().get(name)
+            if index is not None or pause > LAST_PAUSE:
+                return index
+            time.sleep(pause)
+            pause *= 2
 
     def move_device(self, name: str, netns: int) -> None:
         """Move the device to the namespace of that open file; its IPoIB netdevs are made anew (docs/lab)."""
@@ -66,7 +82,7 @@ class Rdma:
         self._set(f"rename to {new}", name, ("RDMA_NLDEV_ATTR_DEV_NAME", new))
 
     def _set(self, operation: str, name: str, attribute: tuple[str, object]) -> None:
-        index = self.read_devices().get(name)
+        index = self.find_device(name)
         target = f"RDMA device {name}"
         if index is None:
             raise KernelRefused(operation, target, errno.ENODEV)

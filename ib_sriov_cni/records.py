@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from ib_sriov_cni.errors import StateFailure
 from ib_sriov_cni.model import Guid, PciAddress
@@ -146,6 +147,7 @@ class Records:
 
     def __init__(self, state_dir: str = DEFAULT_STATE_DIR) -> None:
         """Nothing is made before the first write."""
+        self._state_dir = state_dir
         self._attachments = f"{state_dir}/attachments"
         self._devices = f"{state_dir}/devices"
 
@@ -233,6 +235,47 @@ class Records:
                     keys.append(key)
         return keys
 
+    # ---- the Go plugin's records (N6), directly in the state directory
+
+    def foreign_file_of(self, key: Key) -> str:
+        """Give the path of the Go plugin's record of an attachment."""
+        return f"{self._state_dir}/{key.container_id}-{key.ifname}"
+
+    def read_foreign(self, key: Key) -> tuple[dict[str, object], float] | None:
+        """Give the Go plugin's record and when it was written; one that cannot be understood is set aside."""
+        path = self.foreign_file_of(key)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            doc = _read_json(fd)
+        finally:
+            os.close(fd)
+        # Its name does not say the network: another network's attachment of the same interface is not ours.
+        if isinstance(doc, dict) and doc.get("name") in (None, "", key.network):
+            return doc, status.st_mtime
+        if not isinstance(doc, dict):
+            self.set_foreign_aside(key)
+        return None
+
+    def set_foreign_aside(self, key: Key) -> None:
+        """Rename the Go plugin's record so that it is never in the way."""
+        self._set_aside(self.foreign_file_of(key))
+
+    def forget_foreign(self, key: Key) -> None:
+        """Remove the Go plugin's record; absent is fine. Raises StateFailure (106)."""
+        path = self.foreign_file_of(key)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as fault:
+            raise StateFailure(f"remove the Go plugin's record {path}: {fault.strerror}") from None
+
     # ---- who owns a VF
 
     def read_owner(self, pci: PciAddress) -> Key | None:
@@ -270,6 +313,13 @@ class Records:
             os.rmdir(self._devices)
         except OSError:
             pass  # other VFs are in use
+
+
+def _read_json(fd: int) -> object:
+    try:
+        return loads(os.read(fd, MAX_RECORD))
+    except (OSError, ValueError):
+        return None
 
 
 def _names(folder: str) -> list[str]:

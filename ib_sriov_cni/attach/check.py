@@ -112,7 +112,7 @@ def _rdma_differences(host: Host, record: Record, netns: Netns) -> list[str]:
     if record.rdma_isolation:
         inside = host.open_rdma(netns)
         try:
-            return [] if rdma.name in inside.read_devices() else [f"RDMA device {rdma.name} is not in the pod"]
+            return [] if inside.find_device(rdma.name) is not None else [f"RDMA device {rdma.name} is not in the pod"]
         finally:
             inside.close()
     return [] if rdma.node_guid is not None else [f"RDMA device {rdma.name} has left the host's namespace"]

@@ -10,7 +10,7 @@ import errno
 
 from ib_sriov_cni.attach.vf import aside_name, await_devices, await_fact, pod_of, read_netdev, rebind, restore_names
 from ib_sriov_cni.delegate import delete_addresses
-from ib_sriov_cni.errors import DeviceUnusable, KernelRefused
+from ib_sriov_cni.errors import CniError, DeviceUnusable, KernelRefused
 from ib_sriov_cni.netconf import parse_netconf
 from ib_sriov_cni.netns import open_own, try_open_netns
 from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS
@@ -35,6 +35,11 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
     undo = Undo()
     record = host.records.read(key)
     if record is None:
+        try:
+            record = _take_over(host, request, conf, key)
+        except CniError as fault:
+            undo.faults.append(fault)
+    if record is None:
         host.log.debug("no record: nothing was attached, or it is released already")
         undo.attempt(lambda: release_addresses(host, request, conf))
     else:
@@ -47,7 +52,22 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
                 release(host, record, request, conf, undo)
             else:
                 undo.attempt(lambda: release_addresses(host, request, conf))
+    if not undo.faults:
+        undo.attempt(lambda: host.records.forget_foreign(key))
     undo.raise_faults()
+
+
+def _take_over(host: Host, request: Request, conf: NetConf, key: Key) -> Record | None:
+    """Make the Go plugin's record of this attachment ours, owner of its VF unless somebody else is."""
+    from ib_sriov_cni.attach.adopt import adopt
+
+    record = adopt(host, request, conf, key)
+    if record is not None:
+        with host.locks.take(record.pci, f"{key.container_id} {key.ifname}", conf.lock_timeout):
+            host.records.write(record)
+            if host.records.read_owner(record.pci) is None:
+                host.records.claim(record.pci, key)
+    return record
 
 
 def release(host: Host, record: Record, request: Request, conf: NetConf, undo: Undo) -> None:
@@ -218,7 +238,7 @@ def _move_rdma_home(host: Host, record: Record, netns: Netns, home: Netns) -> No
         return
     inside = host.open_rdma(netns)
     try:
-        if rdma.name in inside.read_devices():
+        if inside.find_device(rdma.name) is not None:
             inside.move_device(rdma.name, home.fd)
     finally:
         inside.close()

@@ -56,7 +56,7 @@ def ofed(tmp_path: Path) -> Path:
 
 
 def configs(root: Path, netlink: Netlink) -> VfConfigs:
-    return VfConfigs(lambda: netlink, str(root))  # type: ignore[arg-type]  # the calls that are wanted of rtnetlink
+    return VfConfigs(lambda: netlink, str(root))  # type: ignore[arg-type, return-value]  # the calls that are wanted of rtnetlink
 
 
 def test_files_are_read_where_they_are(tmp_path: Path, ofed: Path, netlink: Netlink) -> None:
