@@ -105,9 +105,9 @@ class Store:
     # Reading.
 
     def held(self, holder: Holder) -> list[Address]:
-        """Give the addresses an attachment holds, those of records without interface name included (H4)."""
+        """Give the addresses an attachment holds, by name; records without interface name count (H4)."""
         names = self._names_of(holder) + self._names_of(Holder(container_id=holder.container_id))
-        return [address for address in map(lease_address, names) if address is not None]
+        return [address for address in map(lease_address, sorted(names)) if address is not None]
 
     def cursor(self, index: int) -> Address | None:
         """Give the address reserved last in a set; None if that is unknown."""
