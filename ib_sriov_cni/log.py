@@ -80,7 +80,9 @@ class Log:
 
     def _append(self, line: str) -> None:
         try:
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            # Not to wait for the reader of a pipe, nor to be tied to a terminal.
+            aloof = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | aloof, 0o640)
         except OSError as fault:
             _write_all(2, f"level=warning msg={_quote(f'cannot open logFile {self._path}: {fault.strerror}')}\n")
             self._path = ""  # say so once
