@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import shlex
@@ -34,6 +36,7 @@ CONFLIST = {
         }
     ],
 }
+PR_SET_CHILD_SUBREAPER = 36
 PINGPONG_PORT = 18515
 MESSAGES = 1000
 
@@ -207,6 +210,7 @@ class Demo:
         self.story.say("Both attachments are as ADD left them: GUIDs, names, addresses, routes, RDMA device, record.")
 
     def killed(self) -> None:
+        become_subreaper()
         before = host_snapshot(self.hca)
         pod = Pod("worker-2")
         self.vf_of[pod.name] = 2
@@ -219,11 +223,13 @@ class Demo:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        # The first effect on the HCA: the PF holds a GUID for the VF, which the VF itself has yet to take.
-        touched = commands.wait(lambda: self.touched(2) or running.poll() is not None, step=0.005)
+        # Half-way: the VF's RDMA device is gone, because its driver is being bound anew.
+        half_way = commands.wait(lambda: self.hca.rdma(2) is None or running.poll() is not None, timeout=60, step=0.005)
         os.killpg(running.pid, signal.SIGKILL)
-        assert touched, "ADD had no effect within the time"
+        assert half_way, "ADD had not touched the VF after a minute"
         status = running.wait()
+        # The plugin may have been inside the kernel, binding a driver: it ends when that has ended.
+        await_orphans(running.pid)
         assert status == -signal.SIGKILL, f"ADD ended by itself, with {status}, before it could be killed"
         left = differences(before.facts, host_snapshot(self.hca).facts)
         assert left, "ADD was killed before it had done anything"
@@ -235,9 +241,6 @@ class Demo:
         pod.delete()
         before.assert_as_before()
         self.story.say("DEL found the record that ADD had written before it touched anything, and undid it all.")
-
-    def touched(self, vf: int) -> bool:
-        return hca.NO_GUID not in self.hca.guids_at_pf(vf)
 
     def delete(self) -> None:
         for pod in self.pods:
@@ -268,6 +271,18 @@ def install_plugin() -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(f'#!/bin/sh\nexec {command} "$@"\n')
     os.chmod(path, 0o755)  # noqa: S103  a program
+
+
+def become_subreaper() -> None:
+    """Have orphans handed to this process, which can then wait for them (prctl(2))."""
+    assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def await_orphans(group: int) -> None:
+    """Wait until every process of a group has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-group, 0)
 
 
 def kernel() -> str:

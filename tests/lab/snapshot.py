@@ -103,9 +103,12 @@ def _functions(hca: Hca) -> dict[str, str]:
         facts[f"{name} node GUID"] = hca.node_guid(vf) if rdma else "unseen"
         facts[f"{name} port GUID"] = hca.port_guid(vf) if rdma else "unseen"
     for each in shown:
-        name = f"VF {each['vf']} ({hca.pci(each['vf'])}) at the PF"
-        facts[f"{name}: node GUID"] = _pf_guid(each.get("node guid"), hca.node_guid(each["vf"]))
-        facts[f"{name}: port GUID"] = _pf_guid(each.get("port guid"), hca.port_guid(each["vf"]))
+        vf = each["vf"]
+        name = f"VF {vf} ({hca.pci(vf)}) at the PF"
+        # without a driver it has none of its own
+        bound = hca.rdma_anywhere(vf) is not None
+        facts[f"{name}: node GUID"] = _pf_guid(each.get("node guid"), hca.node_guid(vf) if bound else None)
+        facts[f"{name}: port GUID"] = _pf_guid(each.get("port guid"), hca.port_guid(vf) if bound else None)
         facts[f"{name}: link state"] = str(each.get("link_state", "none"))
     return facts
 
