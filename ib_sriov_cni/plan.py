@@ -31,6 +31,7 @@ class Facts:
     netdev: Link | None  # in the host's namespace
     rdma_here: bool  # the RDMA device is seen from the host's namespace
     mode: str  # RDMA namespace mode: shared or exclusive
+    holders: dict[Guid, str] = {}  # noqa: RUF012  # GUIDs that others on this node have, and who; read if one is chosen
 
     @property
     def config(self) -> VfConfig:
@@ -130,8 +131,13 @@ def _refuse_unusable(conf: NetConf, facts: Facts) -> None:
 def _choose_guid(conf: NetConf, facts: Facts) -> tuple[Guid | None, str]:
     """Give the GUID to set and its origin; None keeps what the VF has."""
     if conf.guid is not None:
+        if conf.guid in facts.holders:
+            raise DeviceUnusable(
+                f"{conf.guid_source} {conf.guid} is held by {facts.holders[conf.guid]}",
+                "a GUID names one port of the fabric: give this pod another, or none",
+            )
         return conf.guid, conf.guid_source
-    if facts.node_guid and facts.port_guid and not facts.port_guid.fault and not facts.node_guid.fault:
+    if keeps_guid(conf, facts):
         return None, "kept"
     others = {
         guid
@@ -139,7 +145,13 @@ def _choose_guid(conf: NetConf, facts: Facts) -> tuple[Guid | None, str]:
         if index != facts.function.index
         for guid in (c.node_guid, c.port_guid)
     }
-    return derive_guid(facts.pf_link.port_guid, facts.function, others), "derived"
+    return derive_guid(facts.pf_link.port_guid, facts.function, others | set(facts.holders)), "derived"
+
+
+def keeps_guid(conf: NetConf, facts: Facts) -> bool:
+    """Whether the VF stays as it is: no GUID is asked for, and it has usable ones."""
+    node, port = facts.node_guid, facts.port_guid
+    return conf.guid is None and bool(node and port) and not (node and node.fault) and not (port and port.fault)
 
 
 def derive_guid(pf_guid: Guid | None, function: VfFunction, others: set[Guid]) -> Guid:

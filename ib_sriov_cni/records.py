@@ -285,6 +285,11 @@ class Records:
         except OSError:
             return None
 
+    def read_owners(self) -> list[tuple[str, Key]]:
+        """Give each owned VF's PCI address with its owner."""
+        pairs = [(pci, self.read_owner(PciAddress(pci))) for pci in _names(self._devices)]
+        return [(pci, key) for pci, key in pairs if key is not None]
+
     def claim(self, pci: PciAddress, key: Key) -> None:
         """Make an attachment the owner of a VF, durably. Raises StateFailure (106)."""
         path = f"{self._devices}/{pci}"

@@ -81,6 +81,15 @@ class Sysfs:
             pf_netdev=self.read_netdev(PciAddress(pf)),
         )
 
+    def read_guids(self) -> dict[Guid, str]:
+        """Give node and port GUIDs of the RDMA devices in this sysfs's namespace, with the device's name."""
+        found: dict[Guid, str] = {}
+        for name in self._list(f"{self._root}/class/infiniband"):
+            folder = f"{self._root}/class/infiniband/{name}"
+            texts = (self._read(f"{folder}/node_guid"), self._read(f"{folder}/ports/1/gids/0")[20:])
+            found |= {guid: name for guid in (_guid(text) for text in texts) if guid}
+        return found
+
     def read_pfs(self) -> list[PciAddress]:
         """Give the PFs that have an RDMA device in this sysfs's namespace and can do SR-IOV, in order."""
         found = set()
