@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ipam.store import Store
 
 KNOWN_ARGS = frozenset({"IP"})
+_TEXT_MAX = 1 << 20  # bytes of a file that the configuration names
 _ATTACHMENTS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
 
@@ -153,9 +154,9 @@ def _holder(request: Request) -> Holder:
 def _own_sets(settings: Settings) -> tuple[RangeSet, ...]:
     if settings.slices is None:
         return settings.sets
-    from ipam.slices import cut_sets, read_slice
+    from ipam.slices import cut_sets, find_slice
 
-    return cut_sets(settings.sets, read_slice(settings.slices))
+    return cut_sets(settings.sets, find_slice(settings.slices, _read_text))
 
 
 def _advance(store: Store, refusal: Refusal) -> None:
@@ -169,9 +170,17 @@ def _advance(store: Store, refusal: Refusal) -> None:
 def _read_dns(path: str) -> Mapping[str, object]:
     if not path:
         return NO_DNS
-    from ipam.resolvconf import read_resolv_conf
+    from ipam.resolvconf import parse_resolv_conf
 
-    return read_resolv_conf(path)
+    try:
+        return parse_resolv_conf(_read_text(path))
+    except OSError as error:
+        raise StateFailure(f"ipam.resolvConf {path} cannot be read: {error.strerror}") from None
+
+
+def _read_text(path: str) -> str:
+    with open(path, "rb") as file:
+        return file.read(_TEXT_MAX).decode(errors="replace")
 
 
 def _promised(request: Request, sets: tuple[RangeSet, ...]) -> list[tuple[str, tuple[int, int]]]:

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from ipam.errors import StateFailure
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_FILE_MAX = 1 << 20  # bytes
-
 
 def parse_resolv_conf(text: str) -> dict[str, object]:
     """Give nameservers, domain, search and options, as the `dns` of a result has them."""
@@ -29,12 +21,3 @@ def parse_resolv_conf(text: str) -> dict[str, object]:
     if domain:
         dns["domain"] = domain
     return dns
-
-
-def read_resolv_conf(path: str) -> Mapping[str, object]:
-    """Read the file; StateFailure if that fails."""
-    try:
-        with open(path, "rb") as file:
-            return parse_resolv_conf(file.read(_FILE_MAX).decode(errors="replace"))
-    except OSError as error:
-        raise StateFailure(f"ipam.resolvConf {path} cannot be read: {error.strerror}") from None

@@ -17,11 +17,12 @@ from ipam.value import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ipam.ranges import Range, RangeSet
 
 SUBNET_ENV = "/run/flannel/subnet.env"
 _SOURCES = ("flannel", "indexFile", "index")
-_FILE_MAX = 1 << 16  # bytes
 
 
 @value
@@ -72,13 +73,15 @@ def _natural(number: object, least: int) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number >= least
 
 
-def read_slice(source: SliceSource) -> Slice:
-    """Find out which slice is this node's; TryAgainLater names the file that is missing or torn."""
+def find_slice(source: SliceSource, read: Callable[[str], str]) -> Slice:
+    """Tell which slice is this node's; `read` gives the text of a file.
+
+    TryAgainLater names the file if it is missing or torn.
+    """
     if source.kind == "index":
         return _check_slice(source.index, source.count or 0, "ipam.slices.index")
     try:
-        with open(source.path, "rb") as file:
-            text = file.read(_FILE_MAX).decode()
+        text = read(source.path)
         if source.kind == "flannel":
             index, count = parse_flannel(text)
         else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,16 +17,17 @@ from ipam.slices import (
     SliceSource,
     cut_range,
     cut_sets,
+    find_slice,
     parse_flannel,
     parse_slices,
-    read_slice,
 )
 from tests.ipam.calls import ask
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 FLANNEL = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.{node}.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+
+
+def find_slice_of(source: SliceSource) -> Slice:
+    return find_slice(source, lambda path: Path(path).read_bytes().decode())
 
 
 def numbered(index: int, count: int) -> Slice:
@@ -161,7 +163,7 @@ def test_n7_a_torn_file_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
     path.write_text(text)
     with pytest.raises(TryAgainLater, match=str(path)):
-        read_slice(SliceSource(kind="flannel", path=str(path)))
+        find_slice_of(SliceSource(kind="flannel", path=str(path)))
 
 
 @pytest.mark.parametrize("kind", ["flannel", "indexFile"])
@@ -170,7 +172,7 @@ def test_a_missing_or_unreadable_file_is_named(kind: str, tmp_path: Path) -> Non
     junk.write_bytes(b"\xff\xfe")
     for path in (tmp_path / "none", tmp_path, junk):
         with pytest.raises(TryAgainLater, match=str(path)):
-            read_slice(SliceSource(kind=kind, path=str(path), count=4))
+            find_slice_of(SliceSource(kind=kind, path=str(path), count=4))
 
 
 @pytest.mark.parametrize(("text", "index"), [("3", 3), (" 0\n", 0), ("007\n", 7)])
@@ -178,7 +180,7 @@ def test_an_index_file(text: str, index: int, tmp_path: Path) -> None:
     path = tmp_path / "index"
     path.write_text(text)
     source = SliceSource(kind="indexFile", path=str(path), count=16)
-    assert read_slice(source) == Slice(index=index, count=16, origin=str(path))
+    assert find_slice_of(source) == Slice(index=index, count=16, origin=str(path))
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.0", "1 2", "\u0663", "9" * 12])
@@ -186,18 +188,18 @@ def test_an_index_file_without_a_number(text: str, tmp_path: Path) -> None:
     path = tmp_path / "index"
     path.write_text(text)
     with pytest.raises(TryAgainLater, match=str(path)):
-        read_slice(SliceSource(kind="indexFile", path=str(path), count=16))
+        find_slice_of(SliceSource(kind="indexFile", path=str(path), count=16))
 
 
 def test_more_nodes_than_slices(tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
     path.write_text(FLANNEL.format(node=64))
     with pytest.raises(InvalidConfiguration, match=rf"number 64 \({path}\).*only 64 slices, 0 to 63") as caught:
-        read_slice(SliceSource(kind="flannel", path=str(path), count=64))
+        find_slice_of(SliceSource(kind="flannel", path=str(path), count=64))
     assert "ipam.slices.count" in caught.value.details
-    assert read_slice(SliceSource(kind="flannel", path=str(path), count=65)).index == 64
+    assert find_slice_of(SliceSource(kind="flannel", path=str(path), count=65)).index == 64
     with pytest.raises(CniError, match="number 4 "):
-        read_slice(SliceSource(kind="index", index=4, count=4))
+        find_slice_of(SliceSource(kind="index", index=4, count=4))
 
 
 @pytest.mark.parametrize(
