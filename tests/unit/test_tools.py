@@ -55,7 +55,9 @@ class Project:
     def run(self, *names: str) -> tuple[int, str]:
         """Exit status and last line."""
         command = [os.path.join(ROOT, ".venv", "bin", "python"), self.script, *names]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        # Without plugins a pytest of its own starts in half the time.
+        environ = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environ)
         return done.returncode, done.stdout.splitlines()[-1]
 
 
