@@ -25,11 +25,15 @@ from ipam.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 SCHEMA = 1
 DEFAULT_STATE_DIR = "/var/lib/cni/ib-sriov"
-MAX_RECORD = 1 << 20
+MAX_RECORD = 1 << 24  # a configuration and a result of 1 MiB each, in ASCII
+TRIES = 100
+# There is none, and with a name too long for a file there never was one.
+NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 @value
@@ -89,7 +93,8 @@ class Record:
     result: dict[str, object]  # once committed, in the newest version
 
 
-_GUIDS = ("had_node_guid", "had_port_guid", "had_config_node_guid", "had_config_port_guid", "guid", "node_guid")
+_MAY_BE_UNKNOWN = ("had_node_guid", "had_port_guid")
+_GUIDS = (*_MAY_BE_UNKNOWN, "had_config_node_guid", "had_config_port_guid", "guid", "node_guid")
 
 
 def render_record(record: Record) -> dict[str, object]:
@@ -110,12 +115,13 @@ def parse_record(doc: Any) -> Record:
     fields = {name: item for name, item in doc.items() if name != "schema"}
     fields["key"] = Key(**doc["key"])
     fields["pci"] = PciAddress.parse(doc["pci"])
-    fields["had_altnames"] = tuple(doc["had_altnames"])
-    for name in _GUIDS:
-        fields[name] = None if doc[name] is None else Guid.parse(doc[name])
     for name, kind in _KINDS.items():
         if not isinstance(fields[name], kind):
             raise TypeError(f"{name} is {fields[name]!r}")
+    fields["had_altnames"] = tuple([str(name) for name in doc["had_altnames"]])
+    for name in _GUIDS:
+        unknown = doc[name] is None and name in _MAY_BE_UNKNOWN
+        fields[name] = None if unknown else Guid.parse(doc[name])
     return Record(**fields)
 
 
@@ -129,6 +135,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "rdma_isolation": bool,
     "driver": str,
     "had_netdev": str,
+    "had_altnames": list,
     "had_mtu": int,
     "had_up": bool,
     "had_rdma": str,
@@ -162,10 +169,10 @@ class Records:
         """
         path = self.file_of(key)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as fault:
+            if fault.errno in NO_RECORD:
+                return None
             if fault.errno == errno.ELOOP:  # a link somebody planted
                 self._set_aside(path)
                 return None
@@ -192,22 +199,31 @@ class Records:
     def write(self, record: Record) -> None:
         """Write or replace a record, durably. Raises StateFailure (106); then nothing changed."""
         path = self.file_of(record.key)
-        temporary = f"{path}.new"
         try:
-            folder = _make_folders(self._attachments, record.key.network)
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            text = dumps(render_record(record)).encode() + b"\n"
+            _try_again(lambda: self._write(record.key, path, text))
+        except (OSError, ValueError) as fault:
+            hint = "the state directory must be writable and have room"
+            reason = fault.strerror if isinstance(fault, OSError) else fault
+            raise StateFailure(f"write record {path}: {reason}", hint) from None
+
+    def _write(self, key: Key, path: str, text: bytes) -> None:
+        folder = _make_folders(self._attachments, key.network)
+        temporary = f"{path}.new"
+        _remove_quietly(temporary)
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 os.fchmod(fd, 0o600)
-                _write_whole(fd, dumps(render_record(record)).encode() + b"\n")
+                _write_whole(fd, text)
                 os.fsync(fd)
             finally:
                 os.close(fd)
             os.rename(temporary, path)
-            _sync(folder)
-        except OSError as fault:
+        except OSError:
             _remove_quietly(temporary)
-            hint = "the state directory must be writable and have room"
-            raise StateFailure(f"write record {path}: {fault.strerror}", hint) from None
+            raise
+        _sync(folder)
 
     def forget(self, key: Key) -> None:
         """Remove a record; absent is fine. Raises StateFailure (106)."""
@@ -215,10 +231,9 @@ class Records:
         try:
             os.unlink(path)
             _sync(os.path.dirname(path))
-        except (FileNotFoundError, NotADirectoryError):
-            pass
         except OSError as fault:
-            raise StateFailure(f"remove record {path}: {fault.strerror}") from None
+            if fault.errno not in NO_RECORD:
+                raise StateFailure(f"remove record {path}: {fault.strerror}") from None
         for parent in (os.path.dirname(path), self._attachments):
             try:
                 os.rmdir(parent)
@@ -262,6 +277,19 @@ class Records:
             self.set_foreign_aside(key)
         return None
 
+    def read_foreign_keys(self, network: str) -> list[Key]:
+        """Give the attachments of a network that the Go plugin's records speak of."""
+        keys = []
+        for name in _names(self._state_dir):
+            cut = name.find("-")
+            while cut > 0:  # either part may have a hyphen: the record itself says where the second one begins
+                key = Key(network=network, container_id=name[:cut], ifname=name[cut + 1 :])
+                found = self.read_foreign(key) if os.path.isfile(f"{self._state_dir}/{name}") else None
+                if found and found[0].get("ContIFNames", key.ifname) == key.ifname:
+                    keys.append(key)
+                cut = name.find("-", cut + 1)
+        return keys
+
     def set_foreign_aside(self, key: Key) -> None:
         """Rename the Go plugin's record so that it is never in the way."""
         self._set_aside(self.foreign_file_of(key))
@@ -287,21 +315,25 @@ class Records:
 
     def read_owners(self) -> list[tuple[str, Key]]:
         """Give each owned VF's PCI address with its owner."""
-        pairs = [(pci, self.read_owner(PciAddress(pci))) for pci in _names(self._devices)]
+        names = [name for name in _names(self._devices) if not name.endswith(".new")]  # what a killed claim left
+        pairs = [(name, self.read_owner(PciAddress(name))) for name in names]
         return [(pci, key) for pci, key in pairs if key is not None]
 
     def claim(self, pci: PciAddress, key: Key) -> None:
         """Make an attachment the owner of a VF, durably. Raises StateFailure (106)."""
         path = f"{self._devices}/{pci}"
-        temporary = f"{path}.new"
         try:
-            _make_folders(self._devices, "")
-            _remove_quietly(temporary)
-            os.symlink(key.path, temporary)
-            os.rename(temporary, path)
-            _sync(self._devices)
+            _try_again(lambda: self._claim(path, key))
         except OSError as fault:
             raise StateFailure(f"write owner of VF {path}: {fault.strerror}") from None
+
+    def _claim(self, path: str, key: Key) -> None:
+        temporary = f"{path}.new"
+        _make_folders(self._devices, "")
+        _remove_quietly(temporary)
+        os.symlink(key.path, temporary)
+        os.rename(temporary, path)
+        _sync(self._devices)
 
     def disclaim(self, pci: PciAddress, key: Key) -> None:
         """Let go of a VF if it is ours. Raises StateFailure (106)."""
@@ -334,11 +366,32 @@ def _names(folder: str) -> list[str]:
         return []
 
 
+def _try_again(action: Callable[[], None]) -> None:
+    """Act, and again where a folder vanished: whoever removes the last record in it removes it too."""
+    for _ in range(TRIES):
+        try:
+            action()
+        except FileNotFoundError:
+            continue
+        return
+    action()
+
+
+def _make_parents(folder: str) -> None:
+    """Make the folders that are not ours, for nobody else to write to, whatever the umask."""
+    if not folder or os.path.isdir(folder):
+        return
+    _make_parents(os.path.dirname(folder))
+    try:
+        os.mkdir(folder, 0o755)
+    except FileExistsError:
+        pass
+
+
 def _make_folders(base: str, name: str) -> str:
     """Make the folders down to base/name, 0700 whatever the umask where they are ours; gives the last one."""
     state_dir = os.path.dirname(base)
-    if not os.path.isdir(os.path.dirname(state_dir)):
-        os.makedirs(os.path.dirname(state_dir), exist_ok=True)
+    _make_parents(os.path.dirname(state_dir))
     folder = base
     for folder in (state_dir, base, f"{base}/{name}") if name else (state_dir, base):
         try:

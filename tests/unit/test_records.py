@@ -1,0 +1,540 @@
+"""ib_sriov_cni.records: what is written is read back, whole or not at all, whatever lies in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ib_sriov_cni.errors import StateFailure
+from ib_sriov_cni.model import GUID_MAX, Guid, PciAddress
+from ib_sriov_cni.records import Key, Record, Records, parse_record, render_record
+from ipam.fastjson import dumps, loads
+from ipam.value import replace
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+VF = PciAddress("0000:3b:00.2")
+KEY = Key(network="ib", container_id="c1", ifname="net1")
+RECORD = Record(
+    key=KEY,
+    pci=VF,
+    boot_id="b",
+    netns_path="/run/netns/x",
+    netns_cookie=7,
+    pod="train/worker-0",
+    since=1.5,
+    committed=False,
+    rdma_isolation=True,
+    driver="mlx5_core",
+    had_netdev="ib1",
+    had_altnames=("ibp59s0f0v1",),
+    had_mtu=2044,
+    had_up=False,
+    had_rdma="mlx5_3",
+    had_uverbs="uverbs3",
+    had_node_guid=None,
+    had_port_guid=Guid(5),
+    had_config_node_guid=Guid(0),
+    had_config_port_guid=Guid(0),
+    had_link_state="auto",
+    guid=Guid(9),
+    node_guid=Guid(9),
+    set_guid=True,
+    link_state="",
+    conf={"name": "ib", "ipam": {"type": "host-local"}},
+    args="",
+    result={},
+)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "lib/cni/ib-sriov"
+
+
+@pytest.fixture
+def records(state: Path) -> Records:
+    return Records(str(state))
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file and link below a folder, with its content or target."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = f"-> {os.readlink(path)}"
+        elif path.is_file():
+            found[name] = path.read_text()
+        elif not any(path.iterdir()):
+            found[f"{name}/"] = ""
+    return found
+
+
+# ---- what is written is read back
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+GUIDS = st.integers(0, GUID_MAX).map(Guid)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,20}", fullmatch=True)
+IFNAMES = st.text(
+    st.characters(codec="utf-8", exclude_characters="/:", exclude_categories=("Cc", "Zs")), min_size=1, max_size=3
+).filter(lambda name: name not in {".", ".."})
+KEYS = st.builds(Key, network=NAMES, container_id=NAMES, ifname=IFNAMES)
+RECORDS = st.builds(
+    Record,
+    key=KEYS,
+    pci=st.just(VF),
+    boot_id=TEXT,
+    netns_path=TEXT,
+    netns_cookie=st.integers(0, GUID_MAX),
+    pod=TEXT,
+    since=st.floats(0, 1e12),
+    committed=st.booleans(),
+    rdma_isolation=st.booleans(),
+    driver=TEXT,
+    had_netdev=TEXT,
+    had_altnames=st.lists(TEXT, max_size=3).map(tuple),
+    had_mtu=st.integers(0, 1 << 31),
+    had_up=st.booleans(),
+    had_rdma=TEXT,
+    had_uverbs=TEXT,
+    had_node_guid=st.none() | GUIDS,
+    had_port_guid=st.none() | GUIDS,
+    had_config_node_guid=GUIDS,
+    had_config_port_guid=GUIDS,
+    had_link_state=TEXT,
+    guid=GUIDS,
+    node_guid=GUIDS,
+    set_guid=st.booleans(),
+    link_state=TEXT,
+    conf=st.dictionaries(TEXT, JSON, max_size=3),
+    args=TEXT,
+    result=st.dictionaries(TEXT, JSON, max_size=3),
+)
+
+
+@given(RECORDS)
+def test_a_record_is_read_back_from_its_document(record: Record) -> None:
+    assert parse_record(loads(dumps(render_record(record)))) == record
+
+
+@given(RECORDS)
+def test_a_record_is_read_back_from_disk(tmp_path_factory: pytest.TempPathFactory, record: Record) -> None:
+    state = tmp_path_factory.mktemp("state") / "s"
+    records = Records(str(state))
+    records.write(record)
+    assert records.read(record.key) == record
+    assert records.read_keys() == [record.key]
+    records.claim(record.pci, record.key)
+    assert records.read_owner(record.pci) == record.key
+    records.disclaim(record.pci, record.key)
+    records.forget(record.key)
+    assert tree(state) == {}
+
+
+@given(KEYS)
+def test_a_key_is_read_back_from_its_path(key: Key) -> None:
+    assert Key.parse(key.path) == key
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "a", "a/b", "a/:", "a/b:", "a/:c", "/b:c", "a/b:c/d", "../../x", "/etc/passwd"]
+)
+def test_what_is_no_key(path: str) -> None:
+    assert Key.parse(path) is None
+
+
+def test_c12_names_with_dashes_are_told_apart(records: Records) -> None:
+    one = Key(network="n", container_id="a-b", ifname="c")
+    other = Key(network="n", container_id="a", ifname="b-c")
+    records.write(replace(RECORD, key=one, pod="one"))
+    records.write(replace(RECORD, key=other, pod="other"))
+    found = [records.read(key) for key in (one, other)]
+    assert [record.pod for record in found if record] == ["one", "other"]
+    records.forget(one)
+    assert records.read_keys() == [other]
+
+
+def test_a_record_is_replaced(records: Records, state: Path) -> None:
+    records.write(RECORD)
+    records.write(replace(RECORD, committed=True))
+    found = records.read(KEY)
+    assert found is not None
+    assert found.committed
+    assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
+
+
+def test_reading_makes_nothing(records: Records, state: Path) -> None:
+    assert records.read(KEY) is None
+    assert records.read_owner(VF) is None
+    assert records.read_keys() == []
+    records.forget(KEY)
+    records.disclaim(VF, KEY)
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077])
+def test_modes_whatever_the_umask(records: Records, state: Path, tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        records.write(RECORD)
+        records.claim(VF, KEY)
+    finally:
+        os.umask(before)
+    for folder in (state, state / "attachments", state / "attachments/ib", state / "devices"):
+        assert folder.stat().st_mode & 0o777 == 0o700, folder
+    assert (state / "attachments/ib/c1:net1.json").stat().st_mode & 0o777 == 0o600
+    for folder in (tmp_path / "lib", tmp_path / "lib/cni"):
+        assert folder.stat().st_mode & 0o022 == 0, "nobody else may put files where the state directory is"
+
+
+def test_a_large_configuration_is_read_back(records: Records) -> None:
+    # Standard input may be 1 MiB (ipam.edge); each of these letters takes three times its bytes in ASCII.
+    conf: dict[str, object] = {"name": "ib", "x": "ü" * (1 << 19)}
+    records.write(replace(RECORD, conf=conf, result={"y": "ü" * (1 << 19)}))
+    found = records.read(KEY)
+    assert found is not None
+    assert found.conf == conf
+
+
+def test_a_configuration_that_cannot_be_written_leaves_nothing(records: Records, state: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(StateFailure, match="nested too deeply"):
+        records.write(replace(RECORD, conf={"x": deep}))
+    assert not state.exists()
+
+
+# ---- what is not a record of ours
+
+
+def document(**changes: object) -> bytes:
+    return dumps({**render_record(RECORD), **changes}).encode()
+
+
+def without(name: str) -> bytes:
+    doc = render_record(RECORD)
+    del doc[name]
+    return dumps(doc).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 4096,
+        b"{",
+        b"[]",
+        b"null",
+        b"5",
+        b'"x"',
+        b"\xff\xfe",
+        b"{}",
+        document()[:-1],
+        document() + b"x",
+        document(schema=0),
+        document(schema=2),
+        document(schema="1"),
+        document(novelty=1),
+        document(key="ib/c1:net1"),
+        document(key={"network": "ib"}),
+        document(pci="x"),
+        document(pci=None),
+        document(guid="x"),
+        document(guid=None),
+        document(node_guid=None),
+        document(had_config_node_guid=None),
+        document(had_config_port_guid=None),
+        document(guid=5),
+        document(had_altnames=None),
+        document(had_altnames="abc"),
+        document(committed=1),
+        document(committed="true"),
+        document(had_mtu="2044"),
+        document(conf=[]),
+        document(result=None),
+        document(since="now"),
+        without("schema"),
+        without("pci"),
+        without("conf"),
+        without("had_config_node_guid"),
+    ],
+)
+def test_a_damaged_record_is_set_aside(records: Records, state: Path, content: bytes) -> None:
+    folder = state / "attachments/ib"
+    folder.mkdir(parents=True)
+    (folder / "c1:net1.json").write_bytes(content)
+    assert records.read(KEY) is None
+    assert [path.name for path in folder.iterdir()] == ["c1:net1.json.damaged"]
+    assert (folder / "c1:net1.json.damaged").read_bytes() == content
+    records.write(RECORD)
+    assert records.read(KEY) == RECORD
+
+
+def test_another_attachments_record_is_not_this_ones(records: Records, state: Path) -> None:
+    folder = state / "attachments/ib"
+    folder.mkdir(parents=True)
+    (folder / "c1:net1.json").write_bytes(document(key={"network": "ib", "container_id": "c2", "ifname": "net1"}))
+    assert records.read(KEY) is None
+
+
+def test_planted_links_are_not_followed(records: Records, state: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(document())
+    folder = state / "attachments/ib"
+    folder.mkdir(parents=True)
+    for name in ("c1:net1.json", "c1:net1.json.new"):
+        (folder / name).symlink_to(victim)
+    assert records.read(KEY) is None, "the record of a planted link is not believed"
+    records.write(replace(RECORD, pod="ours"))
+    found = records.read(KEY)
+    assert found is not None
+    assert found.pod == "ours"
+    assert victim.read_bytes() == document()
+    records.forget(KEY)
+    assert victim.exists()
+
+
+def test_a_planted_second_name_is_not_written_to(records: Records, state: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = state / "attachments/ib"
+    folder.mkdir(parents=True)
+    os.link(victim, folder / "c1:net1.json.new")
+    records.write(RECORD)
+    assert victim.read_text() == "precious"
+    assert records.read(KEY) == RECORD
+
+
+def test_a_pipe_in_the_way_is_not_waited_for(records: Records, state: Path) -> None:
+    folder = state / "attachments/ib"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "c1:net1.json")
+    assert records.read(KEY) is None
+    records.write(RECORD)
+    assert records.read(KEY) == RECORD
+
+
+def test_a_folder_in_the_way(records: Records, state: Path) -> None:
+    (state / "attachments/ib/c1:net1.json/x").mkdir(parents=True)
+    with pytest.raises(StateFailure, match=r"read record .*c1:net1.json: Is a directory"):
+        records.read(KEY)
+    with pytest.raises(StateFailure, match=r"write record .*c1:net1.json: Is a directory"):
+        records.write(RECORD)
+    with pytest.raises(StateFailure, match="remove record"):
+        records.forget(KEY)
+    assert [path.name for path in (state / "attachments/ib").iterdir()] == ["c1:net1.json"]
+
+
+@pytest.mark.parametrize("name", [".", "lib", "lib/cni", "lib/cni/ib-sriov", "lib/cni/ib-sriov/attachments"])
+def test_a_file_where_a_folder_should_be(records: Records, state: Path, tmp_path: Path, name: str) -> None:
+    if name == ".":
+        records = Records("/proc/self/nowhere/ib-sriov")
+    else:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert records.read(KEY) is None
+    assert records.read_owner(VF) is None
+    with pytest.raises(StateFailure) as caught:
+        records.write(RECORD)
+    assert caught.value.code == 106
+    assert "writable" in caught.value.details
+    records.forget(KEY)
+
+
+@pytest.mark.parametrize("length", [223, 224, 230, 231, 240, 255, 4000])
+def test_a_container_id_too_long_for_a_file(records: Records, state: Path, length: int) -> None:
+    key = replace(KEY, container_id="c" * length, ifname="i" * 15)
+    records.write(RECORD)
+    # Nothing can have been attached under it, so a DEL finds nothing (C13).
+    assert records.read(key) is None
+    records.forget(key)
+    records.disclaim(VF, key)
+    if length <= 230:  # with ":", the interface's 15 characters and ".json.new" the 255 of a file name
+        records.write(replace(RECORD, key=key))
+        assert records.read(key) is not None
+    else:
+        with pytest.raises(StateFailure, match="File name too long") as caught:
+            records.write(replace(RECORD, key=key))
+        assert caught.value.code == 106
+        assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
+
+
+# ---- who owns a VF
+
+
+def test_the_owner_of_a_vf(records: Records, state: Path) -> None:
+    other = replace(KEY, container_id="c2")
+    records.claim(VF, KEY)
+    assert records.read_owner(VF) == KEY
+    assert records.read_owner(PciAddress("0000:3b:00.3")) is None
+    records.claim(VF, other)
+    assert records.read_owner(VF) == other
+    records.disclaim(VF, KEY)
+    assert records.read_owner(VF) == other, "a late DEL does not take the VF from the next pod"
+    records.claim(PciAddress("0000:3b:00.3"), KEY)
+    assert sorted(records.read_owners()) == [(VF, other), ("0000:3b:00.3", KEY)]
+    records.disclaim(VF, other)
+    records.disclaim(VF, other)
+    assert records.read_owner(VF) is None
+    assert tree(state) == {"devices/0000:3b:00.3": "-> ib/c1:net1"}
+
+
+def test_a_claim_cut_short_is_no_owner(records: Records, state: Path) -> None:
+    (state / "devices").mkdir(parents=True)
+    (state / "devices" / f"{VF}.new").symlink_to("ib/c9:net1")
+    assert records.read_owner(VF) is None
+    assert records.read_owners() == []
+    records.claim(VF, KEY)
+    assert records.read_owners() == [(VF, KEY)]
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "..", "x"])
+def test_a_link_that_names_no_attachment(records: Records, state: Path, target: str) -> None:
+    (state / "devices").mkdir(parents=True)
+    (state / "devices" / VF).symlink_to(target)
+    assert records.read_owner(VF) is None
+    assert records.read_owners() == []
+    records.claim(VF, KEY)
+    assert records.read_owner(VF) == KEY
+
+
+def test_a_claim_that_cannot_be_written(records: Records, state: Path) -> None:
+    (state / "devices" / VF / "x").mkdir(parents=True)
+    with pytest.raises(StateFailure, match="write owner of VF"):
+        records.claim(VF, KEY)
+    assert records.read_owner(VF) is None
+
+
+# ---- crashes and company
+
+CRASH = """
+import json, os, resource, signal, sys
+from ib_sriov_cni.model import PciAddress
+from ib_sriov_cni.records import Records, parse_record
+doc, state, act, left, size = sys.argv[1:]
+record, records, left = parse_record(json.loads(doc)), Records(state), int(left)
+
+def count(event, arguments):
+    global left
+    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.chmod"):
+        left -= 1
+        if left < 0:
+            os._exit(9)
+
+if int(size) >= 0:
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
+sys.addaudithook(count)
+if act == "write":
+    records.write(record)
+elif act == "claim":
+    records.claim(record.pci, record.key)
+elif act == "disclaim":
+    records.disclaim(record.pci, record.key)
+else:
+    records.forget(record.key)
+os._exit(0)
+"""
+
+
+def crash(state: Path, act: str, record: Record, *, events: int = 1000, size: int = -1) -> int:
+    """Do it in a process that ends before system call number `events`, or when a file is that large."""
+    doc = json.dumps(render_record(record))
+    command = [sys.executable, "-c", CRASH, doc, str(state), act, str(events), str(size)]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+@pytest.mark.parametrize("before", [None, RECORD])
+def test_killed_while_writing(records: Records, state: Path, before: Record | None) -> None:
+    """The record is there whole, the old one or the new one."""
+    new = replace(RECORD, committed=True)
+    events = 0
+    while True:
+        if before:
+            records.write(before)
+        status = crash(state, "write", new, events=events)
+        assert records.read(KEY) in (before, new)
+        assert not list(state.rglob("*.damaged"))
+        if status == 0:
+            break
+        assert status == 9
+        events += 1
+    assert events > 3
+    assert records.read(KEY) == new
+    assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
+
+
+def test_killed_in_the_middle_of_the_write(records: Records, state: Path) -> None:
+    records.write(RECORD)
+    for size in (0, 1, 100):
+        assert crash(state, "write", replace(RECORD, committed=True), size=size) == -25
+        assert records.read(KEY) == RECORD
+    assert (state / "attachments/ib/c1:net1.json.new").stat().st_size == 100
+    records.write(replace(RECORD, committed=True))
+    assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
+
+
+@pytest.mark.parametrize("act", ["claim", "disclaim", "forget"])
+def test_killed_while_claiming_or_letting_go(records: Records, state: Path, act: str) -> None:
+    events = 0
+    while True:
+        if act == "claim":
+            records.disclaim(VF, KEY)
+        else:
+            records.write(RECORD)
+            records.claim(VF, KEY)
+        status = crash(state, act, RECORD, events=events)
+        assert records.read_owner(VF) in (None, KEY)
+        if act != "claim":
+            assert records.read(KEY) in (None, RECORD)
+        if status == 0:
+            break
+        events += 1
+    assert events > 1
+    records.forget(KEY)
+    records.disclaim(VF, KEY)
+    assert tree(state) == {}
+
+
+COMPANY = """
+import json, sys
+from ib_sriov_cni.model import PciAddress
+from ib_sriov_cni.records import Key, Records, parse_record
+from ipam.value import replace
+record, records = parse_record(json.loads(sys.argv[1])), Records(sys.argv[2])
+pci, key = PciAddress(f"0000:3b:00.{sys.argv[3]}"), Key(network="ib", container_id=f"c{sys.argv[3]}", ifname="net1")
+for _ in range(300):
+    records.write(replace(record, key=key))
+    records.claim(pci, key)
+    if records.read(key) is None or records.read_owner(pci) != key:
+        sys.exit("lost")
+    records.disclaim(pci, key)
+    records.forget(key)
+"""
+
+
+def test_c21_attachments_come_and_go_side_by_side(state: Path) -> None:
+    """The last one out removes the folders, which must not take them from under the next one's feet."""
+    doc = json.dumps(render_record(RECORD))
+    command = [sys.executable, "-c", COMPANY, doc, str(state)]
+    company = [
+        subprocess.Popen([*command, str(number)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for number in range(4)
+    ]
+    told = [process.communicate(timeout=120)[1] for process in company]
+    assert [process.returncode for process in company] == [0, 0, 0, 0], told
+    assert tree(state) == {}
