@@ -14,7 +14,7 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 	@$(PY) -m tests.demo
 
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
-	@$(need) python lint netns lab
+	@$(need) python lint netns lab clients
 	@$(PY) tests/tools/suites.py lint unit ipam netns lab
 
 quick: ## the unit tests, under 30 s
