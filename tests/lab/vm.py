@@ -234,8 +234,8 @@ def check_paths() -> None:
 def qemu_command(kernel: Kernel, out: Path, *, kvm: bool) -> list[str]:
     accel = "kvm" if kvm else "tcg,thread=multi"
     stdio = "stdio,id=out,signal=off"
-    # Nothing is held back from the console file: it is the evidence. no_timer_check: early in the boot the kernel
-    # counts timer interrupts over a busy loop, and panics if a loaded host delivers too few of them.
+    # Nothing is held back from the console file: it is the evidence. no_timer_check is a precaution, not the cure of
+    # a failure seen here: the kernel counts timer interrupts over a busy loop, which a loaded host may deliver late.
     words = "console=ttyS0 ignore_loglevel panic=-1 oops=panic watchdog_thresh=30 no_timer_check"
     append = f"{words} {COMMAND_LINE} {os.environ.get('APPEND', '')}"
     return [
