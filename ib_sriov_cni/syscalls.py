@@ -24,6 +24,14 @@ def _call(name: str, *arguments: int | bytes | None) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
+def ignore_sigterm() -> None:
+    """Let a SIGTERM pass that would raise an exception now; a process that has no handler for it keeps none."""
+    import _signal  # type: ignore[import-not-found]  # signal itself brings enum
+
+    if callable(_signal.getsignal(_signal.SIGTERM)):
+        _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
+
+
 def set_network_namespace(fd: int) -> None:
     """Put the calling thread into the network namespace of that open file (setns(2)); OSError."""
     setns = getattr(os, "setns", None)

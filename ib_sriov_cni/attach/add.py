@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ib_sriov_cni.attach.guids import read_holders, refuse_doubled
 from ib_sriov_cni.attach.release import heal, release, release_recorded
 from ib_sriov_cni.attach.vf import await_devices, await_fact, pod_of, read_facts, read_netdev, rebind
 from ib_sriov_cni.delegate import add_addresses, find_plugin
@@ -15,6 +16,7 @@ from ib_sriov_cni.plan import (
     address_differences,
     effective_routes,
     identity_differences,
+    keeps_guid,
     link_differences,
     plan_add,
     port_is_awaited,
@@ -22,6 +24,7 @@ from ib_sriov_cni.plan import (
     verify_port,
 )
 from ib_sriov_cni.records import Key, Record
+from ib_sriov_cni.syscalls import ignore_sigterm
 from ib_sriov_cni.undo import Undo
 from ipam.result import Interface, Result, render_result
 from ipam.value import replace
@@ -115,14 +118,18 @@ class _Attempt:
         self.refuse_taken_name()
         with host.log.step("read_facts", vf=self.pci) as step:
             facts = self.read_facts()
+            if not keeps_guid(self.conf, facts):
+                facts = replace(facts, holders=read_holders(self.host, facts))
             self.plan = plan_add(self.conf, facts)
             step.tell(guid=self.plan.guid, origin=self.plan.origin, rebind=self.plan.rebind, mode=facts.mode)
-        with host.log.step("write_record", vf=self.pci):
-            self.record = self.make_record(facts)
-            host.records.write(self.record)
+        self.record = self.make_record(facts)
         try:
+            with host.log.step("write_record", vf=self.pci):
+                host.records.write(self.record)
             with host.log.step("claim", vf=self.pci):
                 host.records.claim(self.pci, self.key)
+                if self.plan.set_guid:
+                    refuse_doubled(host, self.pci, self.plan.guid)
             self.reserve_addresses()
             self.set_identity(facts)
             if not facts.passed_through:
@@ -326,7 +333,8 @@ class _Attempt:
         )
 
     def commit(self) -> None:
-        """Note that the attachment is whole."""
+        """Note that the attachment is whole. From here on it is too late for SIGTERM: the runtime gets its result."""
+        ignore_sigterm()
         if not self.result.interfaces and self.conf.prev_result:
             self.result = self.conf.prev_result
         if self.conf.device_info_file:
@@ -349,6 +357,9 @@ class _Attempt:
 
     def undo(self, fault: BaseException) -> None:
         """Leave the host as it was (C11); what cannot be undone is in the record for the DEL that follows."""
+        ignore_sigterm()
+        if self.host.records.read(self.key) is None:
+            return  # writing it is what failed: there was no effect before
         self.host.log.error("ADD failed, undoing it", error=fault, pod=pod_of(self.record))
         undo = Undo()
         release(self.host, self.record, self.request, self.conf, undo)

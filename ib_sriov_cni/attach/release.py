@@ -20,6 +20,8 @@ from ipam.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ib_sriov_cni.host import Host
     from ib_sriov_cni.model import Link, PciAddress, VfConfig, VfFunction
     from ib_sriov_cni.netconf import NetConf
@@ -168,9 +170,19 @@ def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConf
     node = record.had_node_guid if record.had_node_guid is not None else record.had_config_node_guid
     port = record.had_port_guid if record.had_port_guid is not None else record.had_config_port_guid
     if now is None or now.node_guid != node:
-        host.vf_configs.set_node_guid(function, node)
+        _restore_guid(now, record, lambda: host.vf_configs.set_node_guid(function, node))
     if now is None or now.port_guid != port:
-        host.vf_configs.set_port_guid(function, port)
+        _restore_guid(now, record, lambda: host.vf_configs.set_port_guid(function, port))
+
+
+def _restore_guid(now: VfConfig | None, record: Record, restore: Callable[[], None]) -> None:
+    """Set one; a refusal is no fault if the PF has what it had before the ADD: then there it was refused too."""
+    try:
+        restore()
+    except KernelRefused:
+        had = (record.had_config_node_guid, record.had_config_port_guid)
+        if now is None or (now.node_guid, now.port_guid) != had:
+            raise
 
 
 def bring_home(host: Host, record: Record) -> None:
@@ -288,9 +300,15 @@ def heal(host: Host, pci: PciAddress, key: Key) -> None:
             else "it is this attachment",
         )
     with host.log.step("heal", vf=pci, owner=pod_of(record)):
+        release_device(host, record)
+        request = request_of(record)
         undo = Undo()
-        release_recorded(host, record, undo)
-        undo.raise_faults()
+        if undo.attempt(lambda: release_addresses(host, request, parse_netconf(request, lenient=True))):
+            forget(host, record)
+            return
+        # The VF is home, and what its dead pod's IPAM plugin says must not keep the next pod from it.
+        host.records.disclaim(pci, owner)
+        host.log.warning("a dead attachment keeps its addresses until its DEL", of=pod_of(record), error=undo.faults[0])
 
 
 def is_alive(host: Host, record: Record) -> bool:
