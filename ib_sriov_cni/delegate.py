@@ -1,15 +1,17 @@
 """Door to IPAM plugins: the bundled host-local in process, any other executed from CNI_PATH (C10).
 
-An executed plugin gets our environment and our standard input, a time limit, and a clean LD_LIBRARY_PATH; its
-stderr goes to our log. Source: libcni's pkg/invoke, specification 1.1.0 section 4.
+An executed plugin gets our environment and our standard input, a time limit (the configuration's ipamTimeout), and a
+clean LD_LIBRARY_PATH; its stderr goes to our log. Source: libcni's pkg/invoke, specification 1.1.0 section 4.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from ib_sriov_cni.errors import AddressManagement, CniError
+from ib_sriov_cni.netconf import MAX_SECONDS
 from ipam.fastjson import loads
 from ipam.result import Result, parse_result
 
@@ -19,8 +21,18 @@ if TYPE_CHECKING:
     from ipam.request import Request
 
 BUNDLED = "host-local"
-SECONDS = 90.0
+SECONDS = 90.0  # unless the configuration says ipamTimeout
 LIMIT = 1 << 20  # bytes of an answer
+SIGPIPE = 13
+# What a plugin answers that is older than the command: skel gives 4, others 1 or these words alone.
+NOT_KNOWN = (1, 4)
+NOT_KNOWN_WORDS = "unknown CNI_COMMAND"
+
+
+class _Refusal(AddressManagement):
+    """What an executed plugin answered; `answer` is the code of its error document, None without one."""
+
+    answer: object = None
 
 
 def add_addresses(request: Request, kind: str, log: Log) -> Result:
@@ -66,7 +78,7 @@ def collect_addresses(request: Request, kind: str, log: Log) -> None:
 
         gc(request)
     else:
-        _execute(request, kind, "GC", log)
+        _execute_if_known(request, kind, "GC", log)
 
 
 def ask_addresses(request: Request, kind: str, log: Log) -> None:
@@ -76,12 +88,12 @@ def ask_addresses(request: Request, kind: str, log: Log) -> None:
 
         status(request)
     else:
-        _execute(request, kind, "STATUS", log)
+        _execute_if_known(request, kind, "STATUS", log)
 
 
 def find_plugin(kind: str, path: tuple[str, ...]) -> str:
     """Give the executable of a plugin type. AddressManagement (104) names the folders it is not in."""
-    if "/" in kind or kind in {".", ".."}:
+    if "/" in kind or "\0" in kind or kind in {".", ".."}:
         raise AddressManagement(f"ipam.type {kind!r} is not the name of a plugin")
     for folder in path:
         candidate = f"{folder}/{kind}"
@@ -101,24 +113,61 @@ def _execute(request: Request, kind: str, command: str, log: Log) -> bytes:
     original = environ.pop("LD_LIBRARY_PATH_ORIG", None)
     if original is not None:
         environ["LD_LIBRARY_PATH"] = original
+    elif getattr(sys, "frozen", False):
+        environ.pop("LD_LIBRARY_PATH", None)
     with log.step("delegate", plugin=kind, command=command) as step:
-        status, out, err = _run(program, environ, request.stdin)
+        status, out, err = _run(program, environ, request.stdin, _seconds(request))
         step.tell(status=status, stderr=err.decode(errors="replace").strip()[-2000:])
-    if status == 0:
+    if err and log.where != "standard error":
+        _hand_on(err)
+    doc = _error_document(out)
+    if status == 0 and doc is None:
         return out
-    raise _refusal(kind, command, status, out, err)
+    raise _refusal(kind, command, status, doc, (out.strip() or err.strip()).decode(errors="replace")[:300])
 
 
-def _refusal(kind: str, command: str, status: int | str, out: bytes, err: bytes) -> AddressManagement:
+def _hand_on(err: bytes) -> None:
+    """What it wrote to its standard error reaches ours (C10)."""
+    try:
+        os.write(2, err)
+    except OSError:
+        pass  # closed, or full: the log has it
+
+
+def _execute_if_known(request: Request, kind: str, command: str, log: Log) -> None:
+    """Run a command that came with version 1.1.0; a plugin that is older has nothing to say to it."""
+    try:
+        _execute(request, kind, command, log)
+    except _Refusal as refusal:
+        if refusal.answer not in NOT_KNOWN and NOT_KNOWN_WORDS not in str(refusal):
+            raise
+        log.debug("the IPAM plugin does not know the command", plugin=kind, command=command, answer=refusal.msg)
+
+
+def _seconds(request: Request) -> float:
+    """Give the time limit; a DEL is served with whatever stands in its configuration."""
+    found = request.conf.get("ipamTimeout")
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found <= MAX_SECONDS:
+        return SECONDS
+    return float(found)
+
+
+def _error_document(out: bytes) -> dict[str, object] | None:
+    """Give the error document a plugin printed; it counts even where the plugin ended with status 0."""
     try:
         doc = loads(out)
     except ValueError:
-        doc = None
-    if isinstance(doc, dict) and "code" in doc:
-        words = f"code {doc['code']}: {doc.get('msg', '')}"
-        return AddressManagement(f"IPAM plugin {kind} {command}: {words}", str(doc.get("details", "")))
-    said = (out.strip() or err.strip()).decode(errors="replace")[:300]
-    return AddressManagement(f"IPAM plugin {kind} {command}: ended with {status}: {said or 'it said nothing'}")
+        return None
+    return doc if isinstance(doc, dict) and "code" in doc and "ips" not in doc else None
+
+
+def _refusal(kind: str, command: str, status: int | str, doc: dict[str, object] | None, said: str) -> _Refusal:
+    if doc is None:
+        return _Refusal(f"IPAM plugin {kind} {command}: ended with {status}: {said or 'it said nothing'}")
+    words = f"code {doc['code']}: {doc.get('msg', '')}"[:2000]
+    refusal = _Refusal(f"IPAM plugin {kind} {command}: {words}", str(doc.get("details", ""))[:2000])
+    refusal.answer = doc["code"]
+    return refusal
 
 
 def _answer(kind: str, out: bytes) -> object:
@@ -129,13 +178,13 @@ def _answer(kind: str, out: bytes) -> object:
         raise AddressManagement(f"IPAM plugin {kind} ADD: its answer is not JSON ({fault}): {said!r}") from None
 
 
-def _run(program: str, environ: dict[str, str], stdin: bytes) -> tuple[int | str, bytes, bytes]:
+def _run(program: str, environ: dict[str, str], stdin: bytes, seconds: float) -> tuple[int | str, bytes, bytes]:
     """Run a program with that input; status (or the words for a signal or time-out), stdout, stderr."""
     our_in, their_in, our_out, their_out, our_err, their_err = *_pipe(True), *_pipe(False), *_pipe(False)
     actions = [(os.POSIX_SPAWN_DUP2, theirs, fd) for fd, theirs in enumerate((their_in, their_out, their_err))]
     try:
-        # A group of its own, so that a time-out reaches what the plugin started too.
-        pid = os.posix_spawn(program, [program], environ, file_actions=actions, setpgroup=0)
+        # A group of its own, so that a time-out reaches what the plugin started too; Python ignores SIGPIPE.
+        pid = os.posix_spawn(program, [program], environ, file_actions=actions, setpgroup=0, setsigdef=[SIGPIPE])
     except OSError as fault:
         for fd in (our_in, our_out, our_err):
             os.close(fd)
@@ -143,15 +192,34 @@ def _run(program: str, environ: dict[str, str], stdin: bytes) -> tuple[int | str
     finally:
         for fd in (their_in, their_out, their_err):
             os.close(fd)
-    out, err, in_time = _converse(our_in, our_out, our_err, stdin)
-    if not in_time:
+    deadline = time.monotonic() + seconds
+    try:
+        out, err, in_time = _converse(our_in, our_out, our_err, stdin, deadline)
+        status = _await_end(pid, deadline) if in_time else None
+    except BaseException:  # SIGTERM: it must not reserve an address after we have undone everything
         _kill_group(pid)
-    _, status = os.waitpid(pid, 0)
-    if not in_time:
-        return f"no answer within {SECONDS:.0f} s", out, err
+        os.waitpid(pid, 0)
+        raise
+    if status is None:
+        _kill_group(pid)
+        os.waitpid(pid, 0)
+        return f"no answer within {seconds:g} s", out, err
     if os.WIFSIGNALED(status):
         return f"signal {os.WTERMSIG(status)}", out, err
     return os.WEXITSTATUS(status), out, err
+
+
+def _await_end(pid: int, deadline: float) -> int | None:
+    """Wait for a process that has closed its outputs; its wait status, None if it lives on past the deadline."""
+    pause = 0.002
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
 
 
 def _pipe(writing: bool) -> tuple[int, int]:  # noqa: FBT001  # two callers, side by side
@@ -167,11 +235,10 @@ def _kill_group(pid: int) -> None:
         pass
 
 
-def _converse(our_in: int, our_out: int, our_err: int, stdin: bytes) -> tuple[bytes, bytes, bool]:
+def _converse(our_in: int, our_out: int, our_err: int, stdin: bytes, deadline: float) -> tuple[bytes, bytes, bool]:
     """Feed the input and collect both outputs until they close, or until the time is up."""
     from select import POLLIN, POLLOUT, poll
 
-    deadline = time.monotonic() + SECONDS
     heard: dict[int, bytes] = {our_out: b"", our_err: b""}
     waiter = poll()
     for fd in heard:

@@ -36,6 +36,8 @@ def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress, rdma: str) 
         return
     temporary = f"{path}.{os.getpid()}.new"
     try:
+        # Multus makes it only where the device plugin wrote a file to copy.
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             os.write(fd, dumps(doc).encode())
@@ -47,7 +49,7 @@ def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress, rdma: str) 
             os.unlink(temporary)
         except OSError:
             pass
-        hint = "runtimeConfig.CNIDeviceInfoFile names it; its folder must be there and writable"
+        hint = "runtimeConfig.CNIDeviceInfoFile names it; its folder must be writable"
         raise StateFailure(f"write device info {path}: {fault.strerror}", hint) from None
 
 

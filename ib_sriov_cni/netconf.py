@@ -140,6 +140,7 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
         pod=_pod(request.args),
         prev_result=_read_prev_result(reader, request),
     )
+    reader.seconds(conf, "ipamTimeout", 0)  # the delegate door reads it itself: DEL has to do with any value
     if reader.faults and not lenient:
         raise InvalidConfiguration(f"network {netconf.name}: " + "; ".join(reader.faults), "nothing was touched")
     return netconf

@@ -281,7 +281,7 @@ class Records:
         """Give the attachments of a network that the Go plugin's records speak of."""
         keys = []
         for name in _names(self._state_dir):
-            cut = name.find("-")
+            cut = -1 if name.endswith(".damaged") else name.find("-")
             while cut > 0:  # either part may have a hyphen: the record itself says where the second one begins
                 key = Key(network=network, container_id=name[:cut], ifname=name[cut + 1 :])
                 found = self.read_foreign(key) if os.path.isfile(f"{self._state_dir}/{name}") else None

@@ -24,6 +24,7 @@ _REQUIRED = {
 _ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _NAME = _ALPHANUMERIC | frozenset("_.-")
 _NAME_MAX = 255  # of a file, in bytes, on every file system of Linux
+_DEPTH_MAX = 200  # what was read must also be written again: to a record, to a delegate
 _IFNAME_MAX = 15  # IFNAMSIZ less the final zero byte
 _TRUE = ("1", "true")
 _FALSE = ("0", "false")
@@ -104,6 +105,9 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
     if "CNI_IFNAME" not in _REQUIRED.get(command, ()):
         return
     faults = _container_faults(environ["CNI_CONTAINERID"]) + _ifname_faults(environ["CNI_IFNAME"])
+    if command in ("ADD", "CHECK"):
+        # Both are written down, as JSON. What was never attached with them, a DEL need not refuse.
+        faults += [f"{name} is not UTF-8" for name in ("CNI_NETNS", "CNI_ARGS") if not _is_text(environ.get(name, ""))]
     if faults:
         raise InvalidEnvironment("; ".join(faults))
 
@@ -127,6 +131,14 @@ def _ifname_faults(ifname: str) -> list[str]:
     return [f"CNI_IFNAME {ifname[:40]!r}: {fault}" for fault in faults]
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def parse_configuration(stdin: bytes) -> dict[str, object]:
     """Give the network configuration; DecodingFailure if it is not a JSON object (C4)."""
     try:
@@ -135,7 +147,24 @@ def parse_configuration(stdin: bytes) -> dict[str, object]:
         raise DecodingFailure(f"network configuration on standard input is not JSON: {error}") from None
     if not isinstance(conf, dict):
         raise DecodingFailure(f"network configuration on standard input is {_kind(conf)}, not an object")
+    if stdin.count(b"{") + stdin.count(b"[") > _DEPTH_MAX and _is_deeper(conf, _DEPTH_MAX):
+        raise DecodingFailure(f"network configuration on standard input is nested deeper than {_DEPTH_MAX} levels")
     return conf
+
+
+def _is_deeper(document: object, levels: int) -> bool:
+    """Whether lists and objects are nested deeper than that, without recursion of our own."""
+    row = [document]
+    for _ in range(levels + 1):
+        row = [
+            inner
+            for item in row
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not row:
+            return False
+    return True
 
 
 def parse_version(conf: Mapping[str, object], command: str) -> str:

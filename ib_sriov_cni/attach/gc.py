@@ -68,7 +68,8 @@ def _collect_one(host: Host, key: Key, conf: NetConf, undo: Undo) -> None:
 
 def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[tuple[str, str]]) -> None:
     """Forward GC to the IPAM plugin with our live attachments on the list, whoever else left them out."""
-    ours = [(key.container_id, key.ifname) for key in host.records.read_keys() if key.network == conf.name]
+    keys = [*host.records.read_keys(), *host.records.read_foreign_keys(conf.name)]
+    ours = [(key.container_id, key.ifname) for key in keys if key.network == conf.name]
     pairs = [*valid, *[pair for pair in ours if pair not in valid]]
     listed = [{"containerID": container_id, "ifname": ifname} for container_id, ifname in pairs]
     document: dict[str, object] = {**request.conf, **dict.fromkeys(VALID_KEYS[:1], listed)}

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from ib_sriov_cni.netconf import NetConf
     from ipam.request import Request
 
+FREE, IN_USE, UNBOUND, WITHOUT_NETDEV = "free", "in use", "without driver", "without netdev here"
+HINTS = {
+    IN_USE: "end a pod, or make more VFs (sriov_numvfs)",
+    UNBOUND: "bind them: echo a VF's PCI address to /sys/bus/pci/drivers_probe",
+    WITHOUT_NETDEV: "modprobe ib_ipoib; a netdev that was moved away comes home with the end of its namespace",
+}
+
 
 def status(host: Host, request: Request, conf: NetConf) -> None:
     """Say nothing if an ADD could be served. NotAvailable (50) tells what is in the way."""
@@ -39,39 +46,45 @@ def _demand_free_vf(host: Host, conf: NetConf) -> None:
             "no InfiniBand PF with SR-IOV is here",
             "is the HCA there (lspci), its driver loaded, and SR-IOV enabled in its firmware?",
         )
-    reasons = []
+    reasons, hints = [], []
     for pf in pfs:
-        reason = _why_not(host, pf, conf)
+        reason, hint = _why_not(host, pf, conf)
         if not reason:
             return
         reasons.append(f"PF {pf}: {reason}")
-    raise NotAvailable("no VF is free: " + "; ".join(reasons), "see docs/troubleshooting.md, or end a pod")
+        hints.append(hint)
+    raise NotAvailable("no VF is free: " + "; ".join(reasons), "; ".join(dict.fromkeys(hints)))
 
 
-def _why_not(host: Host, pf: PciAddress, conf: NetConf) -> str:
-    """Tell why no VF of this PF can be given to a pod; empty if one can."""
+def _why_not(host: Host, pf: PciAddress, conf: NetConf) -> tuple[str, str]:
+    """Tell why no VF of this PF can be given to a pod, and what to do; both empty if one can."""
     vfs = host.sysfs.read_vfs(pf)
     if not vfs:
-        return "it has no VFs (write their number to sriov_numvfs)"
+        return "it has no VFs", f"write their number to /sys/bus/pci/devices/{pf}/sriov_numvfs"
     if not host.sysfs.read_netdev(pf):
-        return "it has no netdev: ib_ipoib is not loaded (modprobe ib_ipoib)"
-    unbound = 0
-    for vf in vfs:
-        if conf.device not in (None, vf):
-            continue
-        driver = host.sysfs.read_driver(vf)
-        unbound += not driver
-        if driver and _is_free(host, vf, passed_through=driver in PASS_THROUGH_DRIVERS):
-            return ""
-    if unbound == len(vfs):
-        return f"none of its {len(vfs)} VFs has a driver (echo a VF's address to /sys/bus/pci/drivers_probe)"
-    return f"all of its {len(vfs)} VFs are in use" + (f", {unbound} without driver" if unbound else "")
+        return "it has no netdev, so that no GUID can be set: ib_ipoib is not loaded", "modprobe ib_ipoib"
+    wanted = [vf for vf in vfs if conf.device in (None, vf)]
+    if not wanted:
+        return f"deviceID {conf.device} is none of its VFs", "is sriov_numvfs as the device plugin expects it?"
+    states = [_state(host, vf) for vf in wanted]
+    if FREE in states:
+        return "", ""
+    counts = [(state, states.count(state)) for state in HINTS if state in states]
+    # The commonest state decides what to do: VFs in use are as they should be.
+    state = max(counts, key=lambda count: count[1])[0]
+    return f"of {len(wanted)} VFs " + ", ".join([f"{number} {word}" for word, number in counts]), HINTS[state]
 
 
-def _is_free(host: Host, vf: PciAddress, *, passed_through: bool) -> bool:
-    """Whether nobody owns it, or only somebody the next ADD would heal away."""
+def _state(host: Host, vf: PciAddress) -> str:
+    """Tell what keeps a VF from being given to a pod; what the next ADD would heal away does not."""
+    driver = host.sysfs.read_driver(vf)
+    if not driver:
+        return UNBOUND
     owner = host.records.read_owner(vf)
-    if owner is None:
-        return passed_through or bool(host.sysfs.read_netdev(vf))
-    record = host.records.read(owner)
-    return record is None or not is_alive(host, record)
+    if owner is not None:
+        record = host.records.read(owner)
+        return IN_USE if record is not None and is_alive(host, record) else FREE
+    if driver in PASS_THROUGH_DRIVERS or host.sysfs.read_netdev(vf):
+        return FREE
+    rdma = host.sysfs.read_rdma(vf)
+    return IN_USE if rdma is not None and rdma.node_guid is None else WITHOUT_NETDEV
