@@ -15,6 +15,7 @@ from tests.lab import snapshot
 from tests.lab.cni import Cni
 from tests.lab.hca import Hca
 from tests.lab.pod import Pod
+from tests.lab.rig import Rig, rigs
 from tests.lab.snapshot import Snapshot
 
 HERE = Path(__file__).resolve().parent
@@ -42,6 +43,10 @@ class MakePod(Protocol):
 
 class TakeSnapshot(Protocol):
     def __call__(self, hca: Hca, state_dirs: Sequence[str] = ...) -> Snapshot: ...
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "matrix: every step, both modes; heavy (issue 6)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -99,3 +104,16 @@ def host_snapshot() -> TakeSnapshot:
 def cni() -> Cni:
     """Runs our plugin as a process: `cni("ADD", pod, conf)`."""
     return Cni()
+
+
+@pytest.fixture(scope="module", params=["shared", "exclusive"])
+def loaded(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """A rig that the tests of a module share; its HCA has eight VFs with GUIDs of their own."""
+    yield from rigs(request.param)
+
+
+@pytest.fixture
+def rig(loaded: Rig) -> Iterator[Rig]:
+    """The module's rig, put right after the test for the next one."""
+    yield loaded
+    loaded.restore()
