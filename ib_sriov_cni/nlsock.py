@@ -44,7 +44,10 @@ class NetlinkSocket:
         self._socket.bind((0, groups))
         self._socket.settimeout(ANSWER_SECONDS)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
-            self._socket.setsockopt(SOL_NETLINK, option, 1)
+            try:
+                self._socket.setsockopt(SOL_NETLINK, option, 1)
+            except OSError:
+                pass  # before 4.3 and 4.12: refusals have no sentence
         self._sequence = 0
         self._trace = trace
 
@@ -128,8 +131,10 @@ def _raise_refusal(part: bytes, kind: int, flags: int) -> None:
     if number >= 0:
         return
     reason = ""
-    # With NETLINK_CAP_ACK only the header of the request is echoed; then the attributes follow.
-    offset = 20 + (16 if kind == m.NLMSG_ERROR else 0)
+    # After the request, or with NETLINK_CAP_ACK after the request's header, the attributes follow.
+    offset = 20
+    if kind == m.NLMSG_ERROR and len(part) >= 36:
+        offset += 16 if flags & m.NLM_F_CAPPED else (unpack_from("I", part, 20)[0] + 3) & ~3
     while flags & m.NLM_F_ACK_TLVS and offset + 4 <= len(part):
         length, attribute = unpack_from("HH", part, offset)
         if attribute == 1:  # NLMSGERR_ATTR_MSG
