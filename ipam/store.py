@@ -40,7 +40,6 @@ _CURSOR = "last_reserved_ip."
 _PROBES = 256  # addresses tried one by one before the folder is listed: half a millisecond
 _LEASE_USUAL = 4096  # bytes
 _LEASE_MAX = 1 << 18  # bytes
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -293,16 +292,8 @@ class Store:
 
     def _link_new(self, name: str) -> None:
         """Give the new file its name, which nobody may have."""
-        try:
-            os.link(_NEW, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            if os.access(name, os.F_OK, dir_fd=self._folder, follow_symlinks=False):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-            self._rename_new(name)  # a file system without links: the lock alone keeps others out
-        else:
-            self._remove_leftover(_NEW)
+        os.link(_NEW, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self._remove_leftover(_NEW)
 
     def _rename_new(self, name: str) -> None:
         """Give the new file its name, in place of whatever has it; a link there is not followed."""

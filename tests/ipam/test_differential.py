@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 FIRST = int(os.environ.get("IB_SRIOV_SEED", "1"))
-COUNT = int(os.environ.get("IB_SRIOV_SEEDS", "240"))
+COUNT = int(os.environ.get("IB_SRIOV_SEEDS", "200"))
 STEPS = 14
 BATCH = 20
 KEPT = (16, 62, 1872)  # failed once
