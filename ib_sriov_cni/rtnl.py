@@ -49,7 +49,7 @@ class Rtnl:
     # ---- links
 
     def read_link(self, which: int | str) -> Link | None:
-        """Give the link of that index or name (altnames do not count), None if there is none."""
+        """Give the link of that index, name or alternative name; None if there is none."""
         fields = {"index": which} if isinstance(which, int) else {}
         attrs: list[tuple[str, object]] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
         if isinstance(which, str):
@@ -198,12 +198,16 @@ class Rtnl:
         )
 
     def add_route(self, link: Link, route: Route) -> None:
-        """Add a unicast route out of the link; an identical one that is there already is fine."""
+        """Add a unicast route out of the link; the same one out of the same link is fine.
+
+        One to that destination by another link is EEXIST, never replaced: it may be the pod's way to its cluster.
+        """
         family, packed = _packed(route.dst.partition("/")[0])
+        length = int(route.dst.partition("/")[2])
+        packed = _network(packed, length)
         table = route.table or MAIN_TABLE
         scope = route.scope if route.scope is not None else RT_SCOPE_UNIVERSE if route.gw else RT_SCOPE_LINK
         attrs: list[tuple[str, object]] = [("RTA_OIF", link.index), ("RTA_TABLE", table)]
-        length = int(route.dst.partition("/")[2])
         if length:
             attrs.append(("RTA_DST", packed))
         if route.gw:
@@ -215,15 +219,21 @@ class Rtnl:
             attrs.append(("RTA_METRICS", {"attrs": metrics}))
         fields = {"family": family, "dst_len": length, "proto": RTPROT_STATIC, "scope": scope, "type": RTN_UNICAST}
         fields["table"] = table if table < 256 else RT_TABLE_UNSPEC
-        self._ask(
-            "add route",
-            f"{route.dst} via {route.gw or 'link'} on netdev {link.name}",
-            m.routemsg,
-            m.RTM_NEWROUTE,
-            flags=m.NLM_F_ACK | m.NLM_F_CREATE | m.NLM_F_REPLACE,
-            fields=fields,
-            attrs=attrs,
-        )
+        try:
+            self._ask(
+                "add route",
+                f"{route.dst} via {route.gw or 'link'} on netdev {link.name}",
+                m.routemsg,
+                m.RTM_NEWROUTE,
+                flags=m.NLM_F_ACK | m.NLM_F_CREATE | m.NLM_F_EXCL,
+                fields=fields,
+                attrs=attrs,
+            )
+        except KernelRefused as refusal:
+            wanted = (f"{inet_ntop(family, packed)}/{length}", route.gw or None, table)
+            there = [(found.dst, found.gw, found.table) for found in self.read_routes(link)]
+            if refusal.errno != errno.EEXIST or wanted not in there:
+                raise
 
     def read_routes(self, link: Link) -> list[Route]:
         """Give the unicast routes out of the link, of all tables."""
@@ -252,6 +262,12 @@ class Rtnl:
 def _packed(text: str) -> tuple[int, bytes]:
     family = AF_INET6 if ":" in text else AF_INET
     return family, inet_pton(family, text)
+
+
+def _network(packed: bytes, length: int) -> bytes:
+    """Clear the host bits, which the kernel refuses in a destination."""
+    host = (1 << (len(packed) * 8 - length)) - 1
+    return (int.from_bytes(packed, "big") & ~host).to_bytes(len(packed), "big")
 
 
 def _link(answer: Any) -> Link:
