@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import sys
 
-from ib_sriov_cni.errors import CniError, TryAgainLater
-from ib_sriov_cni.netconf import KNOWN_ARGS
 from ipam.edge import serve
+from ipam.errors import CniError, TryAgainLater
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import TypeVar
 
     from ib_sriov_cni.host import Host
     from ib_sriov_cni.log import Log
     from ib_sriov_cni.netconf import NetConf
+    from ipam.edge import Reader, Writer
     from ipam.request import Request
     from ipam.result import Result
 
     T = TypeVar("T")
+
+# What may stand in CNI_ARGS without IgnoreUnknown: ours, Multus's (N1), and the bundled IPAM's.
+KNOWN_ARGS = frozenset(
+    ("guid", "IP", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "GATEWAY")
+)
 
 
 class _Plugin:
@@ -107,7 +112,7 @@ def _end_by_exception() -> None:
     _signal.signal(_signal.SIGTERM, interrupt)
 
 
-def main() -> int:
+def run(environ: Mapping[str, str], stdin: Reader | None, stdout: Writer | None) -> int:
     """Serve the invocation that environment and standard input describe; gives the exit status."""
     plugin = _Plugin()
     return serve(
@@ -119,8 +124,13 @@ def main() -> int:
             "STATUS": plugin.status,
         },
         known_args=KNOWN_ARGS,
-        environ=os.environ,
-        stdin=sys.stdin.buffer,
-        stdout=sys.stdout.buffer,
+        environ=environ,
+        stdin=stdin,
+        stdout=stdout,
         on_fault=plugin.on_fault,
     )
+
+
+def main() -> int:
+    """Serve the process's own invocation. A closed stream is None: VERSION needs no input (C1)."""
+    return run(os.environ, getattr(sys.stdin, "buffer", None), getattr(sys.stdout, "buffer", None))

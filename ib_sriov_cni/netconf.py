@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# What may stand in CNI_ARGS without IgnoreUnknown: ours, Multus's (N1), and the bundled IPAM's.
-KNOWN_ARGS = frozenset(
-    ("guid", "IP", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "GATEWAY")
-)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_SECONDS = 3600
 IPOIB_MTU_MIN, IPOIB_MTU_MAX = 68, 65520  # 65520: IPoIB connected mode (RFC 4755)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ib_sriov_cni.cni import KNOWN_ARGS
 from ib_sriov_cni.errors import InvalidConfiguration
 from ib_sriov_cni.model import Guid
-from ib_sriov_cni.netconf import KNOWN_ARGS, NetConf, parse_netconf
+from ib_sriov_cni.netconf import NetConf, parse_netconf
 from ipam.fastjson import loads
 from ipam.request import Request, parse_request
 

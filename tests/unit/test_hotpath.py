@@ -1,0 +1,131 @@
+"""What an invocation imports: a list, not a time (docs/performance.md, "What this means for the code").
+
+Modules are loaded by a bare interpreter (`-I -S`), as the packed program loads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+FORBIDDEN = {
+    *("click", "asyncio", "ssl", "logging", "argparse", "typing", "json", "re", "enum", "dataclasses", "contextlib"),
+    *("subprocess", "socket", "ipaddress", "pathlib", "tempfile", "shutil", "inspect", "traceback", "ctypes"),
+    *("hashlib", "random", "threading", "signal", "pyverbs", "pyroute2", "pyroute2.iproute"),
+}
+# The packed program's own start: io, os and what they bring.
+STARTED = "import sys; sys.path[:0] = {path!r}; started = set(sys.modules)\n"
+TELL = "\nimport sys; sys.stderr.write('MODULES ' + ' '.join(sorted(set(sys.modules) - started)))"
+
+
+def load(code: str, *, stdin: bytes = b"", **environ: str) -> tuple[set[str], bytes]:
+    """Run code in a bare interpreter; gives the modules it loaded and its standard output."""
+    path = [ROOT, *[item for item in sys.path if item.endswith("-packages")]]
+    text = STARTED.format(path=path) + code + TELL
+    command = [sys.executable, "-I", "-S", "-c", text]
+    done = subprocess.run(command, input=stdin, env=environ, capture_output=True, check=False)
+    told = done.stderr.decode()
+    assert done.returncode == 0, told
+    assert "MODULES " in told, told
+    return set(told.rpartition("MODULES ")[2].split()), done.stdout
+
+
+MAIN = """
+from ib_sriov_cni.__main__ import main
+status = main()
+"""
+
+VERSION = {
+    *("os", "os.path", "posixpath", "genericpath", "stat", "_stat", "_collections_abc", "__future__"),
+    "ib_sriov_cni",
+    "ib_sriov_cni.__main__",
+    "ib_sriov_cni.cni",
+    "ipam",
+    "ipam.edge",
+    "ipam.errors",
+    "ipam.fastjson",
+    "ipam.request",
+    "ipam.value",
+    "_json",
+}
+
+
+def test_version_imports_next_to_nothing() -> None:
+    modules, out = load(MAIN, CNI_COMMAND="VERSION")
+    assert json.loads(out)["cniVersion"] == "1.1.0"
+    assert modules == VERSION
+
+
+def test_the_ipam_plugin_imports_nothing_of_the_other() -> None:
+    code = "import sys; sys.argv = ['/opt/cni/bin/ib-host-local']" + MAIN
+    modules, out = load(code, CNI_COMMAND="VERSION")
+    assert json.loads(out)["cniVersion"] == "1.1.0"
+    assert not {name for name in modules if name.startswith("ib_sriov_cni.")} - {"ib_sriov_cni.__main__"}
+    assert not modules & FORBIDDEN
+
+
+CONF = {"cniVersion": "1.0.0", "name": "ib", "type": "ib-sriov", "deviceID": "0000:99:00.7"}
+
+
+def invocation(command: str, state: Any) -> dict[str, str]:
+    return {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": "/proc/self/ns/net",
+        "CNI_IFNAME": "net1",
+        "CNI_PATH": "/nowhere",
+        "CNI_NETNS_OVERRIDE": "1",
+    }
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK"])
+def test_an_invocation_as_far_as_it_goes_without_an_hca(command: str, tmp_path: Any) -> None:
+    conf = {**CONF, "stateDir": str(tmp_path / "state"), "logFile": str(tmp_path / "log"), "prevResult": {}}
+    modules, _ = load(MAIN, stdin=json.dumps(conf).encode(), **invocation(command, tmp_path))
+    assert not modules & FORBIDDEN
+    assert "ib_sriov_cni.attach" in modules
+    assert "ib_sriov_cni.cli" not in modules
+
+
+# What the rest of the way imports, in a VF's hands. A module missing here is found by the list of all sources.
+REST = {
+    "ADD": (
+        *("ib_sriov_cni.attach.add", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ib_sriov_cni.verbs"),
+        *("ib_sriov_cni.devinfo", "ib_sriov_cni.delegate", "ipam.plugin", "ipam.store", "ipam.index"),
+        *("select", "fcntl"),
+    ),
+    "DEL": ("ib_sriov_cni.attach.release", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ipam.plugin", "ipam.store"),
+    "CHECK": ("ib_sriov_cni.attach.check", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ipam.plugin", "ipam.store"),
+    "everything": (),
+}
+
+
+def every_module() -> list[str]:
+    names = []
+    for package in ("ib_sriov_cni", "ipam"):
+        for folder, _, files in os.walk(os.path.join(ROOT, package)):
+            for file in files:
+                name = os.path.relpath(os.path.join(folder, file), ROOT).removesuffix(".py").replace(os.sep, ".")
+                if file.endswith(".py") and not name.startswith("ib_sriov_cni.cli"):
+                    names.append(name.removesuffix(".__init__"))
+    return sorted(names)
+
+
+@pytest.mark.parametrize("command", list(REST))
+def test_the_rest_of_the_way(command: str) -> None:
+    names = REST[command] or every_module()
+    code = "\n".join(f"import {name}" for name in names if not name.endswith("__main__"))
+    modules, _ = load(code)
+    assert set(names) - modules <= {name for name in names if name.endswith("__main__")}
+    assert not modules & FORBIDDEN
+    assert {name for name in modules if name.startswith("pyroute2")} == {
+        "pyroute2.common",
+        "pyroute2.netlink",
+        "pyroute2.netlink.exceptions",
+    }
