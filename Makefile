@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 need := tests/tools/need
+# a suite of its own, from its first test on
+conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
 .PHONY: help demo test quick lint lab-shell bench clean
 
@@ -15,7 +17,7 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
 	@$(need) python lint netns lab clients
-	@$(PY) tests/tools/suites.py lint unit ipam netns lab
+	@$(PY) tests/tools/suites.py lint unit ipam netns lab $(conformance)
 
 quick: ## the unit tests, under 30 s
 	@$(need) python

@@ -1,6 +1,6 @@
 """Run test suites one after the other, and sum their junit files into one line.
 
-    suites.py SUITE...    of: lint unit ipam netns lab
+    suites.py SUITE...    lint, or a folder of tests: unit ipam netns lab conformance
 
 A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
@@ -17,6 +17,8 @@ import xml.etree.ElementTree as ET
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 RESULTS = os.path.join(ROOT, ".test-results")
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
+# The suites that run in the lab's virtual machine.
+IN_GUEST = {"lab", "conformance"}
 # Each of these counts as one test.
 LINT = {
     "ruff": [sys.executable, "-m", "ruff", "check", "--quiet"],
@@ -60,9 +62,9 @@ def pytest_suite(name: str) -> tuple[int, int]:
     folder = os.path.join("tests", name)
     if os.path.exists(junit):
         os.remove(junit)
-    if name == "lab":
+    if name in IN_GUEST:
         os.environ["JUNIT"] = junit
-        command = [os.path.join(ROOT, folder, "pytest")]
+        command = [os.path.join(ROOT, "tests", "lab", "pytest"), folder]
     else:
         command = [*PYTEST, folder, f"--junitxml={junit}"]
         if name == "netns":
