@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.lab import hca as hca_module
 from tests.lab.cni import Cni, CniRun, finished
-from tests.lab.commands import has_carrier, received, wait
+from tests.lab.commands import has_carrier, received, run, wait
 from tests.lab.hca import Hca
 from tests.lab.pod import Pod
 from tests.lab.snapshot import Snapshot, assert_as_before, differences, host_snapshot
@@ -53,6 +53,7 @@ class Rig:
 
     def load(self) -> None:
         """Load the HCA afresh, and note how the host is."""
+        run(["modprobe", "dummy", "numdummies=0"])  # or the first dummy of a test would bring one of its own
         self.hca = hca_module.load(vfs=self.vfs, mode=self.mode, **self._settings)
         for folder in LEFTOVERS:
             shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tests.lab.pod import Pod
 from tests.lab.rig import Rig, at_once, end, guid_of, leases, steps_of
 
 LOG = Path("/tmp/steps.log")
+TIMES = re.compile(r"cmd=(\w+) .*step=(\w+) .*ms=([\d.]+)")
 
 
 def everything(vf: int) -> dict[str, Any]:
@@ -40,6 +42,7 @@ def steps(loaded: Rig) -> dict[str, list[str]]:
     text = LOG.read_text()
     found = {command: steps_of(text, command) for command in ("ADD", "DEL")}
     print(f"steps: {found}")
+    print("ms:", *(f"{command}.{step}={ms}" for command, step, ms in TIMES.findall(text)))
     assert {"write_record", "set_port_guid", "bind", "move_netdev", "commit"} <= set(found["ADD"])
     assert ("move_rdma" in found["ADD"]) is loaded.exclusive
     return found

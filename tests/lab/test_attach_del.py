@@ -1,0 +1,249 @@
+"""DEL, whatever has become of pod, namespace, record or configuration: the VF comes home as it was (C13, C14)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.commands import run, wait
+from tests.lab.rig import LEASES, STATE, Rig, guid_of, leases
+
+IDENTITY: dict[str, Any] = {"guid": guid_of(1), "link_state": "enable", "mtu": 2000}
+OPEN_A_DEVICE = """
+import sys, time
+from pyverbs.device import Context
+context = Context(name=sys.argv[1])
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_del_twice(rig: Rig) -> None:
+    pod = rig.pod()
+    rig.add(pod, **IDENTITY)
+    rig.delete(pod, **IDENTITY)
+    rig.assert_as_before()
+    rig.delete(pod, **IDENTITY)
+    rig.assert_as_before()
+
+
+def test_del_of_what_never_was(rig: Rig) -> None:
+    rig.delete(rig.pod(), **IDENTITY)
+    rig.assert_as_before()
+
+
+def test_namespace_is_gone(rig: Rig) -> None:
+    """Dead for a while, dying at this moment, not told (after a reboot), or an ordinary file in its place."""
+    endings: list[tuple[str, dict[str, str | None]]] = [
+        ("dead", {}),
+        ("dying", {}),
+        ("untold", {"CNI_NETNS": None}),
+        ("empty", {"CNI_NETNS": ""}),
+        ("a file", {}),
+    ]
+    pods = [rig.pod() for _ in endings]
+    for vf, pod in enumerate(pods):
+        rig.add(pod, vf, **{**IDENTITY, "guid": guid_of(vf)})
+    for vf, ((ending, env), pod) in enumerate(zip(endings, pods, strict=True)):
+        if ending != "untold":
+            pod.delete()
+        if ending == "dead":
+            assert wait(lambda: rig.hca.netdevs(0))
+        if ending == "a file":
+            Path(pod.netns).touch()
+        gone = rig.cni("DEL", pod, rig.conf(vf, **{**IDENTITY, "guid": guid_of(vf)}), env=env)
+        assert (gone.status, gone.stdout) == (0, ""), (ending, gone)
+        if ending == "a file":
+            Path(pod.netns).unlink()
+    rig.assert_as_before()
+
+
+def test_what_pods_do(rig: Rig) -> None:
+    """Renamed, taken down, more addresses and altnames, another MTU; a dummy of the VF's old name."""
+    pod = rig.pod()
+    rig.add(pod, **IDENTITY)
+    pod.run(
+        "ip link set net1 down && ip link set net1 name mine && ip link set mine mtu 1400 &&"
+        " ip addr add 10.1.1.1/24 dev mine && ip link property add dev mine altname other &&"
+        " ip link add net1 type dummy"
+    )
+    rig.delete(pod, **IDENTITY)
+    assert [link["ifname"] for link in pod.links()] == ["lo", "net1"]
+    rig.assert_as_before()
+
+
+def test_altname_that_home_has_already(rig: Rig) -> None:
+    """A move home would fail as a whole: the altname of the pod is another interface's name there."""
+    pod = rig.pod()
+    rig.add(pod)
+    neighbour = rig.hca.netdev(1)
+    pod.run(f"ip link property add dev net1 altname {neighbour}")
+    rig.delete(pod)
+    rig.assert_as_before()
+
+
+def test_old_name_is_taken_at_home(rig: Rig) -> None:
+    """Somebody has the VF's old name: DEL succeeds, the VF comes home under another one."""
+    pod = rig.pod()
+    name = rig.hca.netdev(0)
+    rig.add(pod, **IDENTITY)
+    run(f"ip link add {name} type dummy")
+    rig.delete(pod, **IDENTITY)
+    assert rig.hca.netdev(0) != name
+    assert (rig.hca.port_guid(0), rig.hca.link_state(0)) == (
+        rig.before.facts[f"VF 0 ({rig.hca.pci(0)}) port GUID"],
+        "auto",
+    )
+    run(f"ip link del {name}")
+    run(f"ip link set {rig.hca.netdev(0)} name {name}")
+    rig.assert_as_before()
+
+
+def test_moved_on_into_a_nested_namespace(rig: Rig) -> None:
+    pod, nested = rig.pod(), rig.pod("nested")
+    rig.add(pod, **IDENTITY)
+    pod.run(f"ip link set net1 netns {nested.name}")
+    assert nested.link() is not None
+    rig.delete(pod, **IDENTITY)
+    rig.assert_as_before()
+    assert nested.link() is None
+
+
+def test_device_is_open_in_the_pod(rig: Rig) -> None:
+    """A process of the pod has its uverbs open; DEL does not wait for it."""
+    pod = rig.pod()
+    rig.add(pod, **IDENTITY)
+    name = str(rig.hca.rdma_anywhere(0))
+    # the system's python has pyverbs; the pod sees its device by its own sysfs
+    command = ["ip", "netns", "exec", pod.name, "/usr/bin/python3", "-c", OPEN_A_DEVICE, name]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "open\n"
+    rig.delete(pod, **IDENTITY)
+    rig.assert_as_before()
+    assert holder.poll() is None
+    holder.kill()
+    holder.communicate()
+    rig.assert_as_before()
+
+
+def test_record_is_gone(rig: Rig) -> None:
+    """The lease goes; the VF comes home with its pod and can be used again, whatever GUID it has."""
+    pod, heir = rig.pod(), rig.pod("heir")
+    rig.add(pod, link_state="enable")
+    (record,) = (STATE / "attachments").rglob("*.json")
+    record.unlink()
+    rig.delete(pod)
+    assert leases() == []
+    pod.delete()
+    assert wait(lambda: rig.hca.netdevs(0) and rig.hca.rdma(0))
+    rig.add(heir)
+    rig.delete(heir)
+    assert not (STATE / "devices").exists()
+
+
+@pytest.mark.parametrize("damage", ["", '{"schema": 99, "key": {}}', "[]"])
+@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+def test_record_is_damaged(rig: Rig, damage: str) -> None:
+    """It is set aside and in nobody's way (issue 6)."""
+    pod, heir = rig.pod(), rig.pod("heir")
+    rig.add(pod)
+    (record,) = (STATE / "attachments").rglob("*.json")
+    record.write_text(damage)
+    rig.delete(pod)
+    assert leases() == []
+    assert record.with_name(f"{record.name}.damaged").exists()
+    pod.delete()
+    assert wait(lambda: rig.hca.netdevs(0))
+    rig.add(heir)
+    rig.delete(heir)
+    record.with_name(f"{record.name}.damaged").unlink()
+    # nobody knows its old name any more
+    run(f"ip link set net1 name {rig.before.facts[f'VF 0 ({rig.hca.pci(0)}) netdevs in init']}")
+    rig.assert_as_before()
+
+
+@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+def test_record_of_another_boot(rig: Rig) -> None:
+    """Nothing of it is forced on the devices of this boot; the lease still goes (issue 6)."""
+    pod = rig.pod()
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    run_ = rig.call("ADD", pod, trace="set_port_guid.done=kill", **IDENTITY)
+    assert run_.status == -9
+    (record,) = (STATE / "attachments").rglob("*.json")
+    record.write_text(record.read_text().replace(boot_id, "0" * 8 + boot_id[8:]))
+    owned = rig.hca.guids_at_pf(0)
+    rig.delete(pod, **IDENTITY)
+    assert rig.hca.guids_at_pf(0) == owned
+    assert leases() == []
+    assert list(STATE.rglob("*.json")) == []
+    assert not (STATE / "devices").exists()
+    rig.hca.set_guid(0, rig.before.facts[f"VF 0 ({rig.hca.pci(0)}) port GUID"])
+    run(f"ip link set {rig.hca.pf_netdev} vf 0 state auto")
+    rig.assert_as_before()
+
+
+def test_late_del_of_the_first_pod(rig: Rig) -> None:
+    """The VF serves another pod by now: it is left alone, and only the first one's lease goes."""
+    first, second = rig.pod("first"), rig.pod("second")
+    rig.add(first, **IDENTITY)
+    first.delete()
+    assert wait(lambda: rig.hca.netdevs(0) and rig.hca.rdma(0))
+    other = {**IDENTITY, "guid": guid_of(2)}
+    result = rig.add(second, **other)
+    assert len(leases()) == 1
+    rig.delete(first, **IDENTITY)
+    check = rig.check(second, result, **other)
+    assert check.status == 0, check.stdout
+    rig.delete(second, **other)
+    rig.assert_as_before()
+
+
+@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+def test_no_configuration_left_to_trust(rig: Rig) -> None:
+    """No deviceID, ranges invalid, ipam of another kind than at ADD: what the record says is released."""
+    pod = rig.pod()
+    rig.add(pod, **IDENTITY)
+    bad = {"type": "host-local", "ranges": [[{"subnet": "10.56.0.0/99"}]]}
+    gone = rig.cni("DEL", pod, rig.conf(None, ipam=bad, mtu="much", guid="junk"))
+    assert gone.status == 0, gone.stdout
+    rig.assert_as_before()
+
+
+@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+def test_fault_in_one_release_keeps_no_other_from_running(rig: Rig, tmp_path: Path) -> None:
+    """C14: the IPAM plugin is missing at DEL; the VF comes home, and the record stays until the next DEL."""
+    plugin = tmp_path / "fixed"
+    plugin.write_text(
+        '#!/bin/sh\n[ $CNI_COMMAND = DEL ] || echo \'{"cniVersion":"1.1.0","ips":[{"address":"10.9.0.2/24"}]}\'\n'
+    )
+    plugin.chmod(0o755)
+    conf = rig.conf(0, ipam={"type": "fixed"}, guid=guid_of(1))
+    pod, path = rig.pod(), {"CNI_PATH": str(tmp_path)}
+    assert rig.cni("ADD", pod, conf, env=path).status == 0
+    plugin.rename(tmp_path / "away")
+    gone = rig.cni("DEL", pod, conf, env=path)
+    assert gone.code == 104
+    assert "fixed" in gone.out["msg"]
+    assert rig.hca.netdevs(0)
+    assert rig.hca.port_guid(0) == rig.before.facts[f"VF 0 ({rig.hca.pci(0)}) port GUID"]
+    assert len(list(STATE.rglob("*.json"))) == 1
+    heir = rig.pod("heir")
+    rig.add(heir)  # a dead attachment's fault is not the next pod's
+    rig.delete(heir)
+    (tmp_path / "away").rename(plugin)
+    assert rig.cni("DEL", pod, conf, env=path).status == 0
+    rig.assert_as_before()
+
+
+@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+def test_lease_folder_is_gone(rig: Rig) -> None:
+    pod = rig.pod()
+    rig.add(pod)
+    run(["rm", "-r", os.fspath(LEASES)])
+    rig.delete(pod)
+    rig.assert_as_before()
