@@ -11,6 +11,7 @@ import os
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+PR_SET_PDEATHSIG, SIGKILL = 1, 9
 RTLD_NOW = 2
 
 
@@ -39,6 +40,13 @@ def set_network_namespace(fd: int) -> None:
         setns(fd, CLONE_NEWNET)
     else:
         _call("setns", fd, CLONE_NEWNET)
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill the process when its parent ends (prctl(2)); OSError if that has happened already."""
+    _call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise OSError(errno.ESRCH, "the parent has ended")
 
 
 def unshare_mounts() -> None:

@@ -31,25 +31,29 @@ OPEN_SECONDS = 10.0  # for opening and asking, over and above the wait for the p
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1  # verbs have no waiting call in pyverbs: ask, doubling the pause
 
 
-def read_port(device: str, *, netns: Netns, exclusive: bool, wait: float, pkeys: bool) -> PortReport:
+def read_port(
+    device: str, *, netns: Netns, exclusive: bool, wait: float, pkeys: bool, open_seconds: float = OPEN_SECONDS
+) -> PortReport:
     """Open an RDMA device in a namespace and report its first port, after up to `wait` seconds for ACTIVE.
 
-    `exclusive`: the device is seen in its own namespace only. `pkeys`: read the P_Key table too.
+    `exclusive`: the device is seen in its own namespace only. `pkeys`: read the P_Key table too. `open_seconds`:
+    what opening and asking may take on top.
     Raises VerificationFailed (103) if it cannot be opened or does not answer.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _child(writer, device, netns, exclusive=exclusive, wait=wait, pkeys=pkeys)
+        _child(writer, parent, device, netns, exclusive=exclusive, wait=wait, pkeys=pkeys)
     os.close(writer)
     try:
-        text = _read_answer(reader, wait + OPEN_SECONDS)
+        text = _read_answer(reader, wait + open_seconds)
     finally:
         os.close(reader)
         _end(pid)
     if text is None:
         raise VerificationFailed(
-            f"open RDMA device {device}: no answer within {wait + OPEN_SECONDS:.0f} s",
+            f"open RDMA device {device}: no answer within {wait + open_seconds:g} s",
             "the driver or the firmware hangs: see the kernel log",
         )
     answer = loads(text) if text else None
@@ -102,9 +106,10 @@ def _end(pid: int) -> None:
         pass
 
 
-def _child(writer: int, device: str, netns: Netns, *, exclusive: bool, wait: float, pkeys: bool) -> None:
+def _child(writer: int, parent: int, device: str, netns: Netns, *, exclusive: bool, wait: float, pkeys: bool) -> None:
     """Answer on the pipe and end the process; nothing may escape into the parent's code."""
     try:
+        _hold_only(writer, netns.fd, parent)
         answer: dict[str, object] = _ask(device, netns, exclusive=exclusive, wait=wait, pkeys=pkeys)
     except BaseException as fault:  # noqa: BLE001  # a forked child has no caller to raise to
         answer = {"fault": f"{type(fault).__name__}: {fault}"}
@@ -112,6 +117,23 @@ def _child(writer: int, device: str, netns: Netns, *, exclusive: bool, wait: flo
         os.write(writer, dumps(answer).encode())
     finally:
         os._exit(0)
+
+
+def _hold_only(writer: int, netns: int, parent: int) -> None:
+    """Let go of the parent's files and end when it ends: one that hangs must keep no lock and no runtime waiting.
+
+    Standard output is the runtime's, for one document (C5): what a library prints goes nowhere.
+    """
+    from ib_sriov_cni import syscalls
+
+    syscalls.end_with_parent(parent)
+    nowhere = os.open("/dev/null", os.O_RDWR)
+    for stream in (0, 1):
+        os.dup2(nowhere, stream)
+    low, high = sorted((writer, netns))
+    os.closerange(3, low)
+    os.closerange(low + 1, high)
+    os.closerange(high + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _ask(device: str, netns: Netns, *, exclusive: bool, wait: float, pkeys: bool) -> dict[str, object]:

@@ -1,0 +1,113 @@
+"""Records, locks and logs on a file system that is full or read-only; root can make one."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ib_sriov_cni.errors import StateFailure
+from ib_sriov_cni.locks import Locks
+from ib_sriov_cni.log import Log
+from ib_sriov_cni.records import Records
+from ipam.value import replace
+from tests.unit.test_records import KEY, RECORD, VF
+
+Remount = Callable[[str], None]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small tmpfs."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def make_read_only(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+
+def fill(disk: Path) -> Path:
+    path = disk / "filler"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            pass
+    return path
+
+
+def test_a_full_disk_leaves_the_record_as_it_was(disk: Path) -> None:
+    records = Records(str(disk / "state"))
+    records.write(RECORD)
+    filler = fill(disk)
+    large = replace(RECORD, committed=True, conf={"x": "y" * 20_000})
+    with pytest.raises(StateFailure, match=r"write record .*: No space left on device") as caught:
+        records.write(large)
+    assert "have room" in caught.value.details
+    assert records.read(KEY) == RECORD
+    assert [path.name for path in (disk / "state/attachments/ib").iterdir()] == ["c1:net1.json"]
+    filler.unlink()
+    records.write(large)
+    assert records.read(KEY) == large
+
+
+def test_a_full_disk_does_not_keep_from_forgetting(disk: Path) -> None:
+    records = Records(str(disk / "state"))
+    records.write(RECORD)
+    records.claim(VF, KEY)
+    fill(disk)
+    records.disclaim(VF, KEY)
+    records.forget(KEY)
+    assert records.read(KEY) is None
+    assert records.read_owner(VF) is None
+
+
+def test_a_read_only_disk(disk: Path) -> None:
+    records = Records(str(disk / "state"))
+    records.write(RECORD)
+    records.claim(VF, KEY)
+    (disk / "locks").mkdir()
+    make_read_only(disk)
+    assert records.read(KEY) == RECORD
+    assert records.read_owner(VF) == KEY
+    changes: list[Callable[[], object]] = [
+        lambda: records.write(RECORD),
+        lambda: records.claim(VF, KEY),
+        lambda: records.disclaim(VF, KEY),
+        lambda: records.forget(KEY),
+        lambda: Records(str(disk / "other")).write(RECORD),
+        lambda: Locks(str(disk / "locks")).take(VF, "c1 net1", 0.0),
+    ]
+    for change in changes:
+        with pytest.raises(StateFailure, match="Read-only file system") as caught:
+            change()
+        assert caught.value.code == 106
+    assert records.read(KEY) == RECORD
+
+
+def test_a_lock_holds_where_its_holder_cannot_be_written_down(disk: Path) -> None:
+    locks = Locks(str(disk / "locks"))
+    with locks.take(VF, "c1 net1", 0.0):
+        pass
+    (disk / "locks" / f"{VF}.lock").write_text("")
+    fill(disk)
+    with locks.take(VF, "c1 net1", 0.0):
+        pass
+
+
+def test_a_log_that_finds_no_room_fails_nothing(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log = Log(path=str(disk / "log"))
+    fill(disk)
+    log.warning("one")
+    assert "msg=one" in capfd.readouterr().err
+    (disk / "filler").unlink()
+    make_read_only(disk)
+    log.warning("two")
+    assert "cannot open logFile" in capfd.readouterr().err

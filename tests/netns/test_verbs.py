@@ -1,0 +1,217 @@
+"""ib_sriov_cni.verbs: the child that asks, with a double of pyverbs on PYTHONPATH where an answer is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ib_sriov_cni.errors import VerificationFailed
+from ib_sriov_cni.verbs import read_port
+from tests.netns.conftest import Sandbox
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+
+DOUBLE = """
+import os, sys, time
+
+class Port:
+    state, link_layer, lid, sm_lid, pkey_tbl_len = {state}, 1, 5, 1, 3
+
+class Device:
+    node_guid = {node_guid}
+
+class Context:
+    def __init__(self, name):
+        print("libibverbs: Warning: something on standard output", flush=True)
+        self.name = name
+        {opening}
+        self.asked = 0
+    def __enter__(self):
+        return self
+    def __exit__(self, *_fault):
+        pass
+    def query_port(self, number):
+        self.asked += 1
+        port = Port()
+        if self.asked >= {active_after}:
+            port.state = 4
+        return port
+    def query_device(self):
+        return Device()
+    def query_gid(self, port, index):
+        return "fe80:0000:0000:0000:0200:0000:0000:0011"
+    def query_pkey(self, port, index):
+        return int.from_bytes([0xFFFF, 0x8001, 0][index].to_bytes(2, "big"), sys.byteorder)
+"""
+
+ASK = """
+import json, os, sys
+from ib_sriov_cni.netns import open_netns
+from ib_sriov_cni import verbs
+from ib_sriov_cni.errors import CniError
+path, wait, pkeys, seconds = sys.argv[1], float(sys.argv[2]), sys.argv[3] == "pkeys", float(sys.argv[4])
+held = os.open(os.environ["HERE"] + "/lock", os.O_CREAT | os.O_RDWR)
+try:
+    with open_netns(path) as netns:
+        report = verbs.read_port(
+            "mlx5_3", netns=netns, exclusive=True, wait=wait, pkeys=pkeys, open_seconds=seconds
+        )
+    print(json.dumps({**report.__dict__, "node_guid": str(report.node_guid), "port_guid": str(report.port_guid)}))
+except CniError as fault:
+    print(json.dumps({"code": fault.code, "msg": fault.msg, "details": fault.details}))
+"""
+
+
+class Double:
+    """A pyverbs below a folder, and a process that asks it."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self.folder = folder
+        self.sandbox = sandbox
+        self.make()
+
+    def make(
+        self, *, opening: str = "pass", state: int = 4, node_guid: str = "'0200:0000:0000:0011'", active_after: int = 99
+    ) -> None:
+        package = self.folder / "pyverbs"
+        package.mkdir(exist_ok=True)
+        (package / "__init__.py").write_text("")
+        text = DOUBLE.format(opening=opening, state=state, node_guid=node_guid, active_after=active_after)
+        (package / "device.py").write_text(text)
+
+    def start(self, *, wait: float = 0.0, pkeys: bool = False, seconds: float = 60.0) -> subprocess.Popen[str]:
+        arguments = [self.sandbox.path, str(wait), "pkeys" if pkeys else "", str(seconds)]
+        env = {**os.environ, "PYTHONPATH": f"{self.folder}:{ROOT}", "HERE": str(self.folder)}
+        return subprocess.Popen(
+            [sys.executable, "-c", ASK, *arguments], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, *, wait: float = 0.0, pkeys: bool = False, seconds: float = 60.0) -> dict[str, Any]:
+        process = self.start(wait=wait, pkeys=pkeys, seconds=seconds)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        found = json.loads(out)  # nothing else is on standard output (C5), whatever a library prints
+        assert isinstance(found, dict)
+        return found
+
+
+@pytest.fixture
+def double(tmp_path: Path, sandbox: Sandbox) -> Double:
+    return Double(tmp_path, sandbox)
+
+
+def test_a_port(double: Double) -> None:
+    assert double.ask() == {
+        "device": "mlx5_3",
+        "node_guid": "02:00:00:00:00:00:00:11",
+        "port_guid": "02:00:00:00:00:00:00:11",
+        "link_layer": "InfiniBand",
+        "state": "ACTIVE",
+        "lid": 5,
+        "sm_lid": 1,
+        "pkeys": [],
+    }
+
+
+def test_the_table_of_pkeys_is_in_host_order(double: Double) -> None:
+    assert double.ask(pkeys=True)["pkeys"] == [0xFFFF, 0x8001, 0]
+
+
+def test_the_node_guid_of_an_older_pyverbs(double: Double) -> None:
+    """A number, as the eight bytes lie in memory."""
+    double.make(node_guid="int.from_bytes(bytes.fromhex('0200000000000011'), sys.byteorder)")
+    assert double.ask()["node_guid"] == "02:00:00:00:00:00:00:11"
+
+
+def test_a_port_that_becomes_active(double: Double) -> None:
+    double.make(state=2, active_after=4)
+    assert double.ask(wait=60)["state"] == "ACTIVE"
+
+
+def test_a_port_that_does_not(double: Double) -> None:
+    double.make(state=2)
+    assert double.ask(wait=0.1)["state"] == "INIT"
+    assert double.ask(wait=0)["state"] == "INIT"
+    double.make(state=9)
+    assert double.ask()["state"] == "9"
+
+
+def test_it_is_opened_inside_the_namespace_with_its_own_sysfs(double: Double) -> None:
+    double.sandbox.add_link("only-there")
+    here = os.listdir("/sys/class/net")
+    opening = "open(os.environ['HERE'] + '/seen', 'w').write(' '.join(os.listdir('/sys/class/net')))"
+    double.make(opening=opening)
+    double.ask()
+    assert "only-there" in (double.folder / "seen").read_text().split()
+    assert os.listdir("/sys/class/net") == here
+
+
+def test_a_device_that_cannot_be_opened(double: Double) -> None:
+    double.make(opening="raise OSError(13, 'Permission denied')")
+    fault = double.ask()
+    assert fault["code"] == 103
+    assert re.fullmatch(r"open RDMA device mlx5_3 in /run/netns/\S+: OSError: .*Permission denied", fault["msg"])
+
+
+def test_a_device_that_can_be_opened_at_the_third_try(double: Double) -> None:
+    double.make(
+        opening="path = os.environ['HERE'] + '/tries'; open(path, 'a').write('x')\n"
+        "        if os.path.getsize(path) < 3: raise OSError('udev has not made it yet')"
+    )
+    assert double.ask()["state"] == "ACTIVE"
+
+
+def test_a_driver_that_hangs(double: Double) -> None:
+    double.make(opening="open(os.environ['HERE'] + '/pid', 'w').write(str(os.getpid())); time.sleep(1000)")
+    fault = double.ask(seconds=1.5)
+    assert (fault["code"], fault["msg"]) == (103, "open RDMA device mlx5_3: no answer within 1.5 s")
+    assert not os.path.exists(f"/proc/{(double.folder / 'pid').read_text()}")
+
+
+@pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), 11)"])
+def test_a_library_that_ends_the_process(double: Double, end: str) -> None:
+    double.make(opening=end)
+    fault = double.ask()
+    assert fault["code"] == 103
+    assert "the verifying process died" in fault["msg"]
+
+
+def test_the_child_ends_with_its_parent_and_holds_nothing_of_it(double: Double) -> None:
+    """A lock is let go with the holder's last breath: no child that hangs in a driver may keep it."""
+    listing = "' '.join(map(os.readlink, filter(os.path.islink, glob.glob('/proc/self/fd/*'))))"
+    double.make(
+        opening="import glob\n"
+        f"        open(os.environ['HERE'] + '/seen', 'w').write({listing})\n"
+        "        open(os.environ['HERE'] + '/pid', 'w').write(str(os.getpid()))\n"
+        "        time.sleep(1000)"
+    )
+    process = double.start()
+    pid = double.folder / "pid"
+    while not pid.exists() or not pid.read_text():
+        assert process.poll() is None
+        os.sched_yield()
+    child = int(pid.read_text())
+    process.kill()
+    assert process.stdout is not None
+    assert process.stdout.read() == "", "the runtime's end of standard output closes"
+    process.communicate()
+    while os.path.exists(f"/proc/{child}") and " Z " not in Path(f"/proc/{child}/stat").read_text():
+        os.sched_yield()
+    seen = (double.folder / "seen").read_text().split()
+    assert seen[:2] == ["/dev/null", "/dev/null"]
+    assert f"{double.folder}/lock" not in seen
+
+
+def test_the_real_pyverbs_and_a_device_that_is_not_there(sandbox: Sandbox) -> None:
+    with sandbox.open() as netns, pytest.raises(VerificationFailed) as caught:
+        read_port("no-such-device", netns=netns, exclusive=True, wait=0.0, pkeys=False)
+    assert caught.value.code == 103
+    assert f"open RDMA device no-such-device in {sandbox.path}: " in caught.value.msg
+    assert "ib_uverbs" in caught.value.details

@@ -1,0 +1,25 @@
+"""ib_sriov_cni.verbs: how pyverbs' numbers are read; the asking itself is in tests/netns."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ib_sriov_cni.model import GUID_MAX, Guid
+from ib_sriov_cni.verbs import node_guid
+
+
+@given(st.integers(0, GUID_MAX).map(Guid))
+def test_both_forms_of_a_node_guid(guid: Guid) -> None:
+    # pyverbs until rdma-core 44 hands out __be64 as it lies in memory, since then the text of ibv_devinfo.
+    assert node_guid(int.from_bytes(guid.to_bytes(8, "big"), sys.byteorder)) == guid
+    digits = f"{guid:016x}"
+    assert node_guid(":".join([digits[i : i + 4] for i in range(0, 16, 4)])) == guid
+
+
+def test_a_node_guid_that_is_none() -> None:
+    with pytest.raises(ValueError, match="not a GUID"):
+        node_guid("mlx5_3")
