@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab.clients import multus, node
+from tests.lab.clients.kube import Kube
 from tests.lab.cni import Cni, CniRun
 from tests.lab.commands import received
 from tests.lab.conftest import MakeHca, MakePod, TakeSnapshot
 from tests.lab.pod import Pod
 
 LOG = Path("/run/ib-sriov.log")
+GUID = "02:11:22:33:44:55:66:77"
+RESOURCE = "example.com/ib"
 
 
 class Multus:
@@ -36,6 +40,13 @@ class Multus:
         run = self.cni(command, pod, {**conf, "binDir": self.path}, "eth0", {"CNI_PATH": self.path, "CNI_ARGS": args})
         assert run.status == 0, run.stdout + run.stderr
         return run
+
+
+@pytest.fixture
+def kube(tmp_path: Path) -> Iterator[Kube]:
+    made = Kube(tmp_path)
+    yield made
+    made.close()
 
 
 def answers(pod: Pod, address: str) -> bool:
@@ -96,3 +107,69 @@ def test_a_pod_whose_net1_fails_has_nothing_left(
     pod.delete()
     multus.forget_bridge()
     before.assert_as_before()
+
+
+@pytest.mark.parametrize("form", ["plugin", "list"])
+def test_what_multus_injects_reaches_us(
+    make_hca: MakeHca, pods: MakePod, host_snapshot: TakeSnapshot, kube: Kube, tmp_path: Path, form: str
+) -> None:
+    """N1, N4, N5: device, cni-args and capabilities come from pod and definition; device-info is read again."""
+    hca = make_hca(preset=True, mode="exclusive", renumber=1)
+    before = host_snapshot(hca)
+    call = Multus(tmp_path)
+    pod = pods("a")
+    wanted = ("ips", "infinibandGUID", "deviceID", "CNIDeviceInfoFile")
+    own = {**node.plugin("", rdmaIsolation=True, ibKubernetesEnabled=True), "capabilities": dict.fromkeys(wanted, True)}
+    del own["deviceID"]
+    if form == "plugin":
+        kube.add_network("ibnet", {"cniVersion": "1.0.0", "name": "ibnet", **own}, RESOURCE)
+    else:
+        kube.add_network("ibnet", node.conflist("1.0.0", [own]), RESOURCE)
+    selection = {
+        "name": "ibnet",
+        "interface": "net1",
+        "ips": ["10.56.0.77/24"],
+        "infiniband-guid": GUID,
+        # other tools' arguments, of any JSON type
+        "cni-args": {"mellanox.infiniband.app": "configured", "pkey": "0x7fff", "priority": 3, "tags": ["a"]},
+    }
+    kube.add_pod("worker-a", "uid-a", [selection])
+    stale = hca.rdma(0)
+    info = {"type": "pci", "version": "1.1.0", "pci": {"pci-address": hca.pci(0), "rdma-device": stale}}
+    kube.allocate("uid-a", RESOURCE, hca.pci(0), info)
+    conf = multus.conf("1.0.0", {}, kubeconfig=str(kube.kubeconfig))
+    conf["delegates"] = conf["delegates"][:1]
+    call("ADD", pod, conf)
+    assert pod.addresses("net1") == ["10.56.0.77/24"]
+    (interface,) = [link for link in pod.links() if link["ifname"] == "net1"]
+    assert interface["address"].endswith(GUID)
+    status = kube.statuses["worker-a"]
+    assert [each["interface"] for each in status] == ["eth0", "net1"]
+    assert (status[1]["name"], status[1]["ips"]) == ("train/ibnet", ["10.56.0.77"])
+    # the rebind for the new GUID has renamed the RDMA device since the device plugin looked
+    told = status[1]["device-info"]["pci"]
+    assert told["pci-address"] == hca.pci(0)
+    assert told["rdma-device"] == hca.rdma_anywhere(0) != stale
+    call("DEL", pod, conf)
+    call("DEL", pod, conf)
+    pod.delete()
+    multus.forget_bridge()
+    before.assert_as_before()
+
+
+def test_a_pod_waits_for_ib_kubernetes(make_hca: MakeHca, pods: MakePod, kube: Kube, tmp_path: Path) -> None:
+    """N5: without what ib-kubernetes writes, ADD fails, and says for whom it waits."""
+    hca = make_hca(preset=True)
+    call = Multus(tmp_path)
+    pod = pods("a")
+    own = {**node.plugin("", ibKubernetesEnabled=True), "capabilities": {"infinibandGUID": True}}
+    del own["deviceID"]
+    kube.add_network("ibnet", {"cniVersion": "1.0.0", "name": "ibnet", **own}, RESOURCE)
+    kube.add_pod("worker-a", "uid-a", [{"name": "ibnet"}])
+    kube.allocate("uid-a", RESOURCE, hca.pci(0), {"type": "pci", "version": "1.1.0", "pci": {}})
+    conf = multus.conf("1.0.0", {}, kubeconfig=str(kube.kubeconfig))
+    conf["delegates"] = conf["delegates"][:1]
+    with pytest.raises(AssertionError, match="ib-kubernetes"):
+        call("ADD", pod, conf)
+    assert pod.link("net1") is None
+    multus.forget_bridge()
