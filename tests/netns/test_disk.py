@@ -13,7 +13,7 @@ from ib_sriov_cni.locks import Locks
 from ib_sriov_cni.log import Log
 from ib_sriov_cni.records import Records
 from ipam.value import replace
-from tests.unit.test_records import KEY, RECORD, VF
+from tests.unit.trees import KEY, RECORD, VF
 
 Remount = Callable[[str], None]
 

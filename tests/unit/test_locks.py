@@ -172,7 +172,12 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_no_lock_is_inherited_by_a_program(locks: Locks) -> None:
     with locks.take(VF, "c net1", 0.0):
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+        code = "print('runs', flush=True); input()"
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"runs\n"
     try:
         with locks.take(VF, "c net1", 0.0):
             pass

@@ -1,12 +1,47 @@
-"""Made sysfs trees: a PF with VFs in the shape of ib_sriov_cni.sysfs's docstring."""
+"""Made trees: a sysfs with a PF and its VFs in the shape of ib_sriov_cni.sysfs's docstring; a record to keep."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from ib_sriov_cni.model import Guid, PciAddress
+from ib_sriov_cni.records import Key, Record
+
 PF = "0000:3b:00.0"
 GUID = "02:00:00:00:00:00:00:11"
+VF = PciAddress("0000:3b:00.2")
+KEY = Key(network="ib", container_id="c1", ifname="net1")
+RECORD = Record(
+    key=KEY,
+    pci=VF,
+    boot_id="b",
+    netns_path="/run/netns/x",
+    netns_cookie=7,
+    pod="train/worker-0",
+    since=1.5,
+    committed=False,
+    rdma_isolation=True,
+    driver="mlx5_core",
+    had_netdev="ib1",
+    had_altnames=("ibp59s0f0v1",),
+    had_mtu=2044,
+    had_up=False,
+    had_rdma="mlx5_3",
+    had_uverbs="uverbs3",
+    had_node_guid=None,
+    had_port_guid=Guid(5),
+    had_config_node_guid=Guid(0),
+    had_config_port_guid=Guid(0),
+    had_link_state="auto",
+    guid=Guid(9),
+    node_guid=Guid(9),
+    set_guid=True,
+    link_state="",
+    conf={"name": "ib", "ipam": {"type": "host-local"}},
+    args="",
+    result={},
+)
 
 
 def write(path: Path, text: str) -> None:
@@ -78,3 +113,17 @@ class Tree:
             link(self.root / f"class/infiniband/{name}", device / f"infiniband/{name}")
             # The kernel's links go up past their target and down again (kernfs_get_target_path).
             os.symlink(f"../../../{pci}", device / f"infiniband/{name}/device")
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file and link below a folder, with its content or target."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = f"-> {os.readlink(path)}"
+        elif path.is_file():
+            found[name] = path.read_text()
+        elif not any(path.iterdir()):
+            found[f"{name}/"] = ""
+    return found

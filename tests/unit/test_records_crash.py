@@ -1,0 +1,146 @@
+"""ib_sriov_cni.records: killed at any system call, and several at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ib_sriov_cni.records import Record, Records, render_record
+from ipam.value import replace
+from tests.unit.trees import KEY, RECORD, VF, tree
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "lib/cni/ib-sriov"
+
+
+@pytest.fixture
+def records(state: Path) -> Records:
+    return Records(str(state))
+
+
+CRASH = """
+import json, os, resource, signal, sys
+from ib_sriov_cni.model import PciAddress
+from ib_sriov_cni.records import Records, parse_record
+doc, state, act, left, size = sys.argv[1:]
+record, records, left = parse_record(json.loads(doc)), Records(state), int(left)
+
+def count(event, arguments):
+    global left
+    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.chmod"):
+        left -= 1
+        if left < 0:
+            os._exit(9)
+
+if int(size) >= 0:
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
+sys.addaudithook(count)
+if act == "write":
+    records.write(record)
+elif act == "claim":
+    records.claim(record.pci, record.key)
+elif act == "disclaim":
+    records.disclaim(record.pci, record.key)
+else:
+    records.forget(record.key)
+os._exit(0)
+"""
+
+
+def crash(state: Path, act: str, record: Record, *, events: int = 1000, size: int = -1) -> int:
+    """Do it in a process that ends before system call number `events`, or when a file is that large."""
+    doc = json.dumps(render_record(record))
+    command = [sys.executable, "-c", CRASH, doc, str(state), act, str(events), str(size)]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+@pytest.mark.parametrize("before", [None, RECORD])
+def test_killed_while_writing(records: Records, state: Path, before: Record | None) -> None:
+    """The record is there whole, the old one or the new one."""
+    new = replace(RECORD, committed=True)
+    events = 0
+    while True:
+        if before:
+            records.write(before)
+        status = crash(state, "write", new, events=events)
+        assert records.read(KEY) in (before, new)
+        assert not list(state.rglob("*.damaged"))
+        if status == 0:
+            break
+        assert status == 9
+        events += 1
+    assert events > 3
+    assert records.read(KEY) == new
+    assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
+
+
+def test_killed_in_the_middle_of_the_write(records: Records, state: Path) -> None:
+    records.write(RECORD)
+    for size in (0, 1, 100):
+        assert crash(state, "write", replace(RECORD, committed=True), size=size) == -25
+        assert records.read(KEY) == RECORD
+    assert (state / "attachments/ib/c1:net1.json.new").stat().st_size == 100
+    records.write(replace(RECORD, committed=True))
+    assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
+
+
+@pytest.mark.parametrize("act", ["claim", "disclaim", "forget"])
+def test_killed_while_claiming_or_letting_go(records: Records, state: Path, act: str) -> None:
+    events = 0
+    while True:
+        if act == "claim":
+            records.disclaim(VF, KEY)
+        else:
+            records.write(RECORD)
+            records.claim(VF, KEY)
+        status = crash(state, act, RECORD, events=events)
+        assert records.read_owner(VF) in (None, KEY)
+        if act != "claim":
+            assert records.read(KEY) in (None, RECORD)
+        if status == 0:
+            break
+        events += 1
+    assert events > 1
+    records.forget(KEY)
+    records.disclaim(VF, KEY)
+    assert tree(state) == {}
+
+
+COMPANY = """
+import json, sys
+from ib_sriov_cni.model import PciAddress
+from ib_sriov_cni.records import Key, Records, parse_record
+from ipam.value import replace
+record, records = parse_record(json.loads(sys.argv[1])), Records(sys.argv[2])
+pci, key = PciAddress(f"0000:3b:00.{sys.argv[3]}"), Key(network="ib", container_id=f"c{sys.argv[3]}", ifname="net1")
+for _ in range(100):
+    records.write(replace(record, key=key))
+    records.claim(pci, key)
+    if records.read(key) is None or records.read_owner(pci) != key:
+        sys.exit("lost")
+    records.disclaim(pci, key)
+    records.forget(key)
+"""
+
+
+def test_c21_attachments_come_and_go_side_by_side(state: Path) -> None:
+    """The last one out removes the folders, which must not take them from under the next one's feet."""
+    doc = json.dumps(render_record(RECORD))
+    command = [sys.executable, "-c", COMPANY, doc, str(state)]
+    company = [
+        subprocess.Popen([*command, str(number)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for number in range(4)
+    ]
+    told = [process.communicate(timeout=120)[1] for process in company]
+    assert [process.returncode for process in company] == [0, 0, 0, 0], told
+    assert tree(state) == {}
