@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,15 @@ import pytest
 from tests.lab.clients import image, multus, node
 from tests.lab.clients.containerd import Containerd, tail
 from tests.lab.clients.cri import READY, CriError, container_config, pod_config
-from tests.lab.commands import names
+from tests.lab.commands import names, wait
 from tests.lab.conftest import MakeHca, TakeSnapshot
 from tests.lab.hca import Hca
 
 CONF_DIR = Path("/etc/cni/net.d")
 BIN_DIR = Path("/opt/cni/bin")
 CONF = "00-multus.conf"
+ALONE = "00-alone.conflist"
+TRACE = "IB_SRIOV_TRACE_POINT"
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +48,23 @@ def containerd(make_hca: MakeHca, running: Containerd) -> Iterator[Containerd]:
 def use_network(containerd: Containerd, hca: Hca, **more: Any) -> None:
     """Have the next pods get VF 0; containerd watches the folder, a restart is surer."""
     delegate = {"cniVersion": "1.0.0", "name": "ibnet", **node.plugin(hca.pci(0), **more)}
+    (CONF_DIR / ALONE).unlink(missing_ok=True)
     node.write_conf(CONF_DIR, multus.conf("1.0.0", delegate), CONF)
     containerd.kill()
     containerd.start()
+
+
+def stopped_plugin() -> int:
+    """The plugin's process that its trace point has stopped; 0 if there is none."""
+    for pid in (name for name in names("/proc") if name.isdigit()):
+        try:
+            command = Path("/proc", pid, "cmdline").read_bytes()
+            state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state == "T" and b"ib_sriov_cni" in command:
+            return int(pid)
+    return 0
 
 
 @pytest.mark.parametrize("mode", ["shared", "exclusive"])
@@ -80,4 +99,35 @@ def test_a_pod_sandbox_lives_through_a_restart(
         containerd.cri.remove_pod(pod)
     assert containerd.cri.pods() == {}
     multus.forget_bridge()
+    before.assert_as_before()
+
+
+@pytest.mark.parametrize("point", ["claim", "move_netdev", "configure.done"])
+def test_containerd_and_plugin_die_in_an_add(
+    make_hca: MakeHca, containerd: Containerd, host_snapshot: TakeSnapshot, point: str
+) -> None:
+    """C11, C13, N2: what a killed RunPodSandbox left does not keep the pod's next attempt from its VF.
+
+    We are the pod's only network here: what other plugins leave behind is not looked at.
+    """
+    hca = make_hca(preset=True)
+    before = host_snapshot(hca)
+    (CONF_DIR / CONF).unlink(missing_ok=True)
+    node.write_conf(CONF_DIR, node.conflist("1.0.0", [node.plugin(hca.pci(0))]), ALONE)
+    containerd.kill()
+    containerd.start(**{TRACE: f"{point}=stop"})
+    with ThreadPoolExecutor(1) as pool:
+        doomed = pool.submit(containerd.cri.run_pod, pod_config("worker-0"))
+        plugin = wait(stopped_plugin, 60)
+        assert plugin, f"no plugin stopped at {point}: {tail()}"
+        containerd.kill()
+        os.kill(plugin, signal.SIGKILL)
+        assert isinstance(doomed.exception(60), CriError)
+    containerd.start()
+    # as kubelet does: what the runtime still knows of is stopped and removed, then comes the next attempt
+    containerd.remove_pods()
+    pod = containerd.cri.run_pod(pod_config("worker-0", attempt=1))
+    assert containerd.cri.address(pod).startswith("10.56.0.")
+    assert hca.netdevs(0) == []
+    containerd.remove_pods()
     before.assert_as_before()

@@ -45,10 +45,12 @@ class Containerd:
         self.start()
         commands.run(["ctr", "-n", "k8s.io", "images", "import", str(image.make_image(Path("/run/image.tar")))])
 
-    def start(self) -> None:
-        """Start it, and wait until it serves the CRI with a network."""
+    def start(self, **environment: str) -> None:
+        """Start it, and wait until it serves the CRI with a network; plugins see its environment."""
         with open(LOG, "ab") as log:
-            self.process = subprocess.Popen(["containerd", "-c", str(CONFIG)], stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                ["containerd", "-c", str(CONFIG)], stdout=log, stderr=log, env={**os.environ, **environment}
+            )
         process = self.process
 
         def serves() -> bool:
