@@ -270,12 +270,12 @@ class Records:
             doc = _read_json(fd)
         finally:
             os.close(fd)
-        # Its name does not say the network: another network's attachment of the same interface is not ours.
-        if isinstance(doc, dict) and doc.get("name") in (None, "", key.network):
-            return doc, status.st_mtime
         if not isinstance(doc, dict):
             self.set_foreign_aside(key)
-        return None
+            return None
+        # The file's name says neither the network nor, with hyphens in it, where the interface's begins.
+        ours = doc.get("name") in (None, "", key.network) and doc.get("ContIFNames") in (None, "", key.ifname)
+        return (doc, status.st_mtime) if ours else None
 
     def read_foreign_keys(self, network: str) -> list[Key]:
         """Give the attachments of a network that the Go plugin's records speak of."""
@@ -284,8 +284,7 @@ class Records:
             cut = -1 if name.endswith(".damaged") else name.find("-")
             while cut > 0:  # either part may have a hyphen: the record itself says where the second one begins
                 key = Key(network=network, container_id=name[:cut], ifname=name[cut + 1 :])
-                found = self.read_foreign(key) if os.path.isfile(f"{self._state_dir}/{name}") else None
-                if found and found[0].get("ContIFNames", key.ifname) == key.ifname:
+                if os.path.isfile(f"{self._state_dir}/{name}") and self.read_foreign(key):
                     keys.append(key)
                 cut = name.find("-", cut + 1)
         return keys
