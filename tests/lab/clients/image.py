@@ -22,9 +22,9 @@ def member(
     return info
 
 
-def layer() -> bytes:
-    """The root file system as a tar archive."""
-    found = shutil.which("busybox")
+def layer(busybox: Path | None = None) -> bytes:
+    """The root file system as a tar archive; busybox is the one on PATH unless told."""
+    found = busybox or shutil.which("busybox")
     assert found, "busybox is missing: tests/tools/need lab"
     binary = Path(found).read_bytes()
     out = io.BytesIO()
@@ -37,9 +37,9 @@ def layer() -> bytes:
     return out.getvalue()
 
 
-def make_image(path: Path) -> Path:
+def make_image(path: Path, busybox: Path | None = None) -> Path:
     """Write the image as `docker save` would."""
-    root = layer()
+    root = layer(busybox)
     config = {
         "architecture": "amd64",
         "os": "linux",
