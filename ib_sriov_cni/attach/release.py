@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 
+from ib_sriov_cni.attach.child import parent_name, remove_children
 from ib_sriov_cni.attach.vf import aside_name, await_devices, await_fact, pod_of, read_netdev, rebind, restore_names
 from ib_sriov_cni.delegate import delete_addresses
 from ib_sriov_cni.errors import CniError, DeviceUnusable, KernelRefused
@@ -196,6 +197,9 @@ def bring_home(host: Host, record: Record) -> None:
         if not host.sysfs.read_driver(pci) or _has_foreign_guid(host, record) or not _move_home(host, record):
             rebind(host, pci, record.driver)
         rdma, link = await_devices(host, pci)
+        if _has_foreign_guid(host, record):
+            # Told, and no fault: a pod that cannot be deleted is worse, and the PF has the right ones.
+            host.log.warning("VF has not taken its GUID back", vf=pci, had=record.had_port_guid, has=rdma.port_guid)
     restore_names(host, record, rdma, link)
 
 
@@ -215,16 +219,17 @@ def _is_home(host: Host, pci: PciAddress) -> bool | None:
 
 
 def _move_home(host: Host, record: Record) -> bool:
-    """Move the VF's devices home; tells whether they are there."""
+    """Move the VF's devices home, its P_Key child deleted first; tells whether they are there."""
     pci = record.pci
-    if _is_home(host, pci):
-        return True
-    netns = open_sandbox(record)
+    netns = None if _is_home(host, pci) else open_sandbox(record)
     if netns is None:
-        # The namespace is dying or dead: the kernel brings home what it held.
-        return bool(await_fact(lambda: _is_home(host, pci), HOME_SECONDS))
+        # At home, or the namespace is dying or dead: the kernel brings home what it held, a child too.
+        came = bool(await_fact(lambda: _is_home(host, pci), HOME_SECONDS))
+        return came and (not record.child_pkey or remove_children(host.rtnl, record))
     with netns, open_own() as home:
         try:
+            if not _remove_children_inside(host, record, netns):
+                return False
             if record.rdma_isolation:
                 _move_rdma_home(host, record, netns, home)
             _move_netdev_home(host, record, netns, home)
@@ -232,6 +237,14 @@ def _move_home(host: Host, record: Record) -> bool:
             host.log.warning("cannot move the VF out of the pod, binding its driver anew", vf=pci, error=refusal)
             return False
     return bool(await_fact(lambda: _is_home(host, pci), HOME_SECONDS))
+
+
+def _remove_children_inside(host: Host, record: Record, netns: Netns) -> bool:
+    inside = host.open_rtnl(netns)
+    try:
+        return remove_children(inside, record)
+    finally:
+        inside.close()
 
 
 def open_sandbox(record: Record) -> Netns | None:
@@ -260,7 +273,8 @@ def _move_netdev_home(host: Host, record: Record, netns: Netns, home: Netns) -> 
     """Move the netdev, unless the RDMA device's move has made a new one at home already."""
     inside = host.open_rtnl(netns)
     try:
-        link = inside.find_link(record.pci) or _by_guid(inside.read_link(record.key.ifname), record)
+        ifname = parent_name(record.key.ifname) if record.child_pkey else record.key.ifname
+        link = inside.find_link(record.pci) or _by_guid(inside.read_link(ifname), record)
         if link is None:
             return
         for name in link.altnames:

@@ -45,9 +45,8 @@ def attached(loaded: Rig) -> Iterator[Attached]:
 
 
 @pytest.fixture(autouse=True)
-def content_before_and_after(attached: Attached) -> Iterator[None]:
-    """Each case starts and ends with an attachment that CHECK likes: what it found was the case's doing."""
-    assert attached.differences() == ""
+def content_afterwards(attached: Attached) -> Iterator[None]:
+    """Each case ends with an attachment that CHECK likes: what the next one finds is its own doing."""
     yield
     assert attached.differences() == ""
 

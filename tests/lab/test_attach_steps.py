@@ -22,6 +22,7 @@ from tests.lab.pod import Pod
 from tests.lab.rig import Rig, at_once, end, guid_of, leases, steps_of
 
 LOG = Path("/tmp/steps.log")
+NOTHING_VALID: dict[str, Any] = {"cni.dev/valid-attachments": []}
 TIMES = re.compile(r"cmd=(\w+) .*step=(\w+) .*ms=([\d.]+)")
 
 
@@ -32,15 +33,17 @@ def everything(vf: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def steps(loaded: Rig) -> dict[str, list[str]]:
-    """The steps of an ADD and of a DEL, from the log of one of each."""
+    """The steps of an ADD, a DEL and a GC, from the log of one of each."""
     LOG.unlink(missing_ok=True)
     pod = loaded.pod()
     loaded.add(pod, **everything(0))
     loaded.delete(pod, **everything(0))
+    loaded.add(pod, **everything(0))
     pod.delete()
+    assert loaded.call("GC", pod, **everything(0), **NOTHING_VALID).status == 0
     loaded.assert_as_before()
     text = LOG.read_text()
-    found = {command: steps_of(text, command) for command in ("ADD", "DEL")}
+    found = {command: steps_of(text, command) for command in ("ADD", "DEL", "GC")}
     print(f"steps: {found}")
     print("ms:", *(f"{command}.{step}={ms}" for command, step, ms in TIMES.findall(text)))
     assert {"write_record", "set_port_guid", "bind", "move_netdev", "commit"} <= set(found["ADD"])
@@ -143,6 +146,25 @@ def test_del_killed_after_every_step_then_del(rig: Rig, steps: dict[str, list[st
     for batch in batches(points):
         in_turn(rig, batch, act)
     print(f"{len(points)} moments of a DEL's death in {rig.mode} mode")
+
+
+@pytest.mark.matrix
+def test_gc_killed_after_every_step_then_gc(rig: Rig, steps: dict[str, list[str]]) -> None:
+    """Each in a network of its own, whose GC the others' attachments do not concern."""
+    points = [f"{steps['GC'][0]}=kill", *(f"{step}.done=kill" for step in steps["GC"])]
+
+    def act(vf: int, point: str, pod: Pod) -> None:
+        settings = {"name": f"ibnet{vf}", **everything(vf)}
+        rig.add(pod, vf, **settings)
+        pod.delete()
+        run = rig.call("GC", pod, vf, trace=point, **settings, **NOTHING_VALID)
+        assert run.status == -signal.SIGKILL, f"{point}: {run}"
+        run = rig.call("GC", pod, vf, **settings, **NOTHING_VALID)
+        assert (run.status, run.stdout) == (0, ""), f"{point}: {run}"
+
+    for batch in batches(points):
+        in_turn(rig, batch, act)
+    print(f"{len(points)} moments of a GC's death in {rig.mode} mode")
 
 
 @pytest.mark.matrix

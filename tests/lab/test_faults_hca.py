@@ -40,6 +40,10 @@ def test_faults_of_vfs_side_by_side(rig: Rig) -> None:
     # As before by itself where the VF could be put back; the one without driver needs the driver's cooperation.
     hca.knob("fail_probe", 0)
     rig.delete(pods[3], 3)
+    # Nor did the emulated firmware give the old GUID back while it ignored what it was told; that is told.
+    assert "VF has not taken its GUID back" in runs[2].stderr
+    hca.knob("ignore_guid", 0)
+    hca.rebind(2)
     rig.assert_as_before()
     hca.restore_knobs()
     at_once(partial(rig.add, pod, vf, **conf[vf]) for vf, pod in enumerate(pods))
