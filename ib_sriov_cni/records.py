@@ -90,7 +90,7 @@ class Record:
     link_state: str  # the planned one; "": left alone
     conf: dict[str, object]  # the network configuration, for the DEL of the IPAM plugin
     args: str  # CNI_ARGS, likewise
-    result: dict[str, object]  # once committed, in the newest version
+    result: dict[str, object]  # once committed: what this attachment made, prevResult left out, in the newest version
 
 
 _MAY_BE_UNKNOWN = ("had_node_guid", "had_port_guid")

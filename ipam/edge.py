@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ipam.errors import CniError, InternalFault, InvalidEnvironment, IoFailure, render_error
+from ipam.errors import CniError, DecodingFailure, InternalFault, InvalidEnvironment, IoFailure, render_error
 from ipam.fastjson import dumps
 from ipam.request import VERSIONS
 
@@ -69,7 +69,7 @@ def serve(
 
 
 def read_stdin(stdin: Reader | None) -> bytes:
-    """Read all of standard input, at most STDIN_LIMIT bytes; IoFailure if that fails (C4)."""
+    """Read all of standard input; IoFailure if that fails, DecodingFailure above STDIN_LIMIT bytes (C4)."""
     if stdin is None:
         raise IoFailure("standard input is closed")
     chunks = []
@@ -79,7 +79,7 @@ def read_stdin(stdin: Reader | None) -> bytes:
             chunks.append(chunk)
             size += len(chunk)
             if size > STDIN_LIMIT:
-                raise IoFailure(f"standard input is larger than {STDIN_LIMIT} bytes")
+                raise DecodingFailure(f"standard input is larger than {STDIN_LIMIT} bytes")
     except (OSError, ValueError) as error:
         raise IoFailure(f"standard input cannot be read: {error}") from None
     return b"".join(chunks)

@@ -79,6 +79,7 @@ class _Attempt:
         self.key = Key(network=conf.name, container_id=request.container_id, ifname=request.ifname)
         self.pod: Rtnl = host.open_rtnl(netns)
         self.result = Result()
+        self.made = Result()  # the part of it that is not the earlier plugins'
         self.plan: Plan
         self.record: Record
 
@@ -325,6 +326,8 @@ class _Attempt:
         before = self.conf.prev_result or Result()
         ours = Interface(name=link.name, mac=link.mac, sandbox=self.netns.path, mtu=link.mtu, pci_id=str(self.pci))
         index = len(before.interfaces)
+        addresses = tuple([replace(ip, interface=0) for ip in self.result.ips])
+        self.made = replace(self.result, interfaces=(ours,), ips=addresses)
         self.result = Result(
             interfaces=(*before.interfaces, ours),
             ips=(*before.ips, *[replace(ip, interface=index) for ip in self.result.ips]),
@@ -335,12 +338,14 @@ class _Attempt:
     def commit(self) -> None:
         """Note that the attachment is whole. From here on it is too late for SIGTERM: the runtime gets its result."""
         ignore_sigterm()
+        if not self.made.interfaces:
+            self.made = self.result
         if not self.result.interfaces and self.conf.prev_result:
             self.result = self.conf.prev_result
         if self.conf.device_info_file:
             self._write_device_info()
         with self.host.log.step("commit", vf=self.pci):
-            doc = render_result(self.result, NEWEST)
+            doc = render_result(self.made, NEWEST)
             self.record = replace(self.record, committed=True, result=doc)
             self.host.records.write(self.record)
 

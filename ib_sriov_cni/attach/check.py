@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.add import refuse_own_namespace
+from ib_sriov_cni.attach.add import NEWEST, refuse_own_namespace
 from ib_sriov_cni.delegate import check_addresses
 from ib_sriov_cni.errors import CheckDifference, CniError, InvalidConfiguration
 from ib_sriov_cni.netns import open_netns
 from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS, address_differences, link_differences
 from ib_sriov_cni.records import Key
+from ipam.result import Result, parse_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ib_sriov_cni.netns import Netns
     from ib_sriov_cni.records import Record
     from ipam.request import Request
-    from ipam.result import Result
 
 
 def check(host: Host, request: Request, conf: NetConf) -> None:
@@ -99,7 +99,12 @@ def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wa
                 faults = [f"interface {ifname} is called {renamed.name} now"]
         else:
             index = next((i for i, interface in enumerate(wanted.interfaces) if interface.name == ifname), None)
-            faults += address_differences(wanted, index, pod.read_addresses(link), pod.read_routes(link))
+            # Addresses as prevResult has them on our interface; of the chain's routes, those that are ours.
+            ours = Result(
+                ips=tuple([ip for ip in wanted.ips if ip.interface == index]),
+                routes=parse_result(record.result, NEWEST).routes,
+            )
+            faults += address_differences(ours, index, pod.read_addresses(link), pod.read_routes(link))
     finally:
         pod.close()
     return faults + _rdma_differences(host, record, netns)

@@ -91,7 +91,7 @@ def test_c4_stdin_that_cannot_be_read() -> None:
 def test_c4_stdin_has_a_limit() -> None:
     assert call(CONF + b" " * (STDIN_LIMIT - len(CONF)))[0] == 0
     status, doc = call(CONF + b" " * (STDIN_LIMIT - len(CONF) + 1))
-    assert (status, doc and doc["code"]) == (1, 5)
+    assert (status, doc and doc["code"]) == (1, 6)
 
 
 @pytest.mark.parametrize(
