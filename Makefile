@@ -6,10 +6,10 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo test quick lint lab-shell bench clean
+.PHONY: help demo test quick conformance-table lint lab-shell bench clean
 
 help:
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leave no trace
 	@$(need) python lab
@@ -17,11 +17,14 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
 	@$(need) python lint netns lab clients
-	@$(PY) tests/tools/suites.py lint unit ipam netns lab $(conformance)
+	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns lab $(conformance)
 
 quick: ## the unit tests, under 30 s
 	@$(need) python
 	@$(PY) tests/tools/suites.py unit
+
+conformance-table: ## docs/conformance.md from the results of the last `make test`
+	@tests/conformance/table
 
 lint: ## ruff, mypy --strict, shellcheck
 	@$(need) python lint

@@ -1,0 +1,259 @@
+"""Whatever goes in: one JSON document or nothing comes out, the status fits, and nothing is touched elsewhere (C5).
+
+Each test prints its seed; IB_SRIOV_SEED repeats it, IB_SRIOV_EXAMPLES makes the search longer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.calls import COMMANDS, LOCKS, WATCH, call, judged
+from tests.fuzz.corpus import CONF, NAMES, NASTY, PCI, PREVIOUS, VERSIONS, anything, damaged, encoded, varied
+
+# An invocation is a process: what it leaves open, the kernel closes at its end.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+SEED = int(os.environ.get("IB_SRIOV_SEED") or random.randrange(1 << 32))
+EXAMPLES = int(os.environ.get("IB_SRIOV_EXAMPLES", "200"))
+ROOT = Path(__file__).resolve().parents[2]
+
+bounded = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[str]:
+    """The one folder that may be written below, but for the locks."""
+    print(f"IB_SRIOV_SEED={SEED}")
+    had_locks = os.path.isdir(LOCKS)
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+    if not had_locks:
+        shutil.rmtree(LOCKS, ignore_errors=True)
+
+
+def at_home(conf: Any, place: str) -> Any:
+    """Let what it says of files speak of ours; other folders are tried where they are refused or only read."""
+    if isinstance(conf, dict):
+        conf["stateDir"] = f"{place}/state"
+        if conf.get("logFile"):
+            conf["logFile"] = f"{place}/log"
+        if isinstance(conf.get("ipam"), dict):
+            conf["ipam"]["dataDir"] = f"{place}/networks"
+        if isinstance(conf.get("runtimeConfig"), dict):
+            conf["runtimeConfig"].pop("CNIDeviceInfoFile", None)
+    return conf
+
+
+def environment(command: str, place: str, **more: str) -> dict[str, str]:
+    return {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": "/proc/self/ns/net",
+        "CNI_IFNAME": "net1",
+        "CNI_PATH": f"{place}/bin",
+        "CNI_NETNS_OVERRIDE": "1",
+        **more,
+    }
+
+
+commands = st.sampled_from(COMMANDS)
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=40)
+pairs = st.sampled_from(
+    ("guid=1", "IP=10.0.0.2", "IgnoreUnknown=1", "IgnoreUnknown=x", "K8S_POD_NAME=p\udcff", "=", "a")
+)
+arguments = texts | st.lists(pairs | texts, max_size=4).map(";".join)
+
+
+def test_the_watch_sees_changes(tmp_path: Path) -> None:
+    """A search that could not find anything would be worth nothing."""
+    with WATCH.watching():
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "file").write_text("x")
+        os.rename(tmp_path / "file", tmp_path / "other")
+        (tmp_path / "link").symlink_to("/nowhere")
+    names = [os.path.basename(path) for path in WATCH.touched]
+    assert names == ["folder", "file", "file", "other", "link"]
+
+
+@pytest.mark.parametrize("stdout", [b"{}{}\n", b'{"code": 0}\n', b"x", b'{"cniVersion": NaN}\n', b""])
+def test_wrong_answers_are_seen(stdout: bytes) -> None:
+    with pytest.raises((AssertionError, ValueError)):
+        judged(1, stdout, "ADD")
+
+
+@seed(SEED)
+@bounded
+@given(commands, st.binary(max_size=200) | damaged(varied(CONF, 1).map(encoded)))
+@example("ADD", b"")
+@example("DEL", b"[" * 100_000)
+@example("DEL", b'{"cniVersion":"1.1.0","name":"ibnet","x":' + b'{"a":' * 400 + b"1" + b"}" * 400 + b"}")
+def test_standard_input(place: str, command: str, stdin: bytes) -> None:
+    """Bytes of any kind, and configurations with a damage somewhere; those that parse may not name other folders."""
+    try:
+        document = json.loads(stdin)
+    except (ValueError, RecursionError):
+        document = None
+    call(environment(command, place), stdin if document is None else encoded(at_home(document, place)), allowed=place)
+
+
+@seed(SEED)
+@bounded
+@given(commands, varied(CONF), st.sampled_from(VERSIONS))
+def test_configuration(place: str, command: str, conf: Any, version: str) -> None:
+    conf["cniVersion"] = version
+    call(environment(command, place), encoded(at_home(conf, place)), allowed=place)
+
+
+@seed(SEED)
+@bounded
+@given(
+    commands | texts,
+    st.dictionaries(
+        st.sampled_from(("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH", "CNI_NETNS_OVERRIDE")), texts
+    ),
+    arguments,
+)
+@example("ADD", {}, "K8S_POD_NAME=\udcff;IgnoreUnknown=1")
+def test_environment(place: str, command: str, environ: dict[str, str], args: str) -> None:
+    if command:
+        conf = at_home({"cniVersion": "1.1.0", "name": "ibnet", "deviceID": PCI}, place)
+        call({**environment(command, place), **environ, "CNI_ARGS": args}, encoded(conf), allowed=place)
+
+
+@seed(SEED)
+@bounded
+@given(st.sampled_from(("ADD", "CHECK", "DEL")), varied(PREVIOUS) | anything, st.sampled_from(VERSIONS))
+def test_prev_result(place: str, command: str, before: Any, version: str) -> None:
+    conf = at_home({"cniVersion": version, "name": "ibnet", "deviceID": PCI, "prevResult": before}, place)
+    call(environment(command, place), encoded(conf), allowed=place)
+
+
+RECORD: dict[str, Any] = {
+    "schema": 1,
+    "key": {"network": "ibnet", "container_id": "c1", "ifname": "net1"},
+    "pci": PCI,
+    "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+    "netns_path": "/proc/self/ns/net",
+    "netns_cookie": 1,
+    "pod": "train/worker-0",
+    "since": 1700000000.5,
+    "committed": True,
+    "rdma_isolation": False,
+    "driver": "mlx5_core",
+    "had_netdev": "ib0",
+    "had_altnames": ["ibp1s0v0"],
+    "had_mtu": 2044,
+    "had_up": False,
+    "had_rdma": "mlx5_1",
+    "had_uverbs": "uverbs1",
+    "had_node_guid": "00:11:22:33:44:55:66:77",
+    "had_port_guid": None,
+    "had_config_node_guid": "00:11:22:33:44:55:66:77",
+    "had_config_port_guid": "00:11:22:33:44:55:66:77",
+    "had_link_state": "auto",
+    "guid": "02:11:22:33:44:55:66:77",
+    "node_guid": "02:11:22:33:44:55:66:77",
+    "set_guid": True,
+    "link_state": "",
+    "conf": CONF,
+    "args": "IgnoreUnknown=1;K8S_POD_NAME=p",
+    "result": PREVIOUS,
+}
+GO_RECORD: dict[str, Any] = {
+    "name": "ibnet",
+    "Master": "ib0",
+    "deviceID": PCI,
+    "VFID": 0,
+    "HostIFNames": "ib1",
+    "HostIFGUID": "00:11:22:33:44:55:66:77",
+    "ContIFNames": "net1",
+    "link_state": "auto",
+    "rdmaIsolation": True,
+    "RdmaNetState": {"SandboxRdmaDevName": "mlx5_1", "ContainerRdmaDevName": "mlx5_1"},
+    "ipam": {"type": "host-local"},
+}
+record_texts = varied(RECORD).map(encoded) | damaged(st.just(encoded(RECORD))) | anything.map(encoded)
+go_texts = varied(GO_RECORD).map(encoded) | damaged(st.just(encoded(GO_RECORD)))
+listed = st.sampled_from(([], [{"containerID": "c1", "ifname": "eth0"}], *NASTY))
+owners = st.sampled_from(("ibnet/c1:net1", "../../../etc/passwd", "ibnet/c1:net1/..", "", "x"))
+
+
+def made_state(place: str, record: bytes | None, go: bytes | None, owner: str) -> Path:
+    state = Path(place, "state")
+    shutil.rmtree(state, ignore_errors=True)
+    (state / "attachments/ibnet").mkdir(parents=True)
+    (state / "devices").mkdir()
+    if record is not None:
+        text = record.replace(b'"type": "ib-sriov"', b'"stateDir": "' + str(state).encode() + b'"')
+        (state / "attachments/ibnet/c1:net1.json").write_bytes(text)
+    if go is not None:
+        (state / "c1-net1").write_bytes(go)
+    if owner:
+        (state / f"devices/{PCI}").symlink_to(owner)
+    return state
+
+
+@seed(SEED)
+@bounded
+@given(st.sampled_from(("ADD", "DEL", "CHECK", "GC", "STATUS")), record_texts, go_texts, owners, listed)
+def test_records(place: str, command: str, record: bytes, go: bytes, owner: str, valid: Any) -> None:
+    """Records of ours and of the Go plugin, owners, lists of valid attachments; then a DEL, which has to end."""
+    made_state(place, record, go, owner)
+    conf = at_home({"cniVersion": "1.1.0", "name": "ibnet", "deviceID": PCI, "lockTimeout": 0}, place)
+    conf["cni.dev/valid-attachments"] = valid
+    if command == "CHECK":
+        conf["prevResult"] = PREVIOUS
+    call(environment(command, place), encoded(conf), allowed=place)
+    call(environment("DEL", place, CNI_NETNS=""), encoded(conf), allowed=place)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_lead_nowhere(place: str, name: str) -> None:
+    """Names of networks, containers and interfaces are refused, or stay below the state directory."""
+    for command in ("ADD", "DEL", "CHECK", "GC"):
+        conf = at_home({**CONF, "name": name}, place)
+        call(environment(command, place), encoded(conf), allowed=place)
+        if "\0" not in name:
+            for variable in ("CNI_CONTAINERID", "CNI_IFNAME"):
+                environ = environment(command, place, **{variable: name})
+                call(environ, encoded(at_home({**CONF}, place)), allowed=place)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "JUNK"])
+def test_as_processes(place: str, command: str) -> None:
+    """The same for the program itself, with a made state and inputs that are not text."""
+    conf = at_home({**CONF}, place)
+    inputs = [b"", b"\xff\xfe", encoded(conf), encoded({**conf, "name": None}), encoded(conf)[:-1], b"[" * 50_000]
+    state = made_state(place, encoded(RECORD)[:300], encoded(GO_RECORD), "ibnet/c1:net1")
+    for stdin in inputs:
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment(command, place)}
+        done = subprocess.run(
+            [sys.executable, "-m", "ib_sriov_cni"],
+            input=stdin,
+            env=environ,
+            capture_output=True,
+            check=False,
+            cwd=place,
+        )
+        judged(done.returncode, done.stdout, command)
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+    assert state.is_dir()
+    assert {path.name for path in Path(place).iterdir()} <= {"state", "networks", "log"}
