@@ -131,6 +131,15 @@ class Link:
     operstate: str
     pci: str
     altnames: tuple[str, ...]
+    lower: int = 0  # a P_Key child's parent (ifindex in that one's namespace); 0 for a netdev of its own
+    broadcast: bytes = b""
+
+    @property
+    def pkey(self) -> int | None:
+        """The P_Key, membership bit set: bytes 8 and 9 of IPoIB's broadcast address (RFC 4391, section 4)."""
+        if self.kind != ARPHRD_INFINIBAND or len(self.broadcast) != 20:
+            return None
+        return int.from_bytes(self.broadcast[8:10], "big")
 
     @property
     def up(self) -> bool:

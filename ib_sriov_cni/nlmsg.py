@@ -96,9 +96,12 @@ class linkmsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # named a
     fields = (("family", "B"), ("__align", "x"), ("ifi_type", "H"), ("index", "i"), ("flags", "I"), ("change", "I"))
     nla_map = (
         (1, "IFLA_ADDRESS", "cdata"),
+        (2, "IFLA_BROADCAST", "cdata"),
         (3, "IFLA_IFNAME", "asciiz"),
         (4, "IFLA_MTU", "uint32"),
+        (5, "IFLA_LINK", "uint32"),
         (16, "IFLA_OPERSTATE", "uint8"),
+        (18, "IFLA_LINKINFO", "ipoibinfo"),
         (19, "IFLA_NET_NS_PID", "uint32"),
         (22, "IFLA_VFINFO_LIST", "vflist"),
         (28, "IFLA_NET_NS_FD", "uint32"),
@@ -107,6 +110,16 @@ class linkmsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # named a
         (53, "IFLA_ALT_IFNAME", "asciiz"),
         (56, "IFLA_PARENT_DEV_NAME", "asciiz"),
     )
+
+    class ipoibinfo(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+        """IFLA_LINKINFO of a netdev that is to be made; in answers it may be any kind's, and is not looked into."""
+
+        nla_map = ((1, "IFLA_INFO_KIND", "asciiz"), (2, "IFLA_INFO_DATA", "data"))
+
+        class data(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+            """IFLA_INFO_DATA of kind ipoib."""
+
+            nla_map = ((1, "IFLA_IPOIB_PKEY", "uint16"),)
 
     class proplist(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
         """IFLA_PROP_LIST: alternative names."""

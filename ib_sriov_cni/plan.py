@@ -31,6 +31,7 @@ class Facts:
     netdev: Link | None  # in the host's namespace
     rdma_here: bool  # the RDMA device is seen from the host's namespace
     mode: str  # RDMA namespace mode: shared or exclusive
+    children: tuple[str, ...] = ()  # P_Key children of the netdev, in the host's namespace
     holders: dict[Guid, str] = {}  # noqa: RUF012  # GUIDs that others on this node have, and who; read if one is chosen
 
     @property
@@ -125,6 +126,11 @@ def _refuse_unusable(conf: NetConf, facts: Facts) -> None:
         raise DeviceUnusable(
             f"{who} has no netdev here: ib_ipoib is not loaded, or the netdev is in another network namespace",
             "modprobe ib_ipoib; if another pod has the VF, the device plugin must not give it twice",
+        )
+    if conf.pkey is not None and facts.children:
+        raise DeviceUnusable(
+            f"{who} has P_Key children on the host: {', '.join(facts.children)}",
+            "a VF for pods must have none, DEL could not tell them from the pod's: ip link delete them",
         )
 
 
@@ -248,6 +254,21 @@ def verify_port(report: PortReport, plan: Plan, conf: NetConf) -> None:
         )
     if faults:
         raise VerificationFailed(f"RDMA device {report.device} in the pod: " + "; ".join(faults))
+
+
+def needs_child(report: PortReport, pkey: int) -> bool:
+    """Whether the P_Key, which is in the table, needs an interface of its own: a netdev has that of index 0."""
+    return normalize_pkey(report.pkeys[0]) != normalize_pkey(pkey)
+
+
+def child_differences(link: Link, parent: Link | None, pkey: int) -> list[str]:
+    """Compare a P_Key's interface in the pod, and the VF's netdev that it stands on, with what they must be."""
+    found = []
+    if not link.lower or normalize_pkey(link.pkey or 0) != normalize_pkey(pkey):
+        found.append(f"interface {link.name} is not the one of P_Key {pkey:#06x}")
+    if parent is not None and not parent.up:
+        found.append(f"interface {parent.name} is down, which {link.name} needs")
+    return found
 
 
 def port_is_awaited(conf: NetConf, link_state: str) -> bool:

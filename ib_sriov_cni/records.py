@@ -91,6 +91,7 @@ class Record:
     conf: dict[str, object]  # the network configuration, for the DEL of the IPAM plugin
     args: str  # CNI_ARGS, likewise
     result: dict[str, object]  # once committed: what this attachment made, prevResult left out, in the newest version
+    child_pkey: int = 0  # of the IPoIB child that the attachment has, or is about to make; 0: none
 
 
 _MAY_BE_UNKNOWN = ("had_node_guid", "had_port_guid")
@@ -112,7 +113,7 @@ def parse_record(doc: Any) -> Record:
     """Read a record's document; ValueError, KeyError or TypeError if it is none of this schema."""
     if doc["schema"] != SCHEMA:
         raise ValueError(f"schema {doc['schema']} is not {SCHEMA}")
-    fields = {name: item for name, item in doc.items() if name != "schema"}
+    fields = {"child_pkey": 0, **{name: item for name, item in doc.items() if name != "schema"}}
     fields["key"] = Key(**doc["key"])
     fields["pci"] = PciAddress.parse(doc["pci"])
     for name, kind in _KINDS.items():
@@ -146,6 +147,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "conf": dict,
     "args": str,
     "result": dict,
+    "child_pkey": int,
 }
 
 

@@ -70,8 +70,36 @@ class Rtnl:
 
     def find_link(self, pci: str) -> Link | None:
         """Give the IPoIB netdev whose parent is that PCI function (not a P_Key child), by a dump."""
-        found = [link for link in self.read_links() if link.pci == pci and link.kind == ARPHRD_INFINIBAND]
-        return min(found, key=lambda link: link.index) if found else None
+        for link in self.read_links():
+            if link.pci == pci and link.kind == ARPHRD_INFINIBAND and not link.lower:
+                return link
+        return None
+
+    def find_children(self, pci: str, guid: Guid) -> list[Link]:
+        """Give the P_Key children of that PCI function; before 5.14, where none is told, of that port GUID."""
+        links = [link for link in self.read_links() if link.lower and link.port_guid is not None]
+        return [link for link in links if (link.pci == pci if link.pci else link.port_guid == guid)]
+
+    def add_child(self, parent: Link, name: str, pkey: int) -> None:
+        """Make an IPoIB netdev of another P_Key beside `parent`, in this namespace (ipoib_netlink.c)."""
+        info = {"attrs": [("IFLA_INFO_KIND", "ipoib"), ("IFLA_INFO_DATA", {"attrs": [("IFLA_IPOIB_PKEY", pkey)]})]}
+        self._ask(
+            f"make child {name} of P_Key {pkey:#06x} of",
+            f"netdev {parent.name}",
+            m.linkmsg,
+            m.RTM_NEWLINK,
+            flags=m.NLM_F_ACK | m.NLM_F_CREATE | m.NLM_F_EXCL,
+            attrs=[("IFLA_IFNAME", name), ("IFLA_LINK", parent.index), ("IFLA_LINKINFO", info)],
+        )
+
+    def remove_link(self, link: Link) -> None:
+        """Delete the netdev; one that is gone is fine."""
+        try:
+            fields = {"index": link.index}
+            self._ask("delete", f"netdev {link.name}", m.linkmsg, m.RTM_DELLINK, flags=m.NLM_F_ACK, fields=fields)
+        except KernelRefused as refusal:
+            if refusal.errno not in GONE:
+                raise
 
     def _set(self, operation: str, link: Link, *, attrs: Sequence[tuple[str, object]] = (), **fields: int) -> None:
         self._ask(
@@ -272,6 +300,7 @@ def _network(packed: bytes, length: int) -> bytes:
 
 def _link(answer: Any) -> Link:
     properties = answer.get_attr("IFLA_PROP_LIST")
+    lower = answer.get_attr("IFLA_LINK") or 0
     return Link(
         index=answer["index"],
         name=answer.get_attr("IFLA_IFNAME"),
@@ -282,4 +311,6 @@ def _link(answer: Any) -> Link:
         operstate=OPERSTATES[answer.get_attr("IFLA_OPERSTATE") or 0],
         pci=answer.get_attr("IFLA_PARENT_DEV_NAME") or "",
         altnames=tuple(properties.get_attrs("IFLA_ALT_IFNAME")) if properties else (),
+        lower=lower if lower != answer["index"] else 0,
+        broadcast=answer.get_attr("IFLA_BROADCAST") or b"",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ib_sriov_cni.attach.child import make_child, parent_name
 from ib_sriov_cni.attach.guids import read_holders, refuse_doubled
 from ib_sriov_cni.attach.release import heal, release, release_recorded
 from ib_sriov_cni.attach.vf import await_devices, await_fact, pod_of, read_facts, read_netdev, rebind
@@ -14,10 +15,12 @@ from ib_sriov_cni.plan import (
     Facts,
     Plan,
     address_differences,
+    child_differences,
     effective_routes,
     identity_differences,
     keeps_guid,
     link_differences,
+    needs_child,
     plan_add,
     port_is_awaited,
     verify_active,
@@ -32,7 +35,7 @@ from ipam.value import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.host import Host
-    from ib_sriov_cni.model import Link, PciAddress
+    from ib_sriov_cni.model import Link, PciAddress, PortReport
     from ib_sriov_cni.netconf import NetConf
     from ib_sriov_cni.netns import Netns
     from ib_sriov_cni.rtnl import Rtnl
@@ -105,12 +108,15 @@ class _Attempt:
                 undo.raise_faults()
 
     def refuse_taken_name(self) -> None:
-        """C8."""
-        if self.pod.read_link(self.request.ifname) is not None:
-            raise InvalidEnvironment(
-                f"CNI_IFNAME {self.request.ifname}: there is an interface of that name in {self.netns.path} already",
-                "nothing was touched",
-            )
+        """C8. A P_Key's interface may need a second name beside it, for the VF's netdev itself."""
+        ifname = self.request.ifname
+        names = (ifname,) if self.conf.pkey is None else (ifname, parent_name(ifname))
+        for name in names:
+            if self.pod.read_link(name) is not None:
+                raise InvalidEnvironment(
+                    f"CNI_IFNAME {ifname}: there is an interface {name} in {self.netns.path} already",
+                    "nothing was touched",
+                )
 
     def run(self) -> Result:
         """The story, under the VF's lock."""
@@ -135,6 +141,8 @@ class _Attempt:
             self.set_identity(facts)
             if not facts.passed_through:
                 self.move_devices(facts)
+                if self.conf.pkey is not None:
+                    self.add_child(self.conf.pkey)
                 self.configure()
                 self.verify()
             self.commit()
@@ -260,6 +268,16 @@ class _Attempt:
                 )
             return link
 
+    def add_child(self, pkey: int) -> None:
+        """Give a P_Key that is not the table's first its interface; known only now, a new GUID has its own table."""
+        report = self._verify_rdma()
+        if not needs_child(report, pkey):
+            return
+        with self.host.log.step("add_child", ifname=self.request.ifname, pkey=f"{pkey:#06x}"):
+            self.record = replace(self.record, child_pkey=pkey)
+            self.host.records.write(self.record)
+            make_child(self.pod, self.request.ifname, pkey)
+
     def configure(self) -> None:
         """Set the interface up in the pod: MTU, up, addresses, routes."""
         name = self.request.ifname
@@ -296,13 +314,16 @@ class _Attempt:
             if link is not None:
                 addresses, routes = self.pod.read_addresses(link), self.pod.read_routes(link)
                 faults += address_differences(self.result, None, addresses, routes)
+                if self.record.child_pkey:
+                    faults += child_differences(link, self.pod.find_link(self.pci), self.record.child_pkey)
             if faults:
                 raise VerificationFailed(f"VF {self.pci} in the pod: " + "; ".join(faults))
-        self._verify_rdma()
+        if self.conf.pkey is None:  # else it has been asked before
+            self._verify_rdma()
         if link is not None:
             self._add_interface(link)
 
-    def _verify_rdma(self) -> None:
+    def _verify_rdma(self) -> PortReport:
         from ib_sriov_cni.verbs import read_port
 
         rdma = self.host.sysfs.read_rdma(self.pci)
@@ -320,6 +341,7 @@ class _Attempt:
             step.tell(state=report.state, lid=report.lid, guid=report.port_guid)
             verify_port(report, self.plan, self.conf)
             verify_active(report, self.conf, waited=waited)
+            return report
 
     def _add_interface(self, link: Link) -> None:
         """Append ours to what earlier plugins of the chain made; their indices stay (C9)."""

@@ -6,7 +6,7 @@ from ib_sriov_cni.attach.add import NEWEST, refuse_own_namespace
 from ib_sriov_cni.delegate import check_addresses
 from ib_sriov_cni.errors import CheckDifference, CniError, InvalidConfiguration
 from ib_sriov_cni.netns import open_netns
-from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS, address_differences, link_differences
+from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS, address_differences, child_differences, link_differences
 from ib_sriov_cni.records import Key
 from ipam.result import Result, parse_result
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.netconf import NetConf
     from ib_sriov_cni.netns import Netns
     from ib_sriov_cni.records import Record
+    from ib_sriov_cni.rtnl import Rtnl
     from ipam.request import Request
 
 
@@ -94,10 +95,12 @@ def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wa
         link = pod.read_link(ifname)
         faults = link_differences(link, name=ifname, guid=record.guid, mtu=conf.mtu, pci=record.pci)
         if link is None:
-            renamed = pod.find_link(record.pci)
-            if renamed is not None:
-                faults = [f"interface {ifname} is called {renamed.name} now"]
+            names = _names_there(pod, record)
+            if names:
+                faults = [f"interface {ifname} is called {names[0]} now"]
         else:
+            if record.child_pkey:
+                faults += child_differences(link, pod.find_link(record.pci), record.child_pkey)
             index = next((i for i, interface in enumerate(wanted.interfaces) if interface.name == ifname), None)
             # Addresses as prevResult has them on our interface; of the chain's routes, those that are ours.
             ours = Result(
@@ -108,6 +111,14 @@ def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wa
     finally:
         pod.close()
     return faults + _rdma_differences(host, record, netns)
+
+
+def _names_there(pod: Rtnl, record: Record) -> list[str]:
+    """What the attachment's interface may be called by now."""
+    if record.child_pkey:
+        return [link.name for link in pod.find_children(record.pci, record.guid)]
+    link = pod.find_link(record.pci)
+    return [link.name] if link is not None else []
 
 
 def _rdma_differences(host: Host, record: Record, netns: Netns) -> list[str]:
