@@ -114,9 +114,9 @@ class linkmsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # named a
     class ipoibinfo(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
         """IFLA_LINKINFO of a netdev that is to be made; in answers it may be any kind's, and is not looked into."""
 
-        nla_map = ((1, "IFLA_INFO_KIND", "asciiz"), (2, "IFLA_INFO_DATA", "data"))
+        nla_map = ((1, "IFLA_INFO_KIND", "asciiz"), (2, "IFLA_INFO_DATA", "ipoib"))
 
-        class data(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+        class ipoib(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
             """IFLA_INFO_DATA of kind ipoib."""
 
             nla_map = ((1, "IFLA_IPOIB_PKEY", "uint16"),)

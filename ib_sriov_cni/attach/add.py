@@ -113,8 +113,9 @@ class _Attempt:
         names = (ifname,) if self.conf.pkey is None else (ifname, parent_name(ifname))
         for name in names:
             if self.pod.read_link(name) is not None:
+                wanted = ifname if name == ifname else f"{ifname} with a P_Key needs {name} too"
                 raise InvalidEnvironment(
-                    f"CNI_IFNAME {ifname}: there is an interface {name} in {self.netns.path} already",
+                    f"CNI_IFNAME {wanted}: there is an interface of that name in {self.netns.path} already",
                     "nothing was touched",
                 )
 

@@ -166,6 +166,37 @@ CASES: list[tuple[str, Any, int, int, dict[str, int], list[tuple[str, Any]], str
         [("RDMA_NLDEV_ATTR_DEV_INDEX", 3), ("RDMA_NLDEV_ATTR_DEV_NAME", "mlx5_3")],
         header(0x24, 0x1402, 5) + "0800" + "0100" + "03000000" + "0b00" + "0200" + "6d6c78355f3300" + "00",
     ),
+    (
+        "RTM_NEWLINK of a P_Key child",
+        m.linkmsg,
+        m.RTM_NEWLINK,
+        0x605,
+        {},
+        [
+            ("IFLA_IFNAME", "net1"),
+            ("IFLA_LINK", 7),
+            (
+                "IFLA_LINKINFO",
+                {"attrs": [("IFLA_INFO_KIND", "ipoib"), ("IFLA_INFO_DATA", {"attrs": [("IFLA_IPOIB_PKEY", 0x8001)]})]},
+            ),
+        ],
+        header(0x50, 16, 0x605)
+        + ("00000000" + "00000000" + "00000000" + "00000000")
+        + ("0900" + "0300" + "6e65743100" + "000000")
+        + ("0800" + "0500" + "07000000")
+        # The kind, and in the data a 16-bit P_Key (include/uapi/linux/if_link.h, IFLA_IPOIB_PKEY).
+        + ("1c00" + "1200" + "0a00" + "0100" + "69706f696200" + "0000")
+        + ("0c00" + "0200" + "0600" + "0100" + "0180" + "0000"),
+    ),
+    (
+        "RTM_DELLINK",
+        m.linkmsg,
+        m.RTM_DELLINK,
+        5,
+        {"index": 7},
+        [],
+        header(0x20, 17, 5) + "00000000" + "07000000" + "00000000" + "00000000",
+    ),
 ]
 
 
@@ -187,6 +218,9 @@ def test_a_link_is_read() -> None:
         + "0800" + "0300" + "69623000"  # IFLA_IFNAME
         + "1800" + "0100" + "000102030405060708090a0b0c0d0e0f10111213"  # IFLA_ADDRESS, 20 bytes
         + "0800" + "0400" + "fc070000"  # IFLA_MTU
+        + "1800" + "0200" + "00ffffffff12401b8001000000000000ffffffff"  # IFLA_BROADCAST
+        + "0800" + "0500" + "05000000"  # IFLA_LINK
+        + "1400" + "1200" + "0900" + "0100" + "7665746800" + "000000" + "0400" + "0200"  # IFLA_LINKINFO of another kind
         + "0500" + "1000" + "06000000"  # IFLA_OPERSTATE
         + "1100" + "3800" + "303030303a33623a30302e3000" + "000000"  # IFLA_PARENT_DEV_NAME
         + "1400" + "3480" + "0800" + "3500" + "616c7400" + "0700" + "3500" + "616200" + "00"  # IFLA_PROP_LIST
@@ -201,6 +235,8 @@ def test_a_link_is_read() -> None:
     assert (link["index"], link["ifi_type"], link["flags"]) == (7, 32, 0x11043)
     assert link.get_attr("IFLA_IFNAME") == "ib0"
     assert link.get_attr("IFLA_ADDRESS") == bytes(range(20))
+    assert link.get_attr("IFLA_BROADCAST")[8:10] == b"\x80\x01"
+    assert link.get_attr("IFLA_LINK") == 5
     assert (link.get_attr("IFLA_MTU"), link.get_attr("IFLA_OPERSTATE")) == (2044, 6)
     assert link.get_attr("IFLA_PARENT_DEV_NAME") == "0000:3b:00.0"
     assert list(link.get_attr("IFLA_PROP_LIST").get_attrs("IFLA_ALT_IFNAME")) == ["alt", "ab"]

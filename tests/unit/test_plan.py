@@ -25,10 +25,12 @@ from ib_sriov_cni.plan import (
     Facts,
     Plan,
     address_differences,
+    child_differences,
     derive_guid,
     effective_routes,
     identity_differences,
     link_differences,
+    needs_child,
     normal_destination,
     plan_add,
     port_is_awaited,
@@ -92,9 +94,7 @@ FACTS = Facts(
 
 def conf(**members: object) -> NetConf:
     return parse_netconf(
-        Request(
-            command="ADD", args={}, conf={"name": "ib", "deviceID": PCI, **members}, version="1.1.0", environ={}
-        )
+        Request(command="ADD", args={}, conf={"name": "ib", "deviceID": PCI, **members}, version="1.1.0", environ={})
     )
 
 
@@ -417,6 +417,41 @@ def test_an_empty_table_of_pkeys() -> None:
         verify_port(replace(REPORT, pkeys=(0, 0)), KEPT, conf(pkey="0x7fff"))
 
 
+@pytest.mark.parametrize(("pkey", "needs"), [(0x7FFF, False), (0xFFFF, False), (0x8001, True), (0x0001, True)])
+def test_which_p_key_needs_a_child(pkey: int, needs: bool) -> None:
+    """The netdev has the one of index 0, whatever the membership."""
+    assert needs_child(REPORT, pkey) is needs
+
+
+def child_of(pkey: int, lower: int = 7) -> Link:
+    """`net1` with the broadcast address of RFC 4391, section 4."""
+    broadcast = bytes.fromhex("00ffffffff12401b") + pkey.to_bytes(2, "big") + bytes.fromhex("000000000000ffffffff")
+    return replace(netdev(name="net1"), index=3, lower=lower, broadcast=broadcast)
+
+
+def test_the_interface_of_a_p_key() -> None:
+    """C15. Full and limited members are of one partition."""
+    parent = netdev(name="net1-ib")
+    assert child_of(0x8001).pkey == 0x8001
+    assert netdev().pkey is None
+    assert child_differences(child_of(0x8001), parent, 0x8001) == []
+    assert child_differences(child_of(0x8001), parent, 0x0001) == []
+    assert child_differences(child_of(0x8001), None, 0x8001) == []
+    other = ["interface net1 is not the one of P_Key 0x8001"]
+    assert child_differences(child_of(0x8002), parent, 0x8001) == other
+    assert child_differences(child_of(0x8001, lower=0), parent, 0x8001) == other
+    down = replace(parent, flags=0)
+    assert child_differences(child_of(0x8001), down, 0x8001) == ["interface net1-ib is down, which net1 needs"]
+
+
+def test_children_on_the_host_are_refused_with_a_p_key() -> None:
+    """DEL could not tell them from the pod's, which come home with a dead namespace."""
+    facts = replace(FACTS, children=("ib2.8001", "x"))
+    with pytest.raises(DeviceUnusable, match=r"has P_Key children on the host: ib2\.8001, x"):
+        plan_add(conf(pkey="0x8001"), facts)
+    assert plan_add(conf(), facts) == plan_add(conf(), FACTS)
+
+
 @pytest.mark.parametrize(
     ("seconds", "state", "awaited"), [(10, "auto", True), (10, "", True), (10, "disable", False), (0, "enable", False)]
 )
@@ -436,7 +471,5 @@ def test_an_active_port_or_one_nobody_waited_for() -> None:
 def test_a_port_that_did_not_come_up(state: str, cause: str) -> None:
     with pytest.raises(VerificationFailed) as caught:
         verify_active(replace(REPORT, state=state), conf(portTimeout=2.5), waited=True)
-    assert caught.value.msg == (
-        f"RDMA device mlx5_3: port 1 is {state} after 2.5 s (LID 5, subnet manager's LID 1)"
-    )
+    assert caught.value.msg == (f"RDMA device mlx5_3: port 1 is {state} after 2.5 s (LID 5, subnet manager's LID 1)")
     assert cause in caught.value.details

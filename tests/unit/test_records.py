@@ -72,6 +72,7 @@ RECORDS = st.builds(
     conf=st.dictionaries(TEXT, JSON, max_size=3),
     args=TEXT,
     result=st.dictionaries(TEXT, JSON, max_size=3),
+    child_pkey=st.integers(0, 0xFFFF),
 )
 
 
@@ -173,6 +174,10 @@ def test_a_configuration_that_cannot_be_written_leaves_nothing(records: Records,
 
 def document(**changes: object) -> bytes:
     return dumps({**render_record(RECORD), **changes}).encode()
+
+
+def test_a_record_from_before_p_keys_had_an_interface() -> None:
+    assert parse_record(loads(without("child_pkey"))) == RECORD
 
 
 def without(name: str) -> bytes:
