@@ -70,9 +70,10 @@ class Containerd:
     def kill(self) -> None:
         """Kill it as a crash would, without a chance to say goodbye; its pods run on."""
         assert self.process is not None
-        self.cri.close()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        # not before: containerd kills the plugins of a call whose caller has gone
+        self.cri.close()
 
     def remove_pods(self) -> None:
         """Remove every pod, whatever state a test has left."""
