@@ -193,9 +193,14 @@ def test_true_is_a_boolean_not_its_name(key: str, wrong: object) -> None:
     assert f"{key}: {wrong!r} is not true or false" in refusal(**{key: wrong})
 
 
-@pytest.mark.parametrize("wrong", ["2044", True, 2044.0, 67, 65521, -1, [2044]])
-def test_mtu_is_a_number_in_range(wrong: object) -> None:
-    assert "mtu: " in refusal(mtu=wrong)
+@pytest.mark.parametrize("wrong", ["2044", True, False, 2044.0, [2044]])
+def test_mtu_is_a_number(wrong: object) -> None:
+    assert f"mtu: {wrong!r} is not a number of bytes" in refusal(mtu=wrong)
+
+
+@pytest.mark.parametrize("wrong", [1, 67, 65521, -1])
+def test_mtu_is_in_range(wrong: int) -> None:
+    assert f"mtu: {wrong} is not from 68 to 65520" in refusal(mtu=wrong)
 
 
 @pytest.mark.parametrize(("mtu", "read"), [(68, 68), (65520, 65520), (4092, 4092), (0, None), (None, None)])

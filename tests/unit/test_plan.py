@@ -365,6 +365,8 @@ def test_a_route_without_gateway_takes_its_familys_first() -> None:
         routes=(Route(dst="0.0.0.0/0"),),
     )
     assert [route.gw for route in effective_routes(second)] == ["10.0.1.1"]
+    both = replace(second, ips=(Address(address="10.0.0.5/24", gateway="10.0.0.1"), *second.ips))
+    assert [route.gw for route in effective_routes(both)] == ["10.0.0.1"]
 
 
 @pytest.mark.parametrize(

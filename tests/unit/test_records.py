@@ -136,7 +136,7 @@ def test_reading_makes_nothing(records: Records, state: Path) -> None:
     assert not state.exists()
 
 
-@pytest.mark.parametrize("mask", [0, 0o022, 0o077])
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077, 0o277])
 def test_modes_whatever_the_umask(records: Records, state: Path, tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:

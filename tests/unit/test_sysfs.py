@@ -55,7 +55,7 @@ def test_the_index_is_computed_from_offset_and_stride(
     tree.add_pf(offset=offset, stride=stride)
     tree.add_vf(pci, index)
     # Were the list gone through instead, this name would not be understood.
-    link(tree.device(PF) / "virtfnother", tree.device(pci))
+    link(tree.device(PF) / "virtfn+", tree.device(pci))
     assert sysfs(tree).read_function(PciAddress(pci)).index == index
 
 
