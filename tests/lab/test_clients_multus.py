@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.clients import multus, node
+from tests.lab.clients import multus, node, thick
 from tests.lab.clients.kube import Kube
 from tests.lab.cni import Cni, CniRun
 from tests.lab.commands import received
@@ -23,9 +23,9 @@ RESOURCE = "example.com/ib"
 class Multus:
     """Calls Multus as a runtime does for a pod's eth0."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str = "multus") -> None:
         self.cni = Cni()
-        self.cni.command = [node.program("multus")]
+        self.cni.command = [node.program(program)]
         self.path = node.bin_folder(folder / "bin", ["bridge", "host-local", "static"])
 
     def __call__(self, command: str, pod: Pod, conf: dict[str, Any]) -> CniRun:
@@ -173,3 +173,39 @@ def test_a_pod_waits_for_ib_kubernetes(make_hca: MakeHca, pods: MakePod, kube: K
         call("ADD", pod, conf)
     assert pod.link("net1") is None
     multus.forget_bridge()
+
+
+def test_thick_multus_runs_us_under_a_chroot(
+    make_hca: MakeHca, pods: MakePod, host_snapshot: TakeSnapshot, tmp_path: Path
+) -> None:
+    """N3: the daemon sees another root file system than the plugin it runs; ADD, DEL twice, the host as before."""
+    hca = make_hca(preset=True, mode="exclusive")
+    before = host_snapshot(hca)
+    call = Multus(tmp_path, "multus-shim")
+    kube = Kube(tmp_path, account=thick.ACCOUNT)
+    own = {**node.plugin("", rdmaIsolation=True), "capabilities": {"CNIDeviceInfoFile": True}}
+    del own["deviceID"]
+    kube.add_network("ibnet", {"cniVersion": "1.0.0", "name": "ibnet", **own}, RESOURCE)
+    kube.add_pod("worker-a", "uid-a", [{"name": "ibnet"}])
+    info = {"type": "pci", "version": "1.1.0", "pci": {"pci-address": hca.pci(0)}}
+    kube.allocate("uid-a", RESOURCE, hca.pci(0), info)
+    daemon = thick.Thick(kube)
+    try:
+        pod = pods("a")
+        conf = thick.conf("1.0.0", multus.cluster_network("1.0.0"))
+        try:
+            call("ADD", pod, conf)
+        except AssertionError as fault:
+            raise AssertionError(f"{fault}\n{thick.tail()}") from None
+        assert pod.addresses("net1") == ["10.56.0.2/24"]
+        assert hca.rdma(0, pod.name) is not None
+        assert kube.statuses["worker-a"][1]["device-info"]["pci"]["rdma-device"] == hca.rdma_anywhere(0)
+        call("DEL", pod, conf)
+        assert {"eth0", "net1"}.isdisjoint(link["ifname"] for link in pod.links()), thick.tail()
+        call("DEL", pod, conf)
+        pod.delete()
+    finally:
+        daemon.close()
+        kube.close()
+    multus.forget_bridge()
+    before.assert_as_before()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -34,8 +35,8 @@ def plugin_command() -> list[str]:
     return shlex.split(named) if named else [sys.executable, "-m", "ib_sriov_cni"]
 
 
-def bin_folder(folder: Path, programs: Iterable[str] = ()) -> str:
-    """A CNI_PATH: our plugin as `ib-sriov`, and the Go programs named; its path."""
+def bin_folder(folder: Path, programs: Iterable[str] = (), *, copies: bool = False) -> str:
+    """A CNI_PATH: our plugin as `ib-sriov`, and the Go programs named, as links or as copies; its path."""
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / "ib-sriov"
     # the runtime's working directory is its own, and its environment reaches the plugin
@@ -44,7 +45,10 @@ def bin_folder(folder: Path, programs: Iterable[str] = ()) -> str:
     for name in programs:
         link = folder / name
         link.unlink(missing_ok=True)
-        link.symlink_to(program(name))
+        if copies:
+            shutil.copy(program(name), link)
+        else:
+            link.symlink_to(program(name))
     return str(folder)
 
 
