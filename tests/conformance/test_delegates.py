@@ -157,7 +157,7 @@ def test_c10_the_real_static(rig: Rig, go_plugins: str) -> None:
     assert pod.addresses() == ["10.66.0.5/24", "fd00:66::5/64"]
     assert [ip["interface"] for ip in added.out["ips"]] == [0, 0]
     silent(rig.cni("CHECK", pod, {**conf, "prevResult": added.out}, env=environ))
-    silent(rig.cni("STATUS", pod, conf, env=environ))
+    silent(rig.cni("STATUS", pod, rig.conf(None, ipam=ipam), env=environ))
     silent(rig.cni("GC", pod, {**conf, "cni.dev/valid-attachments": []}, env=environ))
     assert pod.link() is not None
     silent(rig.cni("DEL", pod, conf, env=environ))
