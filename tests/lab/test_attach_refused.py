@@ -22,7 +22,7 @@ def test_race_for_one_vf(rig: Rig) -> None:
     check = rig.check(pods[winner], runs[winner].out, guid=guid_of(winner))
     assert check.status == 0, check.stdout
     rig.delete(pods[loser])
-    assert leases() == ["10.56.0.2"] or leases() == ["10.56.0.3"]
+    assert len(leases()) == 1
     assert rig.check(pods[winner], runs[winner].out, guid=guid_of(winner)).status == 0
     rig.delete(pods[winner])
     rig.assert_as_before()
@@ -35,7 +35,8 @@ def test_vf_in_use_is_refused_and_its_pod_unharmed(rig: Rig) -> None:
     assert connected(first)
     assert connected(peer)
     assert answers(peer, first.addresses()[0].partition("/")[0])
-    pinging = first.run("ping -i 0.2 -w 600 10.56.0.3 > /tmp/pings 2>&1 & echo $!").stdout.strip()
+    address = peer.addresses()[0].partition("/")[0]
+    pinging = first.run(f"ping -i 0.2 -w 600 {address} > /tmp/pings 2>&1 & echo $!").stdout.strip()
     refused = rig.call("ADD", thief, 0, guid=guid_of(9))
     assert refused.code == 101
     assert "is in use by" in refused.out["msg"]

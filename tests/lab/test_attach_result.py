@@ -112,7 +112,7 @@ def test_two_vfs_of_two_pfs_in_one_pod(rig: Rig) -> None:
     )
     second = rig.cni("ADD", pod, conf, "net2")
     assert second.status == 0, second.stdout
-    assert pod.addresses("net1") == ["10.56.0.2/24"]
+    assert pod.addresses("net1") == [first["ips"][0]["address"]]
     assert pod.addresses("net2") == ["10.57.0.2/24"]
     assert first["interfaces"][0]["pciID"] != second.out["interfaces"][0]["pciID"]
     if rig.exclusive:
