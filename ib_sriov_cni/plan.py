@@ -31,7 +31,7 @@ class Facts:
     netdev: Link | None  # in the host's namespace
     rdma_here: bool  # the RDMA device is seen from the host's namespace
     mode: str  # RDMA namespace mode: shared or exclusive
-    children: tuple[str, ...] = ()  # P_Key children of the netdev, in the host's namespace
+    children: tuple[str, ...] = ()  # P_Key children of the netdev; read if a P_Key is asked for
     holders: dict[Guid, str] = {}  # noqa: RUF012  # GUIDs that others on this node have, and who; read if one is chosen
 
     @property
@@ -264,7 +264,8 @@ def needs_child(report: PortReport, pkey: int) -> bool:
 def child_differences(link: Link, parent: Link | None, pkey: int) -> list[str]:
     """Compare a P_Key's interface in the pod, and the VF's netdev that it stands on, with what they must be."""
     found = []
-    if not link.lower or normalize_pkey(link.pkey or 0) != normalize_pkey(pkey):
+    lower = parent.index if parent is not None else link.lower
+    if not lower or link.lower != lower or normalize_pkey(link.pkey or 0) != normalize_pkey(pkey):
         found.append(f"interface {link.name} is not the one of P_Key {pkey:#06x}")
     if parent is not None and not parent.up:
         found.append(f"interface {parent.name} is down, which {link.name} needs")

@@ -76,9 +76,17 @@ class Rtnl:
         return None
 
     def find_children(self, pci: str, guid: Guid) -> list[Link]:
-        """Give the P_Key children of that PCI function; before 5.14, where none is told, of that port GUID."""
+        """Give the P_Key children of that PCI function; of that port GUID where the kernel tells no PCI device.
+
+        It tells none of a child that netlink made (6.12), and none at all before 5.14.
+        """
         links = [link for link in self.read_links() if link.lower and link.port_guid is not None]
         return [link for link in links if (link.pci == pci if link.pci else link.port_guid == guid)]
+
+    def read_children_of(self, parent: Link) -> tuple[str, ...]:
+        """Give the names of a netdev's P_Key children in this namespace, the netdev's own."""
+        links = [link for link in self.read_links() if link.lower == parent.index]
+        return tuple([link.name for link in links if link.kind == ARPHRD_INFINIBAND])
 
     def add_child(self, parent: Link, name: str, pkey: int) -> None:
         """Make an IPoIB netdev of another P_Key beside `parent`, in this namespace (ipoib_netlink.c)."""

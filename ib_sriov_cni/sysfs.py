@@ -124,19 +124,12 @@ class Sysfs:
 
     def read_netdev(self, pci: PciAddress) -> str:
         """Give the function's netdev seen in the namespace of this sysfs; not a P_Key child; empty if none."""
-        return next(iter([name for name, is_child in self._netdevs(pci) if not is_child]), "")
-
-    def read_children(self, pci: PciAddress) -> tuple[str, ...]:
-        """Give the P_Key children of the function's netdev seen in the namespace of this sysfs."""
-        return tuple([name for name, is_child in self._netdevs(pci) if is_child])
-
-    def _netdevs(self, pci: PciAddress) -> list[tuple[str, bool]]:
-        """A child's lower interface is its parent (ipoib_get_iflink); it may be here while that is in a pod."""
         folder = f"{self._devices}/{pci}/net"
-        return [
-            (name, self._read(f"{folder}/{name}/iflink") != self._read(f"{folder}/{name}/ifindex"))
-            for name in self._list(folder)
-        ]
+        for name in self._list(folder):
+            # A child's lower interface is its parent (ipoib_get_iflink); it may be here while that is in a pod.
+            if self._read(f"{folder}/{name}/iflink") == self._read(f"{folder}/{name}/ifindex"):
+                return name
+        return ""
 
     def read_rdma(self, pci: PciAddress) -> RdmaDevice | None:
         """Give the function's RDMA device, wherever it is; its GUIDs only if it is in this sysfs's namespace."""

@@ -128,6 +128,8 @@ class _Attempt:
             facts = self.read_facts()
             if not keeps_guid(self.conf, facts):
                 facts = replace(facts, holders=read_holders(self.host, facts))
+            if self.conf.pkey is not None and facts.netdev is not None:
+                facts = replace(facts, children=host.rtnl.read_children_of(facts.netdev))
             self.plan = plan_add(self.conf, facts)
             step.tell(guid=self.plan.guid, origin=self.plan.origin, rebind=self.plan.rebind, mode=facts.mode)
         self.record = self.make_record(facts)

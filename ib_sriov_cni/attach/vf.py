@@ -73,7 +73,6 @@ def read_facts(host: Host, pci: PciAddress) -> Facts:
         netdev=read_netdev(host, pci),
         rdma_here=rdma is not None and rdma.node_guid is not None,
         mode=host.rdma.read_mode() if rdma else "shared",
-        children=host.sysfs.read_children(pci),
     )
 
 

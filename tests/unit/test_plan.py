@@ -442,6 +442,7 @@ def test_the_interface_of_a_p_key() -> None:
     other = ["interface net1 is not the one of P_Key 0x8001"]
     assert child_differences(child_of(0x8002), parent, 0x8001) == other
     assert child_differences(child_of(0x8001, lower=0), parent, 0x8001) == other
+    assert child_differences(child_of(0x8001, lower=8), parent, 0x8001) == other
     down = replace(parent, flags=0)
     assert child_differences(child_of(0x8001), down, 0x8001) == ["interface net1-ib is down, which net1 needs"]
 
