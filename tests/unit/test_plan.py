@@ -24,21 +24,15 @@ from ib_sriov_cni.plan import (
     PASS_THROUGH_DRIVERS,
     Facts,
     Plan,
-    address_differences,
     child_differences,
     derive_guid,
-    effective_routes,
-    identity_differences,
-    link_differences,
     needs_child,
-    normal_destination,
     plan_add,
     port_is_awaited,
     verify_active,
     verify_port,
 )
 from ipam.request import Request
-from ipam.result import Address, Result, Route
 from ipam.value import replace
 
 PCI = "0000:3b:00.2"
@@ -301,86 +295,6 @@ def test_derived_guids_are_usable_and_differ_among_the_vfs_of_a_pf(pf: Guid) -> 
 def test_a_pf_with_the_derived_guid_itself() -> None:
     with pytest.raises(DeviceUnusable, match="is taken"):
         derive_guid(Guid.parse("02:00:00:00:02:00:00:01"), function(index=1), set())
-
-
-# ---- differences
-
-
-def test_identity_differences() -> None:
-    assert identity_differences(HAS, HAS, FACTS) == []
-    assert identity_differences(WANTED, ZERO, FACTS) == [
-        f"port GUID is {HAS}, planned {WANTED}",
-        f"node GUID is {HAS}, planned {ZERO}",
-    ]
-    assert identity_differences(WANTED, WANTED, replace(FACTS, rdma=rdma(None, None), netdev=None)) == []
-
-
-def test_link_differences() -> None:
-    def differences(link: Link | None, mtu: int | None = 2044) -> list[str]:
-        return link_differences(link, name="net1", guid=HAS, mtu=mtu, pci=PCI)
-
-    assert differences(netdev()) == []
-    assert differences(netdev(pci=""), mtu=None) == []  # kernels before 5.14 do not tell
-    assert differences(None) == ["interface net1 is gone"]
-    wrong = netdev(WANTED, flags=0, pci="0000:3b:00.7")
-    assert differences(wrong, mtu=4092) == [
-        "interface net1 is down",
-        f"interface net1 is not the VF's: its PCI device is 0000:3b:00.7, not {PCI}",
-        f"interface net1 has port GUID {WANTED}, not {HAS}",
-        "interface net1 has mtu 2044, not 4092",
-    ]
-
-
-RESULT = Result(
-    ips=(
-        Address(address="10.0.0.5/24", gateway="10.0.0.1", interface=1),
-        Address(address="fd00::5/64", gateway="fd00::1", interface=1),
-        Address(address="192.168.7.7/32", interface=0),
-    ),
-    routes=(Route(dst="10.9.0.1/16"), Route(dst="fd09::/16", gw="fd00::9"), Route(dst="10.8.0.0/16", gw="10.0.0.7")),
-)
-
-
-def test_address_differences() -> None:
-    routes = [
-        Route(dst="10.9.0.0/16", gw="10.0.0.1"),
-        Route(dst="fd09::/16", gw="fd00::9", priority=1024),
-        Route(dst="10.8.0.0/16", gw="10.0.0.7", table=100),
-        Route(dst="10.0.0.0/24"),
-    ]
-    assert address_differences(RESULT, 1, ["fd00::5/64", "10.0.0.5/24", "fe80::1/64"], routes) == []
-    assert address_differences(RESULT, 1, ["10.0.0.5/25"], [*routes[1:3], Route(dst="10.9.0.0/16")]) == [
-        "address 10.0.0.5/24 is gone",
-        "address fd00::5/64 is gone",
-        "route 10.9.0.1/16 via 10.0.0.1 is gone",
-    ]
-
-
-def test_a_route_without_gateway_takes_its_familys_first() -> None:
-    assert [route.gw for route in effective_routes(RESULT)] == ["10.0.0.1", "fd00::9", "10.0.0.7"]
-    bare = Result(ips=(Address(address="10.0.0.5/24"),), routes=(Route(dst="10.9.0.0/16"), Route(dst="::/0")))
-    assert [route.gw for route in effective_routes(bare)] == [None, None]
-    second = Result(
-        ips=(Address(address="10.0.0.5/24"), Address(address="10.0.1.5/24", gateway="10.0.1.1")),
-        routes=(Route(dst="0.0.0.0/0"),),
-    )
-    assert [route.gw for route in effective_routes(second)] == ["10.0.1.1"]
-    both = replace(second, ips=(Address(address="10.0.0.5/24", gateway="10.0.0.1"), *second.ips))
-    assert [route.gw for route in effective_routes(both)] == ["10.0.0.1"]
-
-
-@pytest.mark.parametrize(
-    ("cidr", "normal"),
-    [
-        ("10.9.8.7/16", "10.9.0.0/16"),
-        ("0.0.0.0/0", "0.0.0.0/0"),
-        ("10.0.0.1/32", "10.0.0.1/32"),
-        ("fd00::1/64", "fd00::/64"),
-        ("::/0", "::/0"),
-    ],
-)
-def test_destinations_as_the_kernel_shows_them(cidr: str, normal: str) -> None:
-    assert normal_destination(cidr) == normal
 
 
 # ---- what verbs say
