@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import strategies as st
@@ -103,9 +104,9 @@ def varied(draw: st.DrawFn, document: Any, changes: int = 4) -> Any:
         if kind == 0:
             del holder[path[-1]]
         elif kind == 1 and isinstance(holder, dict):
-            holder[draw(st.text(max_size=5))] = draw(anything)
+            holder[draw(st.text(max_size=5))] = deepcopy(draw(anything))
         else:
-            holder[path[-1]] = draw(anything)
+            holder[path[-1]] = deepcopy(draw(anything))
     return copy
 
 
@@ -117,6 +118,16 @@ def damaged(draw: st.DrawFn, texts: st.SearchStrategy[bytes]) -> bytes:
     end = draw(st.integers(start, min(len(text), start + 20)))
     pieces = st.sampled_from((b"", b"\0", b"\xff", b"{", b"]", b'"', b",", b"\\ud800", b"NaN", b"1e999", b"[" * 3000))
     return text[:start] + draw(pieces | st.binary(max_size=6)) + text[end:]
+
+
+def replaced(document: Any, path: tuple[Any, ...], item: Any) -> Any:
+    """The document with another value in one place."""
+    copy = json.loads(json.dumps(document))
+    holder = copy
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = item
+    return copy
 
 
 def encoded(document: Any) -> bytes:

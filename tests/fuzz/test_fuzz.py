@@ -21,7 +21,20 @@ from hypothesis import HealthCheck, example, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.calls import COMMANDS, LOCKS, WATCH, call, judged
-from tests.fuzz.corpus import CONF, NAMES, NASTY, PCI, PREVIOUS, VERSIONS, anything, damaged, encoded, varied
+from tests.fuzz.corpus import (
+    CONF,
+    NAMES,
+    NASTY,
+    PCI,
+    PREVIOUS,
+    VERSIONS,
+    anything,
+    damaged,
+    encoded,
+    places,
+    replaced,
+    varied,
+)
 
 # An invocation is a process: what it leaves open, the kernel closes at its end.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -112,6 +125,17 @@ def test_standard_input(place: str, command: str, stdin: bytes) -> None:
     except (ValueError, RecursionError):
         document = None
     call(environment(command, place), stdin if document is None else encoded(at_home(document, place)), allowed=place)
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL"])
+def test_each_value_in_each_place(place: str, command: str) -> None:
+    """Without chance: every member of a configuration with every value that has hurt somebody."""
+    for path in places(CONF):
+        for value in NASTY:
+            # A source that counts less is read only where the others say nothing.
+            sparse = {"cniVersion": "1.1.0", "name": "ibnet", path[0]: CONF[path[0]]}
+            conf = at_home(replaced(sparse, path, value), place)
+            call(environment(command, place), encoded(conf), allowed=place)
 
 
 @seed(SEED)
