@@ -36,6 +36,10 @@ def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress, rdma: str) 
         return
     temporary = f"{path}.{os.getpid()}.new"
     try:
+        os.unlink(temporary)  # of a process that was killed and had our number
+    except OSError:
+        pass
+    try:
         # Multus makes it only where the device plugin wrote a file to copy.
         os.makedirs(os.path.dirname(path), exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
