@@ -51,7 +51,14 @@ def test_what_a_killed_process_of_our_number_left_is_not_in_the_way(tmp_path: Pa
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "gone" / "net1-device.json"
-    with pytest.raises(StateFailure, match=f"write device info {path}: No such file or directory"):
+def test_its_folder_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "cni" / "net1-device.json"
+    write_device_info(str(path), pci=PCI, pf=PF, rdma="")
+    assert "rdma-device" not in json.loads(path.read_text())["pci"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "net1-device.json"
+    with pytest.raises(StateFailure, match=f"write device info {path}: "):
         write_device_info(str(path), pci=PCI, pf=PF, rdma="mlx5_2")
