@@ -233,8 +233,8 @@ def test_two_interfaces_of_one_pod(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-def test_the_port_without_the_p_key_is_left_at_home(rig: Rig) -> None:
-    """No netdev of the host gets a child: what the plugin makes is in the pod alone."""
+def test_no_child_is_made_on_the_host(rig: Rig) -> None:
+    """What the plugin makes is in the pod alone, from its first moment."""
     pod = rig.pod()
     rig.add(pod, 0, pkey=PKEY)
     assert wait(lambda: not [link for link in links() if link["link_type"] == "infiniband" and "link" in link])
