@@ -103,7 +103,7 @@ def test_passed_through(rig: Rig) -> None:
     assert hca.guids_at_pf(1) == (guid_of(1), guid_of(1))
     assert hca.link_state(1) == "enable"
     assert [link["ifname"] for link in pod.links()] == ["lo"]
-    assert result["ips"][0]["address"] == "10.56.0.2/24"
+    assert result["ips"][0]["address"].startswith("10.56.0.")
     check = rig.check(pod, result, 1, **IDENTITY)
     assert check.status == 0, check
     refused = rig.call("ADD", rig.pod("thief"), 1, **IDENTITY)
