@@ -6,7 +6,7 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo test quick conformance-table lint lab-shell bench clean
+.PHONY: help demo test matrix quick conformance-table lint lab-shell bench clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -18,6 +18,10 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
 	@$(need) python lint netns lab clients
 	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns lab $(conformance)
+
+matrix: ## every step of ADD, DEL and GC killed, in both RDMA modes; long
+	@$(need) python lab
+	@$(PY) tests/tools/suites.py matrix
 
 quick: ## the unit tests, under 30 s
 	@$(need) python
