@@ -32,18 +32,6 @@ class Sysfs:
         self._root = root
         self._devices = f"{root}/bus/pci/devices"
 
-    def _read(self, path: str) -> str:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return ""
-        try:
-            return os.read(fd, 4096).decode(errors="replace").strip()
-        except OSError:  # an attribute of a device that is just going
-            return ""
-        finally:
-            os.close(fd)
-
     def _link(self, path: str) -> str:
         try:
             return os.path.basename(os.readlink(path))
@@ -86,7 +74,7 @@ class Sysfs:
         found: dict[Guid, str] = {}
         for name in self._list(f"{self._root}/class/infiniband"):
             folder = f"{self._root}/class/infiniband/{name}"
-            texts = (self._read(f"{folder}/node_guid"), self._read(f"{folder}/ports/1/gids/0")[20:])
+            texts = (read_attribute(f"{folder}/node_guid"), read_attribute(f"{folder}/ports/1/gids/0")[20:])
             found |= {guid: name for guid in (_guid(text) for text in texts) if guid}
         return found
 
@@ -107,8 +95,8 @@ class Sysfs:
 
     def _vf_index(self, pci: str, pf: str) -> int:
         """Compute N of virtfnN from the routing IDs (SR-IOV specification 2.1.2) and ask sysfs if it is so."""
-        offset = self._read(f"{self._devices}/{pf}/sriov_offset")
-        stride = self._read(f"{self._devices}/{pf}/sriov_stride")
+        offset = read_attribute(f"{self._devices}/{pf}/sriov_offset")
+        stride = read_attribute(f"{self._devices}/{pf}/sriov_stride")
         if offset.isdigit() and stride.isdigit() and int(stride):
             index = (_routing_id(pci) - _routing_id(pf) - int(offset)) // int(stride)
             if self._link(f"{self._devices}/{pf}/virtfn{index}") == pci:
@@ -127,7 +115,7 @@ class Sysfs:
         folder = f"{self._devices}/{pci}/net"
         for name in self._list(folder):
             # A child's lower interface is its parent (ipoib_get_iflink); it may be here while that is in a pod.
-            if self._read(f"{folder}/{name}/iflink") == self._read(f"{folder}/{name}/ifindex"):
+            if read_attribute(f"{folder}/{name}/iflink") == read_attribute(f"{folder}/{name}/ifindex"):
                 return name
         return ""
 
@@ -135,15 +123,15 @@ class Sysfs:
         """Give the function's RDMA device, wherever it is; its GUIDs only if it is in this sysfs's namespace."""
         device = f"{self._devices}/{pci}"
         uverbs = next(iter(self._list(f"{device}/infiniband_verbs")), "")
-        name = self._read(f"{self._root}/class/infiniband_verbs/{uverbs}/ibdev") if uverbs else ""
+        name = read_attribute(f"{self._root}/class/infiniband_verbs/{uverbs}/ibdev") if uverbs else ""
         here = self._list(f"{device}/infiniband")
         name = name or (here[0] if here else "")
         if not name:
             return None
         if name not in here:
             return RdmaDevice(name=name, uverbs=uverbs, node_guid=None, port_guid=None)
-        node = self._read(f"{device}/infiniband/{name}/node_guid")
-        gid = self._read(f"{device}/infiniband/{name}/ports/1/gids/0")
+        node = read_attribute(f"{device}/infiniband/{name}/node_guid")
+        gid = read_attribute(f"{device}/infiniband/{name}/ports/1/gids/0")
         return RdmaDevice(name=name, uverbs=uverbs, node_guid=_guid(node), port_guid=_guid(gid[20:]))
 
     def unbind(self, pci: PciAddress) -> None:
@@ -174,6 +162,20 @@ class Sysfs:
             words = f"{operation} {'from' if operation == 'unbind' else 'to'} {driver}"
             hint = "the driver's reason is in the kernel log (dmesg)"
             raise KernelRefused(words, f"VF {pci}", fault.errno or errno.EIO, details=hint) from None
+
+
+def read_attribute(path: str) -> str:
+    """Give an attribute's text, empty where there is none or its device is just going."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.read(fd, 4096).decode(errors="replace").strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
 
 
 def _routing_id(pci: str) -> int:

@@ -17,6 +17,7 @@ import os
 
 from ib_sriov_cni.errors import KernelRefused
 from ib_sriov_cni.model import Guid, VfConfig
+from ib_sriov_cni.sysfs import read_attribute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ class VfConfigs:
 
 def _read_files(folder: str) -> VfConfig:
     return VfConfig(
-        node_guid=_guid(_read(f"{folder}/node")),
-        port_guid=_guid(_read(f"{folder}/port")),
-        link_state=POLICY_NAMES.get(_read(f"{folder}/policy"), ""),
+        node_guid=_guid(read_attribute(f"{folder}/node")),
+        port_guid=_guid(read_attribute(f"{folder}/port")),
+        link_state=POLICY_NAMES.get(read_attribute(f"{folder}/policy"), ""),
     )
 
 
@@ -88,19 +89,6 @@ def _guid(text: str) -> Guid:
         return Guid.parse(text)
     except ValueError:
         return Guid(0)
-
-
-def _read(path: str) -> str:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        return os.read(fd, 256).decode(errors="replace").strip()
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
 
 
 def _write(folder: str, function: VfFunction, name: str, text: str, operation: str) -> None:
