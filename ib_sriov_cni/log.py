@@ -47,6 +47,10 @@ class Log:
         """Write a line at debug."""
         self._write("debug", {"msg": message, **facts})
 
+    def info(self, message: str, **facts: object) -> None:
+        """Write a line at info."""
+        self._write("info", {"msg": message, **facts})
+
     def warning(self, message: str, **facts: object) -> None:
         """Write a line at warning."""
         self._write("warning", {"msg": message, **facts})

@@ -30,14 +30,23 @@ def parse_listen(text: str) -> tuple[str, int]:
 class Web:
     """Serves from threads of its own until it is closed."""
 
-    def __init__(self, listen: str, registry: CollectorRegistry, *, healthy: Answer, ready: Answer) -> None:
+    def __init__(
+        self,
+        listen: str,
+        registry: CollectorRegistry,
+        *,
+        healthy: Answer,
+        ready: Answer,
+        before_scrape: Callable[[], None] = lambda: None,
+    ) -> None:
         """Raises ValueError for what is no address, OSError for one that cannot be had."""
         host, port = parse_listen(listen)
         if not host:
             host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104  # asked for by leaving it out
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._server = _Server((host, port), _Handler, family)
-        self._server.registry, self._server.healthy, self._server.ready = registry, healthy, ready
+        self._server.registry, self._server.before_scrape = registry, before_scrape
+        self._server.healthy, self._server.ready = healthy, ready
         self.port = int(self._server.server_address[1])
         self._thread = Thread(target=self._server.serve_forever, name="http", daemon=True)
         self._thread.start()
@@ -53,6 +62,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
     registry: CollectorRegistry
+    before_scrape: Callable[[], None]
     healthy: Answer
     ready: Answer
 
@@ -85,6 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/metrics":
+            self.server.before_scrape()
             encode, kind = choose_encoder(self.headers.get("Accept", ""))
             self._answer(200, encode(self.server.registry), kind)
         elif path in {"/healthz", "/readyz"}:
