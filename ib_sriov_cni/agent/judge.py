@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass
 
 from ib_sriov_cni.attach.release import open_sandbox
-from ib_sriov_cni.errors import CniError, TryAgainLater
 from ib_sriov_cni.host import Host
 from ib_sriov_cni.netns import try_open_netns
 from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS
@@ -73,11 +72,14 @@ class Processes:
 
 
 def judge(host: Host, record: Record, processes: Processes, *, locked: bool = False) -> Verdict:
-    """Tell whether an attachment lives. `locked`: the caller holds its VF's lock, so no ADD is on its way."""
+    """Tell whether an attachment lives. `locked`: the caller holds its VF's lock, so no ADD is on its way.
+
+    Raises StateFailure (106) if the lock cannot be seen, KernelRefused (102) without the right to enter namespaces.
+    """
     if record.boot_id != host.read_boot_id():
         return Verdict(state=DEAD, why="the node was rebooted since")
     if not record.committed:
-        if not locked and is_locked(host, record):
+        if not locked and host.locks.read_holder(record.pci):
             return Verdict(state=ADDING, why="its ADD is on its way")
         return Verdict(state=DEAD, why="its ADD was never finished")
     netns = open_sandbox(record)
@@ -103,17 +105,6 @@ def is_home(host: Host, record: Record) -> bool:
         return True
     rdma = host.sysfs.read_rdma(pci)
     return rdma is not None and rdma.node_guid is not None and bool(host.sysfs.read_netdev(pci))
-
-
-def is_locked(host: Host, record: Record) -> bool:
-    """Whether somebody is at work on the VF."""
-    try:
-        with host.locks.take(record.pci, f"{record.key.container_id} {record.key.ifname}", 0):
-            return False
-    except TryAgainLater:
-        return True
-    except CniError:
-        return True  # it cannot be known: nothing may be done then
 
 
 def _link(path: str) -> str:

@@ -148,6 +148,12 @@ class Rounds:
                 self._alive()
         return acted, later
 
+    def _ours(self, plan: RepairPlan, verdicts: dict[Key, Verdict]) -> list[Repair]:
+        """Choose what the agent does without being asked."""
+        down = {each.key for each in plan.repairs if each.kind == repairs.UP}  # it takes no route
+        ours = [each for each in plan.repairs if self._is_ours(each, verdicts)]
+        return [each for each in ours if not (each.kind == repairs.ROUTE and each.key in down)]
+
     def _is_ours(self, repair: Repair, verdicts: dict[Key, Verdict]) -> bool:
         if not self._care.mend or repair.kind not in MENDED or not repair.harmless:
             return False
