@@ -53,7 +53,7 @@ class Daemon:
         self._settings, self._host = settings, host
         self._lock = take_lock(settings.run_dir)
         self._systemd = Systemd(environ)
-        self._metrics = Metrics()
+        self._metrics = Metrics(log=bool(settings.log_file))
         self._events = Events(
             environ if settings.events else {},
             tell=lambda words: host.log.warning("no event could be posted, trying on quietly", error=words),

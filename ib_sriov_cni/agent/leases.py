@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ib_sriov_cni.attach.release import request_of
 from ib_sriov_cni.delegate import BUNDLED
 from ib_sriov_cni.records import Record
 from ipam.config import parse_settings
 from ipam.plugin import own_sets
-from ipam.ranges import RangeSet, range_of, render_set
+from ipam.ranges import range_of, render_set
 from ipam.store import lease_address
+
+if TYPE_CHECKING:
+    from ipam.ranges import RangeSet
 
 
 @dataclass(frozen=True, kw_only=True)

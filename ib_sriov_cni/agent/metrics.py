@@ -50,8 +50,8 @@ Samples = Mapping[str, Sequence[tuple[tuple[str, ...], float]]]
 class Metrics:
     """The agent's registry. Counters are counted where things happen, facts are shown pass by pass."""
 
-    def __init__(self) -> None:
-        """All counters without labels start at zero, so that a first event is seen as a rise."""
+    def __init__(self, *, log: bool = True) -> None:
+        """`log`: the plugin's log is read; what comes of it is left out otherwise."""
         self.registry = CollectorRegistry()
         disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs has no annotations
         ProcessCollector(registry=self.registry)
@@ -72,7 +72,9 @@ class Metrics:
             registry=registry,
         )
         self.log_readable = Gauge(
-            "ib_sriov_log_readable", "1 if the plugin's log file can be read, else 0.", registry=registry
+            "ib_sriov_log_readable",
+            "1 if the plugin's log file can be read, else 0; absent without --log-file.",
+            registry=registry if log else None,
         )
         self.releases = Counter(
             "ib_sriov_agent_releases", "Dead attachments that the agent has released.", ["network"], registry=registry
