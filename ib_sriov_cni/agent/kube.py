@@ -107,10 +107,10 @@ class Events:
             try:
                 self._send(event)
             except (OSError, ValueError) as fault:  # HTTPError and SSLError are OSErrors
-                self._count("failed")
                 if not self._told:
                     self._told = True
                     self._tell(_words(fault))
+                self._count("failed")
             else:
                 self._count("posted")
                 self._told = False

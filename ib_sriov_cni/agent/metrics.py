@@ -1,4 +1,4 @@
-"""What the agent tells Prometheus: every metric there is, in one place; docs/agent.md lists them.
+"""What the agent tells Prometheus: every metric there is, in one table, which docs/agent.md shows.
 
 What a pass finds is shown as a whole: a scrape sees the facts of one pass, never half of the next one's.
 """
@@ -6,6 +6,7 @@ What a pass finds is shown as a whole: a scrape sees the facts of one pass, neve
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
@@ -17,31 +18,65 @@ from ib_sriov_cni import __version__
 CALL_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0)
 PASS_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 
-# What each pass finds: name -> (help, labels).
-FACTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "ib_sriov_pf_info": ("1 for each PF; its names.", ("pf", "netdev", "rdma", "driver")),
-    "ib_sriov_vfs": (
-        "VFs of a PF by state: free, in_use (a pod has it) or unhealthy (no driver, no devices, no usable GUID).",
+
+class Metric(NamedTuple):
+    """One row of the table."""
+
+    kind: str  # fact: a gauge that each pass shows anew; else counter, gauge or histogram
+    labels: tuple[str, ...]
+    text: str
+
+
+TABLE = {
+    "ib_sriov_pf_info": Metric("fact", ("pf", "netdev", "rdma", "driver"), "1 for each PF, with its names."),
+    "ib_sriov_vfs": Metric(
+        "fact",
         ("pf", "state"),
+        "VFs by state: free, in_use, busy (somebody is at work on it), leftover (of a dead attachment), unhealthy.",
     ),
-    "ib_sriov_port_state": (
-        "State of the InfiniBand port of a PF or VF: 1 DOWN, 2 INIT, 3 ARMED, 4 ACTIVE.",
+    "ib_sriov_port_state": Metric(
+        "fact",
         ("pf", "device", "kind", "rdma"),
+        "State of the port of a PF (kind pf) or a VF (vf) seen on the host: 1 DOWN, 2 INIT, 3 ARMED, 4 ACTIVE.",
     ),
-    "ib_sriov_attachments": (
-        "Attachments of a network by state: live, adding (ADD is on its way), dead (waits for its release), hidden.",
+    "ib_sriov_attachments": Metric(
+        "fact",
         ("network", "state"),
+        "Attachments by state: live, adding (its ADD is on its way), dead (waits for its release), hidden.",
     ),
-    "ib_sriov_attachments_differing": (
-        "Live attachments that are not as their ADD left them, and were not repaired.",
-        ("network",),
+    "ib_sriov_attachments_differing": Metric(
+        "fact", ("network",), "Attachments that are not as their ADD left them, and that the agent does not repair."
     ),
-    "ib_sriov_damaged_records": ("Records that were set aside because they could not be read.", ()),
-    "ib_sriov_leases": (
-        "Addresses of a range set of the bundled host-local on this node by state: used or free.",
+    "ib_sriov_damaged_records": Metric("fact", (), "Files in the state directory that could not be understood."),
+    "ib_sriov_leases": Metric(
+        "fact",
         ("network", "range", "state"),
+        "Addresses of a range set of the bundled host-local on this node by state: used, free.",
+    ),
+    "ib_sriov_call_duration_seconds": Metric(
+        "histogram", ("command",), "Duration of the CNI calls that ended, well or not; from the plugin's log."
+    ),
+    "ib_sriov_call_failures_total": Metric(
+        "counter", ("command", "code"), "CNI calls that ended with an error, by its code; from the plugin's log."
+    ),
+    "ib_sriov_log_readable": Metric("gauge", (), "1 if the plugin's log can be read, else 0; none without --log-file."),
+    "ib_sriov_agent_info": Metric("gauge", ("version",), "1, with the agent's version."),
+    "ib_sriov_agent_releases_total": Metric("counter", ("network",), "Dead attachments that were released."),
+    "ib_sriov_agent_release_failures_total": Metric("counter", ("code",), "Releases that failed; tried again later."),
+    "ib_sriov_agent_repairs_total": Metric(
+        "counter", ("kind",), "Repairs that were done: link-state, address, route, owner, disown, leftover."
+    ),
+    "ib_sriov_agent_repair_failures_total": Metric(
+        "counter", ("kind", "code"), "Repairs that failed; tried again later."
+    ),
+    "ib_sriov_agent_events_total": Metric("counter", ("result",), "Kubernetes events: posted, failed, dropped."),
+    "ib_sriov_agent_pass_duration_seconds": Metric("histogram", (), "Duration of a look at the node with its acts."),
+    "ib_sriov_agent_last_pass_timestamp_seconds": Metric("gauge", (), "When the last look ended, Unix time."),
+    "ib_sriov_agent_errors_total": Metric(
+        "counter", ("part",), "Faults inside a look, by the part that failed; the other parts went on."
     ),
 }
+FACTS = {name: metric for name, metric in TABLE.items() if metric.kind == "fact"}
 
 Samples = Mapping[str, Sequence[tuple[tuple[str, ...], float]]]
 """Name to the samples of that metric: label values in their order, and the value."""
@@ -51,83 +86,37 @@ class Metrics:
     """The agent's registry. Counters are counted where things happen, facts are shown pass by pass."""
 
     def __init__(self, *, log: bool = True) -> None:
-        """`log`: the plugin's log is read; what comes of it is left out otherwise."""
+        """`log`: the plugin's log is read, and its readability shown."""
         self.registry = CollectorRegistry()
         disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs has no annotations
         ProcessCollector(registry=self.registry)
         self._facts = _Facts()
         self.registry.register(self._facts)
-        registry = self.registry
-        self.call_seconds = Histogram(
-            "ib_sriov_call_duration_seconds",
-            "Duration of CNI calls that ended, well or not, from the plugin's log.",
-            ["command"],
-            buckets=CALL_BUCKETS,
-            registry=registry,
-        )
-        self.call_failures = Counter(
-            "ib_sriov_call_failures",
-            "CNI calls that ended with an error, by its code (docs/troubleshooting.md), from the plugin's log.",
-            ["command", "code"],
-            registry=registry,
-        )
-        self.log_readable = Gauge(
-            "ib_sriov_log_readable",
-            "1 if the plugin's log file can be read, else 0; absent without --log-file.",
-            registry=registry if log else None,
-        )
-        self.releases = Counter(
-            "ib_sriov_agent_releases", "Dead attachments that the agent has released.", ["network"], registry=registry
-        )
-        self.release_failures = Counter(
-            "ib_sriov_agent_release_failures",
-            "Releases that failed, by code; they are tried again.",
-            ["code"],
-            registry=registry,
-        )
-        self.repairs = Counter(
-            "ib_sriov_agent_repairs", "Repairs of live attachments that were done.", ["kind"], registry=registry
-        )
-        self.repair_failures = Counter(
-            "ib_sriov_agent_repair_failures", "Repairs that failed, by code.", ["kind", "code"], registry=registry
-        )
-        self.events = Counter(
-            "ib_sriov_agent_events",
-            "Kubernetes events by what became of them: posted, failed or dropped.",
-            ["result"],
-            registry=registry,
-        )
-        self.pass_seconds = Histogram(
-            "ib_sriov_agent_pass_duration_seconds",
-            "Duration of the agent's passes over the node.",
-            buckets=PASS_BUCKETS,
-            registry=registry,
-        )
-        self.last_pass = Gauge(
-            "ib_sriov_agent_last_pass_timestamp_seconds",
-            "When the last pass ended, Unix time; 0 before the first.",
-            registry=registry,
-        )
-        self.errors = Counter(
-            "ib_sriov_agent_errors",
-            "Faults inside a pass, by the part that failed; the others went on.",
-            ["part"],
-            registry=registry,
-        )
-        info = Gauge("ib_sriov_agent_info", "1; the agent's version.", ["version"], registry=registry)
-        info.labels(__version__).set(1)
+        self.call_seconds = self._histogram("ib_sriov_call_duration_seconds", CALL_BUCKETS)
+        self.call_failures = self._counter("ib_sriov_call_failures_total")
+        self.log_readable = self._gauge("ib_sriov_log_readable", shown=log)
+        self.releases = self._counter("ib_sriov_agent_releases_total")
+        self.release_failures = self._counter("ib_sriov_agent_release_failures_total")
+        self.repairs = self._counter("ib_sriov_agent_repairs_total")
+        self.repair_failures = self._counter("ib_sriov_agent_repair_failures_total")
+        self.events = self._counter("ib_sriov_agent_events_total")
+        self.pass_seconds = self._histogram("ib_sriov_agent_pass_duration_seconds", PASS_BUCKETS)
+        self.last_pass = self._gauge("ib_sriov_agent_last_pass_timestamp_seconds")
+        self.errors = self._counter("ib_sriov_agent_errors_total")
+        self._gauge("ib_sriov_agent_info").labels(__version__).set(1)
+
+    def _counter(self, name: str) -> Counter:
+        return Counter(name, TABLE[name].text, TABLE[name].labels, registry=self.registry)
+
+    def _gauge(self, name: str, *, shown: bool = True) -> Gauge:
+        return Gauge(name, TABLE[name].text, TABLE[name].labels, registry=self.registry if shown else None)
+
+    def _histogram(self, name: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, TABLE[name].text, TABLE[name].labels, buckets=buckets, registry=self.registry)
 
     def show(self, samples: Samples) -> None:
         """Replace what the last pass had found."""
         self._facts.samples = dict(samples)
-
-    def names(self) -> dict[str, str]:
-        """Give the names of all our metrics as a scrape has them, without the endings of histograms, and their help."""
-        found = {}
-        for family in self.registry.collect():
-            if family.name.startswith("ib_sriov_"):
-                found[family.name + ("_total" if family.type == "counter" else "")] = family.documentation
-        return found | {name: text for name, (text, _) in FACTS.items()}
 
 
 class _Facts(Collector):
@@ -137,13 +126,13 @@ class _Facts(Collector):
         self.samples: Samples = {}
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        return [GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in FACTS.items()]
+        return [GaugeMetricFamily(name, fact.text, labels=fact.labels) for name, fact in FACTS.items()]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         samples = self.samples  # one pass's, whatever comes in the meantime
-        for name, (text, labels) in FACTS.items():
+        for name, fact in FACTS.items():
             if name in samples:
-                family = GaugeMetricFamily(name, text, labels=labels)
+                family = GaugeMetricFamily(name, fact.text, labels=fact.labels)
                 for values, number in samples[name]:
                     family.add_metric(values, number)
                 yield family

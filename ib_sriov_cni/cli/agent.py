@@ -63,7 +63,7 @@ DEFAULT_CNI_PATH = "/opt/cni/bin"
 )
 @state_dir_option
 @pass_site
-def command(site: Site, **given: Any) -> None:
+def command(site: Site, /, **given: Any) -> None:
     """Heal what no container runtime asks for.
 
     Releases the VFs and addresses of pods that ended without DEL, puts link states, addresses and routes of live pods
