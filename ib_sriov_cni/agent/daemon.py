@@ -40,6 +40,7 @@ class Settings:
     mend: bool = True
     events: bool = True
     log_file: str = ""
+    cri_socket: str = ""
     run_dir: str = "/run/ib-sriov"
     account: str = ACCOUNT
     proc_root: str = "/proc"
@@ -66,7 +67,9 @@ class Daemon:
         self._stop = False
         self._sign = time.monotonic()
         self._turns = 0
-        care = Care(grace=settings.grace, mend=settings.mend, proc_root=settings.proc_root)
+        care = Care(
+            grace=settings.grace, mend=settings.mend, cri_socket=settings.cri_socket, proc_root=settings.proc_root
+        )
         self._rounds = Rounds(
             host, self._metrics, self._events, care, stopping=lambda: self._stop, alive=self._give_sign
         )

@@ -20,12 +20,25 @@ LIVE, ADDING, DEAD, HIDDEN = "live", "adding", "dead", "hidden"
 INIT_PIDS = "pid:[4026531836]"  # the first PID namespace, PROC_PID_INIT_INO of include/linux/proc_ns.h
 
 
+# Seconds for which a runtime must not have known a container: it names a pod only when all its networks are up.
+UNKNOWN_GRACE = 300.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One of the four states, and why in words."""
+    """One of the four states, why in words, and for how long it has to last at least before it is believed."""
 
     state: str
     why: str = ""
+    grace: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness:
+    """Who else can say whether a pod lives."""
+
+    processes: Processes
+    pods: frozenset[str] | None = None  # the sandboxes that the runtime knows; None: it was not asked, or did not say
 
 
 class Processes:
@@ -71,7 +84,7 @@ class Processes:
         return cookies, whole
 
 
-def judge(host: Host, record: Record, processes: Processes, *, locked: bool = False) -> Verdict:
+def judge(host: Host, record: Record, witness: Witness, *, locked: bool = False) -> Verdict:
     """Tell whether an attachment lives. `locked`: the caller holds its VF's lock, so no ADD is on its way.
 
     Raises StateFailure (106) if the lock cannot be seen, KernelRefused (102) without the right to enter namespaces.
@@ -83,9 +96,19 @@ def judge(host: Host, record: Record, processes: Processes, *, locked: bool = Fa
             return Verdict(state=ADDING, why="its ADD is on its way")
         return Verdict(state=DEAD, why="its ADD was never finished")
     netns = open_sandbox(record)
-    if netns is not None:
-        netns.close()
-        return Verdict(state=LIVE)
+    if netns is None:
+        return _judge_unseen(host, record, witness.processes)
+    netns.close()
+    # Of what has no pod's name (podman, by hand) the runtime behind the CRI need not know.
+    unknown = witness.pods is not None and record.pod and record.key.container_id not in witness.pods
+    if unknown and witness.processes.has(record.netns_cookie) is False:
+        why = "the runtime does not know its container, and no process is in its namespace"
+        return Verdict(state=DEAD, why=why, grace=UNKNOWN_GRACE)
+    return Verdict(state=LIVE)
+
+
+def _judge_unseen(host: Host, record: Record, processes: Processes) -> Verdict:
+    """Judge an attachment whose namespace is not at its path."""
     where = record.netns_path or "without a path"
     if processes.has(record.netns_cookie):
         return Verdict(state=HIDDEN, why=f"a process lives in its namespace, which is not at {where}")

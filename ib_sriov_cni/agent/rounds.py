@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ib_sriov_cni.agent.judge import ADDING, DEAD, LIVE, Processes, Verdict, judge
+from ib_sriov_cni.agent.cri import list_pods
+from ib_sriov_cni.agent.judge import ADDING, DEAD, LIVE, Processes, Verdict, Witness, judge
 from ib_sriov_cni.agent.kube import Events, PodRef
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.samples import facts_of
@@ -41,6 +42,7 @@ class Care:
 
     grace: float  # seconds from the first sight of a dead attachment to its release
     mend: bool = True  # repair live ones
+    cri_socket: str = ""  # of the runtime that is asked which pods there are; "": nobody is asked
     proc_root: str = "/proc"
 
 
@@ -89,12 +91,16 @@ class Rounds:
     # ---- looking
 
     def _judge(self, inventory: Inventory) -> dict[Key, Verdict]:
-        processes = Processes(self._care.proc_root)
+        witness = self._witness()
         verdicts = {}
         for held in inventory.attachments:
-            verdict = self._try("judge", lambda held=held: judge(self._host, held.record, processes))  # type: ignore[misc]  # bound per turn
+            verdict = self._try("judge", lambda held=held: judge(self._host, held.record, witness))  # type: ignore[misc]  # bound per turn
             verdicts[held.key] = verdict or Verdict(state=ADDING, why="it could not be seen")
         return verdicts
+
+    def _witness(self) -> Witness:
+        pods = self._try("cri", lambda: list_pods(self._care.cri_socket)) if self._care.cri_socket else None
+        return Witness(processes=Processes(self._care.proc_root), pods=pods)
 
     def _show(self, inventory: Inventory, verdicts: dict[Key, Verdict]) -> None:
         for held in inventory.attachments:
@@ -117,6 +123,7 @@ class Rounds:
         """Do what is due; tell whether anything was done, and when the next thing will be due."""
         now = self._clock()
         dead = [held.record for held in inventory.attachments if verdicts[held.key].state == DEAD]
+        grace = {key: max(self._care.grace, verdict.grace) for key, verdict in verdicts.items()}
         plan = self._try("plan", lambda: plan_repairs(self._host, inventory, reservations=_all_bundled(inventory)))
         planned = self._ours(plan, verdicts) if plan else []
         orphans = [each for each in plan.repairs if each.kind == repairs.DISOWN] if plan else []
@@ -125,7 +132,7 @@ class Rounds:
         findings = self._findings(inventory, verdicts, plan, planned)
         self._report(findings)
         acts: list[tuple[float, Callable[[], bool]]] = [
-            (self._dead.due(_identity(record), self._care.grace), lambda record=record: self._release(record))  # type: ignore[misc]  # bound per turn
+            (self._dead.due(_identity(record), grace[record.key]), lambda record=record: self._release(record))  # type: ignore[misc]  # bound per turn
             for record in dead
         ]
         acts += [
@@ -169,7 +176,7 @@ class Rounds:
                 record = host.records.read(key)
                 if record is None or _identity(record) != _identity(seen):
                     return False
-                verdict = judge(host, record, Processes(self._care.proc_root), locked=True)
+                verdict = judge(host, record, self._witness(), locked=True)
                 if verdict.state != DEAD:
                     return False
                 with host.log.step("release", attachment=key.path, pod=record.pod, why=verdict.why, vf=record.pci):

@@ -46,6 +46,12 @@ DEFAULT_CNI_PATH = "/opt/cni/bin"
     help="The longest time between two looks at the node; changes of netdevs bring one earlier.",
 )
 @click.option("--log-file", metavar="PATH", default="", help="The plugin's logFile, to count ADD and DEL from.")
+@click.option(
+    "--cri-socket",
+    metavar="PATH",
+    default="",
+    help="Ask this container runtime (CRI) too which pods there are; nobody is asked otherwise.",
+)
 @click.option("--repair/--no-repair", default=True, show_default=True, help="Repair live attachments, or only tell.")
 @click.option("--events/--no-events", default=True, show_default=True, help="Kubernetes events, in a cluster's pod.")
 @click.option(
@@ -90,6 +96,7 @@ def command(site: Site, /, **given: Any) -> None:
         mend=given["repair"],
         events=given["events"],
         log_file=given["log_file"],
+        cri_socket=given["cri_socket"].removeprefix("unix://"),
         run_dir=site.path("/run/ib-sriov"),
         proc_root=site.path("/proc"),
     )

@@ -123,7 +123,7 @@ def test_alerts_have_what_a_person_needs() -> None:
 
 
 def test_panels_lie_beside_each_other() -> None:
-    places = set()
+    places: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]
         assert at["x"] + at["w"] <= 24

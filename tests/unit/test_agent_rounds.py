@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.agent.judge import DEAD, Processes, judge
+from ib_sriov_cni.agent.judge import DEAD, Processes, Witness, judge
 from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.leases import Usage, newest_of_each_network, read_usage
 from ib_sriov_cni.agent.metrics import Metrics
@@ -152,7 +152,8 @@ def test_an_add_on_its_way_is_not_dead(node: Node) -> None:
         assert node.value("ib_sriov_attachments", network="ib", state="adding") == 1
         node.turn(GRACE * 2)
     assert node.host.records.read(record.key) is not None
-    assert judge(node.host, record, Processes(str(node.root / "proc"))).state == DEAD
+    witness = Witness(processes=Processes(str(node.root / "proc")))
+    assert judge(node.host, record, witness).state == DEAD
 
 
 def test_a_release_that_fails_is_tried_again_later(node: Node) -> None:
