@@ -100,10 +100,11 @@ def command(site: Site, /, **given: Any) -> None:
         run_dir=site.path("/run/ib-sriov"),
         proc_root=site.path("/proc"),
     )
-    try:
-        daemon = Daemon(host, settings, site.environ)
-    except ValueError as fault:
-        raise click.BadParameter(str(fault), param_hint="--listen") from None
-    except OSError as fault:
-        raise Failure(f"listen on {settings.listen}: {error_of(fault)}", "another address: --listen") from None
-    daemon.run()
+    with host:
+        try:
+            daemon = Daemon(host, settings, site.environ)
+        except ValueError as fault:
+            raise click.BadParameter(str(fault), param_hint="--listen") from None
+        except OSError as fault:
+            raise Failure(f"listen on {settings.listen}: {error_of(fault)}", "another address: --listen") from None
+        daemon.run()

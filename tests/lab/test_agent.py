@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -319,6 +320,10 @@ def test_its_metrics_are_right(rig: Rig, agents: Agents) -> None:
     assert found["ib_sriov_log_readable",] == 1
     assert found["ib_sriov_pf_info", found_driver(rig), "eth100", pf, rig.hca.pf_rdma] == 1
     assert found["ib_sriov_port_state", pf, "pf", pf, rig.hca.pf_rdma] == 4
+    listed = json.loads(run([sys.executable, "-m", "ib_sriov_cni", "list", "-o", "json"]).stdout)
+    states = [vf["state"] for each in listed["pfs"] for vf in each["vfs"]]
+    assert {state: states.count(state) for state in states} == {"free": 5, "in use": 2, "unbound": 1}
+    assert [each["state"] for each in listed["attachments"]] == ["alive"] * 2
     ports = {name[1] for name in found if name[0] == "ib_sriov_port_state" and name[2] == "vf"}
     assert ports >= {rig.hca.pci(vf) for vf in range(2, 7)}
     assert rig.hca.bind(7) == "OK"
@@ -329,6 +334,28 @@ def test_its_metrics_are_right(rig: Rig, agents: Agents) -> None:
 
 def found_driver(rig: Rig) -> str:
     return os.path.basename(os.readlink(rig.hca.pf_path / "driver"))
+
+
+def test_what_the_unit_grants_is_enough(rig: Rig, agents: Agents) -> None:
+    """Release and repair with the capabilities of packaging/systemd, and no others."""
+    unit = (PROJECT / "packaging/systemd/ib-sriov-agent.service").read_text()
+    granted = unit.partition("\nCapabilityBoundingSet=")[2].partition("\n")[0].split()
+    bounding = ",".join(["-all", *[f"+{name.removeprefix('CAP_').lower()}" for name in granted]])
+    pod, result = add(rig, 0)
+    gone, _ = add(rig, 1)
+    gone.delete()
+    pod.run(["ip", "addr", "del", result["ips"][0]["address"], "dev", "net1"])
+    run(["ip", "link", "set", "dev", "eth100", "vf", "0", "state", "auto"])
+    agent = agents("--grace", "1", wrap=["setpriv", "--no-new-privs", "--bounding-set", bounding]).ready()
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    assert int(status.partition("CapEff:")[2].split()[0], 16).bit_count() == len(granted)
+    agent.until(1, "ib_sriov_agent_releases_total", "ibnet")
+    for kind in ("link-state", "address", "route"):
+        agent.until(1, "ib_sriov_agent_repairs_total", kind)
+    assert [name for name in agent.metrics() if name[0] == "ib_sriov_agent_errors_total"] == [], agent.said()
+    agent.stop()
+    delete(rig, {0: pod, 1: gone})
+    rig.assert_as_before()
 
 
 def test_one_agent_on_a_node(rig: Rig, agents: Agents) -> None:
