@@ -77,6 +77,7 @@ class Rounds:
             inventory = self._try("inventory", lambda: read_inventory(self._host))
             due = float("inf")
             if inventory is not None:
+                self._note_networks(inventory)
                 verdicts = self._judge(inventory)
                 acted, due = self._act(inventory, verdicts)
                 if acted:
@@ -98,15 +99,18 @@ class Rounds:
             verdicts[held.key] = verdict or Verdict(state=ADDING, why="it could not be seen")
         return verdicts
 
+    def _note_networks(self, inventory: Inventory) -> None:
+        """Remember each network's newest record: its ranges have figures also when its last attachment has gone."""
+        for held in inventory.attachments:
+            known = self._newest.get(held.key.network)
+            if known is None or known.since <= held.record.since:
+                self._newest[held.key.network] = held.record
+
     def _witness(self) -> Witness:
         pods = self._try("cri", lambda: list_pods(self._care.cri_socket)) if self._care.cri_socket else None
         return Witness(processes=Processes(self._care.proc_root), pods=pods)
 
     def _show(self, inventory: Inventory, verdicts: dict[Key, Verdict]) -> None:
-        for held in inventory.attachments:
-            known = self._newest.get(held.key.network)
-            if known is None or known.since <= held.record.since:
-                self._newest[held.key.network] = held.record
         differing = {key for kind, key in self._told_keys() if kind == "differs"}
         samples = self._try("metrics", lambda: facts_of(self._host, inventory, verdicts, self._newest, differing))
         if samples is not None:

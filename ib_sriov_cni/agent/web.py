@@ -19,10 +19,13 @@ Answer = Callable[[], str]
 
 
 def parse_listen(text: str) -> tuple[str, int]:
-    """Read HOST:PORT, [IPV6]:PORT or :PORT (all addresses); ValueError."""
+    """Read HOST:PORT, [IPV6]:PORT or :PORT (all addresses); ValueError.
+
+    IPv6 without brackets is taken too, since a port always follows: a manifest puts the two together as they are.
+    """
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not port.isdigit() or int(port) > 65535 or (":" in bare and bare == host):
+    if not colon or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{text!r} is not an address to listen on (like 127.0.0.1:9743 or [::1]:9743)")
     return bare, int(port)
 

@@ -228,6 +228,15 @@ def test_figures(node: Node) -> None:
     assert node.value("ib_sriov_leases", state="free", **labels) == 5
 
 
+def test_a_network_that_is_released_at_first_sight_has_figures(node: Node) -> None:
+    node.attach()
+    node.rounds = Rounds(node.host, node.metrics, Events({}, tell=print, count=print), Care(grace=0))
+    node.turn()
+    assert node.leased() == []
+    assert node.value("ib_sriov_attachments", network="ib", state="dead") == 0
+    assert node.value("ib_sriov_leases", network="ib", range="10.0.0.1-10.0.0.6", state="used") == 0
+
+
 def test_a_damaged_record_is_counted_and_left(node: Node) -> None:
     path = Path(node.host.records.file_of(KEY))
     path.parent.mkdir(parents=True)

@@ -101,6 +101,7 @@ def test_a_silent_client_keeps_nobody_waiting(web: Web) -> None:
     [
         ("127.0.0.1:9743", ("127.0.0.1", 9743)),
         ("[::1]:9743", ("::1", 9743)),
+        ("fd00::5:9743", ("fd00::5", 9743)),
         (":9743", ("", 9743)),
         ("localhost:0", ("localhost", 0)),
     ],
