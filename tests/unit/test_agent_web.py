@@ -110,7 +110,7 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
     assert parse_listen(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "9743", "127.0.0.1", "127.0.0.1:http", "::1:9743", "h:99999", "h:-1"])
+@pytest.mark.parametrize("text", ["", "9743", "127.0.0.1", "127.0.0.1:http", "[::1]", "h:99999", "h:-1"])
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match="not an address to listen on"):
         parse_listen(text)
