@@ -41,7 +41,7 @@ Examples:
 
 # The one list of commands: name, module of this package, what the overview says of it.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "list": ("list", "List PFs and VFs, and which pod holds which."),
+    "list": ("listing", "List PFs and VFs, and which pod holds which."),
     "show": ("show", "Show one attachment: its record, what the kernel has, and any difference."),
     "watch": ("watch", "Watch PFs, VFs and attachments as they change."),
     "check": ("check", "Check attachments: interface, addresses, routes, GUIDs, link state, RDMA device, reservation."),

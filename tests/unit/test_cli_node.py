@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from ib_sriov_cni import cli
 from ib_sriov_cni.attach.inventory import read_inventory
 from ib_sriov_cni.cli.find import find_attachment
-from ib_sriov_cni.cli.list import filtered
+from ib_sriov_cni.cli.listing import filtered
 from ib_sriov_cni.cli.output import FAILED, FOUND, INCOMPLETE, NO_SUCH, OK, Failure
 from tests.unit.node import VFS, Node
 from tests.unit.trees import PF, tree
