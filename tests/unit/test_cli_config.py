@@ -175,7 +175,7 @@ host_local = st.fixed_dictionaries(
 @given(host_local)
 def test_what_the_schema_refuses_of_host_local_the_parser_refuses_too(ipam: dict[str, Any]) -> None:
     """Ranges are arithmetic, which no schema does: here it may take more, never less."""
-    conf = {**CONF, "ipam": ipam}
+    conf: dict[str, Any] = {**CONF, "ipam": ipam}
     try:
         parse_settings(request_of(conf))
     except CniError:
