@@ -143,6 +143,7 @@ class Inventory:
     foreign: tuple[Foreign, ...]
     mode: str  # RDMA namespace mode; "" where it could not be asked
     unseen: tuple[str, ...]
+    blind: str = ""  # why the records could not be read, which is the first of `unseen` then
 
     @property
     def vfs(self) -> list[VfEntry]:
@@ -164,6 +165,7 @@ def read_inventory(host: Host) -> Inventory:
         foreign=tuple(foreign),
         mode=reader.read_mode(),
         unseen=tuple(dict.fromkeys(reader.unseen)),
+        blind=reader.blind,
     )
 
 

@@ -290,3 +290,16 @@ def test_a_refusal_is_a_message_a_hint_and_a_status(node: Node) -> None:
     assert called.status == FAILED
     assert "is the plugin's own network namespace (code 8)" in called.err
     assert "what to do: nothing was touched" in called.err
+
+
+@pytest.mark.parametrize("words", ["show x", "check", "gc", "repair", "del x"])
+def test_what_is_about_attachments_says_that_it_cannot_see_them(node: Node, words: str) -> None:
+    """Nothing to do, it must not say: a loop of links stands for the right that is missing."""
+    node.state.parent.mkdir(parents=True)
+    os.symlink("loop", node.root / "var/lib/cni/loop")
+    os.symlink("loop", node.state)
+    called = call(node, *words.split())
+    assert called.status == FAILED
+    assert "who holds which VF cannot be seen" in called.err
+    assert called.out == ""
+    assert call(node, "list").status == INCOMPLETE
