@@ -23,7 +23,7 @@ from tests.lab.pod import Pod
 WIDTH = 128
 SHARED = Path("/run/out")
 PICTURES = {
-    "list": ("ib-sriov list", "ib-sriov list --tree --state 'in use' --state leftover"),
+    "list": ("ib-sriov list", "ib-sriov list --tree --state in-use --state leftover"),
     "doctor": ("ib-sriov doctor",),
 }
 CONF = {

@@ -80,7 +80,7 @@ def test_list_wide_says_more(node: Node) -> None:
     ("words", "expected"),
     [
         (("--state", "free"), [2, 3]),
-        (("--state", "in use", "--state", "unbound"), [0, 1]),
+        (("--state", "in-use", "--state", "unbound"), [0, 1]),
         (("--network", "ib"), [1]),
         (("--network", "other"), []),
         (("--pf", "nopf0", "--state", "unbound"), [0]),
