@@ -42,6 +42,7 @@ Examples:
 # The one list of commands: name, module of this package, what the overview says of it.
 COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("completion", "Print the completion script of a shell."),
+    "doctor": ("doctor", "Look at everything that must be right on a node, and say what to do."),
     "version": ("version", "Print the versions of this program and of what it stands on."),
 }
 
