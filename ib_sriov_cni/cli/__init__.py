@@ -41,6 +41,12 @@ Examples:
 
 # The one list of commands: name, module of this package, what the overview says of it.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "list": ("list", "List PFs and VFs, and which pod holds which."),
+    "show": ("show", "Show one attachment: its record, what the kernel has, and any difference."),
+    "check": ("check", "Check attachments: interface, addresses, routes, GUIDs, link state, RDMA device, reservation."),
+    "gc": ("gc", "Release what dead attachments hold: VFs, addresses, records."),
+    "repair": ("repair", "Put right what can be put right, and name what cannot."),
+    "config": ("config", "Validate, explain and describe network configurations."),
     "completion": ("completion", "Print the completion script of a shell."),
     "doctor": ("doctor", "Look at everything that must be right on a node, and say what to do."),
     "version": ("version", "Print the versions of this program and of what it stands on."),

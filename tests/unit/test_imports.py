@@ -40,7 +40,7 @@ PLUGIN = (
     ("log", "nlmsg", "syscalls"),  # what doors share
     ("nlsock",),
     ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),
-    ("vfconfig",),  # doors
+    ("leftovers", "vfconfig"),  # doors
     ("host",),
     ("attach",),
     ("doctor",),
