@@ -40,8 +40,8 @@ def ask_class_port_info(device: str, *, lid: int, sl: int, pkeys: Sequence[int],
         fcntl.ioctl(fd, REGISTER_AGENT, wanted)
         agent = REGISTRATION.unpack(wanted)[0]
         timeout = int(seconds * 1000) // 2  # sent twice: a datagram may be lost
-        os.write(fd, _question(agent, timeout, lid=lid, sl=sl, index=_pkey_index(pkeys)))
-        return _await(fd, time.monotonic() + seconds + 0.5)
+        os.write(fd, make_question(agent, timeout, lid=lid, sl=sl, index=_pkey_index(pkeys)))
+        return await_answer(fd, time.monotonic() + seconds + 0.5)
     finally:
         os.close(fd)
 
@@ -51,7 +51,8 @@ def _pkey_index(pkeys: Sequence[int]) -> int:
     return next((index for index, pkey in enumerate(pkeys) if normalize_pkey(pkey) == DEFAULT_PKEY), 0)
 
 
-def _question(agent: int, timeout: int, *, lid: int, sl: int, index: int) -> bytes:
+def make_question(agent: int, timeout: int, *, lid: int, sl: int, index: int) -> bytes:
+    """Give the datagram as umad takes it; `timeout` in milliseconds, `index` of the P_Key."""
     header = HEADER.pack(
         agent, 0, timeout, 1, SIZE, struct.pack(">I", GSI), struct.pack(">I", GSI_QKEY), struct.pack(">H", lid),
         sl, 0, 0, 0, 0, 0, bytes(16), bytes(4), index,
@@ -61,7 +62,8 @@ def _question(agent: int, timeout: int, *, lid: int, sl: int, index: int) -> byt
     return header + mad.ljust(SIZE, b"\0")
 
 
-def _await(fd: int, deadline: float) -> str:
+def await_answer(fd: int, deadline: float) -> str:
+    """Wait for the answer; "" for a good one, else what came of it."""
     waiter = poll()
     waiter.register(fd, POLLIN)
     while (left := deadline - time.monotonic()) > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ib_sriov_cni.doctor.facts import (
     Port,
     Program,
     RecordFacts,
+    Roots,
     SmAnswer,
     StateFacts,
     VfFacts,
@@ -181,9 +183,7 @@ def with_hca(**fields: Any) -> Facts:
 
 def with_vfs(*vfs: VfFacts) -> Facts:
     """The healthy node with these VFs, none of them in a pod."""
-    return replace(
-        with_hca(vfs=vfs, num_vfs=len(vfs)), state=replace(HEALTHY.state, records=(), owners=(), leases=())
-    )
+    return replace(with_hca(vfs=vfs, num_vfs=len(vfs)), state=replace(HEALTHY.state, records=(), owners=(), leases=()))
 
 
 def make_node(root: Path) -> Tree:
@@ -230,5 +230,30 @@ def make_node(root: Path) -> Tree:
     (root / "var/lib/cni").mkdir(parents=True)
     os.makedirs(root / "opt/cni/bin")
     write(root / "opt/cni/bin/ib-sriov", "#!/bin/sh\necho ib-sriov 1.0\n")
-    os.chmod(root / "opt/cni/bin/ib-sriov", 0o755)
+    os.chmod(root / "opt/cni/bin/ib-sriov", 0o755)  # noqa: S103  # a program
     return tree
+
+
+CONF = {
+    "cniVersion": "1.0.0",
+    "name": "ib",
+    "type": "ib-sriov",
+    "rdmaIsolation": True,
+    "pkey": "0x8001",
+    "link_state": "auto",
+    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/29"}]]},
+}
+NAD = {
+    "apiVersion": "k8s.cni.cncf.io/v1",
+    "kind": "NetworkAttachmentDefinition",
+    "metadata": {"name": "fabric"},
+    "spec": {"config": json.dumps({key: item for key, item in CONF.items() if key != "name"})},
+}
+
+
+def roots(root: Path) -> Roots:
+    return Roots(root=str(root), sysfs=str(root / "sys"), proc=str(root / "proc"))
+
+
+def write_conf(root: Path, **more: object) -> None:
+    write(root / "etc/cni/net.d/10-ib.conf", json.dumps({**CONF, **more}))
