@@ -141,7 +141,7 @@ def command(  # noqa: PLR0913  # one per option
         print_json(_document(findings))
     else:
         console = open_console()
-        show(*_render(findings, min(console.width, WIDEST) if console.is_terminal else 0))
+        show(*render(findings, min(console.width, WIDEST) if console.is_terminal else 0))
     unseen = any(finding.status == report.SKIP for finding in findings)
     finish(FOUND if status else INCOMPLETE if unseen else OK)
 
@@ -163,7 +163,7 @@ def _document(findings: Sequence[Finding]) -> dict[str, object]:
     }
 
 
-def _render(findings: Sequence[Finding], width: int) -> list[Text]:
+def render(findings: Sequence[Finding], width: int) -> list[Text]:
     """Give lines of at most `width` columns, 0 for as long as they are."""
     from rich.text import Text
 

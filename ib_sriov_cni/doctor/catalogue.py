@@ -30,3 +30,14 @@ def choose(only: Iterable[str], without: Iterable[str]) -> list[Check]:
 def run_checks(checks: Iterable[Check], facts: Facts) -> list[Finding]:
     """Run them in their order."""
     return [finding for check in checks for finding in check.run(facts)]
+
+
+def render_checks() -> str:
+    """Give the part of docs/doctor.md that lists the checks."""
+    from textwrap import wrap
+
+    lines = []
+    for check in CHECKS.values():
+        lines += [f"### {check.id}", f"{check.title}.", ""]
+        lines += [*wrap(check.advice, 119, break_long_words=False, break_on_hyphens=False), ""]
+    return "\n".join(lines).rstrip() + "\n"

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ib_sriov_cni.doctor.facts import ConfigFacts, Options, Port, Roots
     from ib_sriov_cni.doctor.facts import Network as NetworkFacts
 
+OWN_SYSFS = "/sys"  # the one that libibverbs looks at, whatever roots there are
+NOT_OWN = {"verbs": "libibverbs looks at this machine only, not at another tree"}
+
+
 def read_facts(roots: Roots, options: Options) -> Facts:
     """Read everything there is to know, in about twice `options.seconds` at most."""
     first = read_aside(
@@ -32,7 +36,7 @@ def read_facts(roots: Roots, options: Options) -> Facts:
     if hca is not None:
         readers |= _fabric_readers(roots, options, hca, networks)
     second = read_aside(readers, options.seconds)
-    return _gather(first, second, options)
+    return _gather(first, second, roots, options)
 
 
 def _fabric_readers(
@@ -52,19 +56,22 @@ def _fabric_readers(
 
     # One of a kind tells whether the library and the nodes are right; opening all of them would take too long.
     sample = tuple([name for name in [*pfs[:1], *vfs[:1]] if name])
-    return {
+    readers: dict[str, Callable[[], object]] = {
         "ports": lambda: ports(tuple(pfs + vfs)),
         "vf_configs": lambda: read_hca.read_vf_configs(roots, hca.hcas),
         "sm": sm,
-        "verbs": lambda: read_hca.open_devices(sample, options.seconds * 0.9),
     }
+    if roots.sysfs == OWN_SYSFS:
+        readers["verbs"] = lambda: read_hca.open_devices(sample, options.seconds * 0.9)
+    return readers
 
 
-def _gather(first: Answers, second: Answers, options: Options) -> Facts:
+def _gather(first: Answers, second: Answers, roots: Roots, options: Options) -> Facts:
     found = {**first.found, **second.found}
+    unseen = {} if roots.sysfs == OWN_SYSFS else NOT_OWN
     return Facts(
         **found,  # type: ignore[arg-type]  # each reader gives its topic's type
-        unseen={**first.faults, **second.faults},
+        unseen={**unseen, **first.faults, **second.faults},
         hung=(*first.hung, *second.hung),
         seconds=options.seconds,
         own_version=__version__,

@@ -123,7 +123,8 @@ def _read_file(found: _Found, path: str, shown: str, *, given: bool) -> None:
         found.unread.append(shown)
         return
     except (OSError, UnicodeDecodeError) as fault:
-        found.broken.append(BrokenFile(path=shown, reason=describe(fault), ours=given))
+        reason = "not UTF-8" if isinstance(fault, UnicodeDecodeError) else describe(fault)
+        found.broken.append(BrokenFile(path=shown, reason=reason, ours=given))
         return
     try:
         documents = parse_documents(text, yaml=path.endswith((".yaml", ".yml")))

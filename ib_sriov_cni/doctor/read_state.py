@@ -215,7 +215,7 @@ def _list(folder: str) -> list[str]:
 def _read_locks(roots: Roots) -> list[HeldLock]:
     """Find the locks that are held by the kernel's list of them: taking one to find out would be in the way."""
     try:
-        with open(f"{roots.proc}/locks", encoding="utf-8") as file:
+        with open(f"{roots.proc}/locks", encoding="utf-8", errors="replace") as file:
             # "1: FLOCK  ADVISORY  WRITE 1234 00:19:5678 0 EOF"; one that is waited for has "->" before FLOCK
             held = [words for words in map(str.split, file) if len(words) > 5 and words[1] == "FLOCK"]
     except OSError:
@@ -228,7 +228,7 @@ def _read_locks(roots: Roots) -> list[HeldLock]:
             pid = inodes.get(str(os.stat(f"{folder}/{name}").st_ino))
             if pid is None or not name.endswith(".lock"):
                 continue
-            with open(f"{folder}/{name}", encoding="utf-8") as file:
+            with open(f"{folder}/{name}", encoding="utf-8", errors="replace") as file:
                 said = file.read(400).split()
         except OSError:
             continue

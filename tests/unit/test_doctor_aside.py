@@ -102,7 +102,7 @@ def test_everything_of_a_made_node(tmp_path: Path) -> None:
     facts = facts_of(tmp_path, 30)
     assert facts.hung == ()
     # The made PF's netdev is in no kernel.
-    assert set(facts.unseen) == {"vf_configs"}
+    assert set(facts.unseen) == {"vf_configs", "verbs"}
     assert facts.ports is not None
     assert facts.ports["mlx5_1"].pkeys == (0xFFFF, 0x8001, 0)
     assert facts.sm is not None
