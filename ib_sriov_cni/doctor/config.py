@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.delegate import BUNDLED
 from ib_sriov_cni.doctor.check import Checks, fail, note, ok, skip, warn
-from ib_sriov_cni.doctor.report import shorten
+from ib_sriov_cni.doctor.report import count, shorten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,18 +38,13 @@ def look_at_configs(seen: Seen) -> Iterator[Outcome]:
     if any(network.faults for network in config.networks) or config.broken or config.unread:
         return
     if config.networks:
-        yield ok(f"{_count(config)}: {shorten(_names(config))}")
+        yield ok(f"{count(len(config.networks), 'configuration')} without fault: {shorten(_names(config))}")
     else:
         yield note("no configuration on this node names ib-sriov; those of the cluster are not seen", GIVE_THEM)
 
 
 def _names(config: ConfigFacts) -> list[str]:
     return list(dict.fromkeys([network.name for network in config.networks]))
-
-
-def _count(config: ConfigFacts) -> str:
-    number = len(config.networks)
-    return f"{number} configuration{'s' * (number > 1)} without fault"
 
 
 @checks.add(
@@ -151,6 +146,12 @@ def look_at_multus(seen: Seen) -> Iterator[Outcome]:
                 f"{path} is not the first in {RUNTIME_FOLDER}: {seen.config.files[0]} is",
                 "the runtime takes the first by name: rename one of them",
             )
+    if seen.config.multus_missing:
+        bad = True
+        yield fail(
+            f"the kubeconfig of Multus is not there: {shorten(seen.config.multus_missing)}",
+            "its DaemonSet writes it beside its configuration: is it up on this node?",
+        )
     if not configured:
         yield warn(
             f"{shorten(names)} is there, and no configuration in {RUNTIME_FOLDER} names it",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.doctor.check import Checks, fail, note, ok, skip, warn
 from ib_sriov_cni.doctor.hca import serving
-from ib_sriov_cni.doctor.report import shorten
+from ib_sriov_cni.doctor.report import count, shorten
 from ib_sriov_cni.doctor.topics import TOPICS
 from ib_sriov_cni.model import normalize_pkey
 
@@ -131,7 +131,7 @@ def look_at_virtualization(seen: Seen) -> Iterator[Outcome]:
         if not able:
             yield ok(f"{hca.label}: no VF here has a GUID yet by which to tell")
         elif not down:
-            yield ok(f"{hca.label}: {len(able)} VF{'s' * (len(able) > 1)} with a GUID, all ports ACTIVE")
+            yield ok(f"{hca.label}: {count(len(able), 'VF')} with a GUID, all ports ACTIVE")
         else:
             words = shorten([f"{vf.pci} {seen.ports[vf.rdma].state}" for vf in down])
             text = f"{hca.label}: {len(down)} of {len(able)} VFs with a GUID have no active port: {words}"

@@ -51,6 +51,7 @@ class VfFacts:
     pci: PciAddress
     index: int
     driver: str
+    override: str  # the one driver that may have it, "" for any
     netdev: Netdev | None
     rdma: str
     rdma_here: bool
@@ -75,6 +76,7 @@ class Hca:
     netdev: Netdev | None
     total_vfs: int | None  # None: no SR-IOV capability
     num_vfs: int
+    autoprobe: bool  # new VFs are given to their driver
     ofed: bool  # its VFs are set by OFED's files
     vfs: tuple[VfFacts, ...]
 
@@ -169,6 +171,7 @@ class ConfigFacts:
     given: bool  # some were given by hand
     files: tuple[str, ...]  # in /etc/cni/net.d, in the order in which runtimes look
     multus: tuple[tuple[str, dict[str, object]], ...]  # path and content of Multus's own configurations
+    multus_missing: tuple[str, ...]  # files that these name and that are not there
     pools: tuple[Pool, ...]
     slice_faults: tuple[tuple[str, str], ...]  # message and hint
     slices: tuple[str, ...]  # the slices that were found, for people

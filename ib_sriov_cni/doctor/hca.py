@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ib_sriov_cni.doctor.check import Checks, fail, note, ok, warn
-from ib_sriov_cni.doctor.report import shorten
+from ib_sriov_cni.doctor.report import count, shorten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def look_at_hca(seen: Seen) -> Iterator[Outcome]:
                 "modprobe mlx5_ib (mlx4_ib); or its device was moved into a namespace: it must stay the host's",
             )
     if not bad:
-        yield ok(f"{len(hcas)} InfiniBand HCA{'s' * (len(hcas) > 1)}: {shorten([hca.label for hca in hcas])}")
+        yield ok(f"{count(len(hcas), 'InfiniBand HCA')}: {shorten([hca.label for hca in hcas])}")
 
 
 @checks.add(

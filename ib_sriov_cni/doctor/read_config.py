@@ -91,10 +91,16 @@ def read_configs(roots: Roots, options: Options) -> ConfigFacts:
         given=bool(options.config_files),
         files=tuple(files),
         multus=tuple(found.multus),
+        multus_missing=tuple(_missing(roots, found)),
         pools=tuple([pool for each in pools.values() for pool in each]),
         slice_faults=tuple(slice_faults),
         slices=tuple(slices),
     )
+
+
+def _missing(roots: Roots, found: _Found) -> list[str]:
+    named = [conf.get("kubeconfig") for _, conf in found.multus]
+    return [path for path in named if isinstance(path, str) and path and not os.path.lexists(roots.path(path))]
 
 
 def _names(folder: str, endings: tuple[str, ...]) -> list[str]:

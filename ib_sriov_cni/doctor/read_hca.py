@@ -84,6 +84,7 @@ def _read_hca(sysfs: Sysfs, root: str, name: str) -> Hca | None:
         netdev=_read_netdev(sysfs, folder, pci),
         total_vfs=int(total) if total.isdigit() else None,
         num_vfs=int(number) if number.isdigit() else 0,
+        autoprobe=sysfs.probes_automatically(pci),
         ofed=os.path.isdir(f"{folder}/sriov"),
         vfs=tuple([_read_vf(sysfs, root, index, vf) for index, vf in _read_vfs(folder)]),
     )
@@ -113,6 +114,7 @@ def _read_vf(sysfs: Sysfs, root: str, index: int, pci: PciAddress) -> VfFacts:
         pci=pci,
         index=index,
         driver=sysfs.read_driver(pci),
+        override=sysfs.read_override(pci),
         netdev=_read_netdev(sysfs, f"{root}/bus/pci/devices/{pci}", pci),
         rdma=rdma.name if rdma else "",
         rdma_here=rdma is not None and rdma.node_guid is not None,

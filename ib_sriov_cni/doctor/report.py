@@ -52,6 +52,11 @@ def exit_status(findings: Sequence[Finding], *, strict: bool) -> int:
     return int(any(finding.status in bad for finding in findings))
 
 
+def count(number: int, word: str) -> str:
+    """Give "1 record" or "2 records"."""
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
 def shorten(names: Sequence[str], most: int = 3) -> str:
     """Give "a, b, c and 5 more"."""
     if len(names) <= most + 1:

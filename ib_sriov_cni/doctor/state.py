@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ib_sriov_cni.doctor.check import Checks, fail, note, ok, skip, warn
-from ib_sriov_cni.doctor.report import shorten
+from ib_sriov_cni.doctor.report import count, shorten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from ib_sriov_cni.doctor.check import Outcome, Seen
 
@@ -80,7 +80,7 @@ def look_at_records(seen: Seen) -> Iterator[Outcome]:
     if not seen.state.readable:
         yield skip(f"records: {AS_ROOT}")
     elif not seen.state.damaged:
-        yield ok(f"{len(seen.state.records)} records, all can be read")
+        yield ok(f"{count(len(seen.state.records), 'record')}, each can be read")
 
 
 @checks.add(
@@ -96,22 +96,18 @@ def look_at_leftovers(seen: Seen) -> Iterator[Outcome]:
     before = [record for record in dead if not record.this_boot]
     if now:
         words = shorten([f"{record.label} (VF {record.pci})" for record in now])
-        yield warn(f"{len(now)} {_attachments(now)} of dead pods: {words}", "ib-sriov gc releases them")
+        yield warn(f"{count(len(now), 'attachment')} of dead pods: {words}", "ib-sriov gc releases them")
     if before:
         words = shorten([record.label for record in before])
         yield warn(
-            f"{len(before)} {_attachments(before)} from before the last boot: {words}",
+            f"{count(len(before), 'attachment')} from before the last boot: {words}",
             "ib-sriov gc forgets them and releases their addresses",
         )
     if not seen.state.readable:
         yield skip(f"attachments: {AS_ROOT}")
     elif not dead:
         alive = [record for record in seen.state.records if record.alive]
-        yield ok(f"{len(alive)} {_attachments(alive)}, none of a dead pod")
-
-
-def _attachments(items: Sequence[object]) -> str:
-    return "attachment" if len(items) == 1 else "attachments"
+        yield ok(f"{count(len(alive), 'attachment')}, none of a dead pod")
 
 
 @checks.add(
@@ -136,7 +132,7 @@ def look_at_owners(seen: Seen) -> Iterator[Outcome]:
     if not seen.state.readable:
         yield skip(f"owners: {AS_ROOT}")
     elif not lost and not gone:
-        yield ok(f"{len(seen.state.owners)} VFs are owned, each by a record")
+        yield ok(f"{count(len(seen.state.owners), 'VF')} owned, each with a record")
 
 
 @checks.add(
@@ -164,7 +160,7 @@ def look_at_leases(seen: Seen) -> Iterator[Outcome]:
             f"crictl ps -a | grep {lost[0].container_id[:12]}; if it is gone: rm {lost[0].path}",
         )
     else:
-        yield ok(f"{len(seen.state.leases)} addresses reserved, each for an attachment")
+        yield ok(f"{count(len(seen.state.leases), 'lease')}, each of an attachment")
 
 
 @checks.add(
@@ -182,7 +178,7 @@ def look_at_locks(seen: Seen) -> Iterator[Outcome]:
             f"cat /proc/{lock.pid}/stack; dmesg; then kill {lock.pid}",
         )
     if not stuck:
-        yield ok(f"{len(seen.state.locks)} calls on their way, none stuck")
+        yield ok(f"{count(len(seen.state.locks), 'call')} on the way, none stuck")
 
 
 @checks.add(
@@ -194,7 +190,7 @@ def look_at_locks(seen: Seen) -> Iterator[Outcome]:
 def look_at_go_records(seen: Seen) -> Iterator[Outcome]:
     if seen.state.go_records:
         yield note(
-            f"{len(seen.state.go_records)} records of the Go plugin in the state directory",
+            f"{count(len(seen.state.go_records), 'record')} of the Go plugin in the state directory",
             "the DEL of their pods releases them; without such pods: remove the files",
         )
     elif seen.state.readable:

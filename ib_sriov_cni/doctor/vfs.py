@@ -31,13 +31,19 @@ def look_at_drivers(seen: Seen) -> Iterator[Outcome]:
         unbound = [vf for vf in hca.vfs if not vf.driver]
         passed = [vf for vf in hca.vfs if vf.driver in PASS_THROUGH_DRIVERS]
         if unbound:
-            yield fail(
-                f"{hca.label}: {_of(unbound, hca)} no driver: {_names(unbound)}",
-                f"echo {unbound[0].pci} > /sys/bus/pci/drivers_probe; if that fails, dmesg",
-            )
+            yield fail(f"{hca.label}: {_of(unbound, hca)} no driver: {_names(unbound)}", _bind(hca, unbound[0]))
         else:
             machines = f"; {len(passed)} for virtual machines ({passed[0].driver})" if passed else ""
             yield ok(f"{hca.label}: {len(hca.vfs)} VFs have their driver{machines}")
+
+
+def _bind(hca: Hca, vf: VfFacts) -> str:
+    """What to do for a VF without driver."""
+    devices = "/sys/bus/pci/devices"
+    if vf.override:
+        return f"only {vf.override} may have it: echo > {devices}/{vf.pci}/driver_override, then drivers_probe"
+    autoprobe = f"echo 1 > {devices}/{hca.pci}/sriov_drivers_autoprobe"
+    return f"echo {vf.pci} > /sys/bus/pci/drivers_probe; {'if that fails, dmesg' if hca.autoprobe else autoprobe}"
 
 
 @checks.add(

@@ -216,7 +216,7 @@ def test_exhausted_addresses(node: Node) -> None:
     assert "ib-sriov gc" in found["hint"]
     leases = node.find("leases", "WARN")
     assert "10.56.0.2" in leases["text"]
-    run(leases["hint"].rpartition("rm ")[2].join(["rm ", ""]))
+    run(["rm", leases["hint"].rpartition("rm ")[2]])
     assert not (LEASES / "10.56.0.2").exists()
     shutil.rmtree(LEASES)
 

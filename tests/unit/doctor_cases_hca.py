@@ -113,6 +113,8 @@ CASES = [
     case(
         "vf-devices", with_vfs(vf(0, rdma="", rdma_here=False)), FAIL, "a driver and no RDMA device", "modprobe mlx5_ib"
     ),
+    case("vf-driver", with_vfs(vf(0, driver="", override="vfio-pci")), FAIL, "no driver", "only vfio-pci may have it"),
+    case("vf-driver", with_hca(vfs=(vf(0, driver=""),), autoprobe=False), FAIL, "no driver", "sriov_drivers_autoprobe"),
     case("vf-devices", with_vfs(vf(0, netdev=None)), WARN, "devices elsewhere, and no attachment", "ip netns"),
     case(
         "vf-devices",

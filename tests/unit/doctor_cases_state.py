@@ -42,7 +42,7 @@ CASES = [
         "leases",
         change("state", leases=(replace(LEASE, container_id="go"),), go_records=("/var/lib/cni/ib-sriov/go-net1",)),
         OK,
-        "each for an attachment",
+        "each of an attachment",
     ),
     case(
         "stuck-calls",
@@ -55,10 +55,10 @@ CASES = [
         "stuck-calls",
         change("state", locks=(HeldLock(pci=VF0, pid=7, container_id="c", ifname="net1", seconds=3.0),)),
         OK,
-        "1 calls on their way",
+        "1 call on the way",
     ),
     case(
-        "go-records", change("state", go_records=("/var/lib/cni/ib-sriov/c-net1",)), NOTE, "1 records of the Go", "DEL"
+        "go-records", change("state", go_records=("/var/lib/cni/ib-sriov/c-net1",)), NOTE, "1 record of the Go", "DEL"
     ),
     case(
         "addresses",
@@ -97,6 +97,9 @@ CASES = [
         "log-file", change("node", log_folders=(("/l/x", "its folder does not exist"),)), WARN, "logFile /l/x", "make"
     ),
     case("multus", replace(change("config", multus=()), node=replace(NODE, multus=())), NOTE, "not on this node"),
+    case(
+        "multus", change("config", multus_missing=("/k",)), FAIL, "kubeconfig of Multus is not there: /k", "DaemonSet"
+    ),
     case("multus", change("node", multus=()), FAIL, "wants multus, which is not", "DaemonSet"),
     case("multus", change("config", multus=()), WARN, "names it", "DaemonSet"),
     case("multus", change("config", files=("00-cbr0.conf", "00-multus.conf")), WARN, "not the first", "rename"),

@@ -47,6 +47,7 @@ def vf(number: int, **change: Any) -> VfFacts:
         pci=PciAddress(f"0000:3b:00.{number + 1}"),
         index=number,
         driver="mlx5_core",
+        override="",
         netdev=Netdev(name=f"ib{number}", up=False, carrier=False),
         rdma=f"mlx5_{number + 1}",
         rdma_here=True,
@@ -70,6 +71,7 @@ HCA = Hca(
     netdev=Netdev(name="eth100", up=True, carrier=True),
     total_vfs=16,
     num_vfs=2,
+    autoprobe=True,
     ofed=False,
     vfs=(vf(0), vf(1)),
 )
@@ -135,6 +137,7 @@ HEALTHY = Facts(
         given=False,
         files=("00-multus.conf", "10-ib.conf"),
         multus=(("/etc/cni/net.d/00-multus.conf", {"type": "multus"}),),
+        multus_missing=(),
         pools=(Pool(network="ib", ranges="10.1.0.1-10.1.0.254", size=253, used=1, exhausted=False),),
         slice_faults=(),
         slices=("slice 1 of 64 (/run/flannel/subnet.env)",),

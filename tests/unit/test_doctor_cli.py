@@ -107,14 +107,14 @@ def test_junk_everywhere_is_no_traceback(tmp_path: Path, junk: bytes) -> None:
     for path in sorted((tmp_path / "sys").rglob("*")):
         if path.is_file() and path.name not in {"bind", "unbind"}:
             path.write_bytes(junk)
-    for path in ("proc/locks", "proc/sys/kernel/osrelease", "etc/cni/net.d/10-ib.conf", "opt/cni/bin/ib-sriov"):
-        (tmp_path / path).write_bytes(junk)
-    for path in (
+    others = (
+        *("proc/locks", "proc/sys/kernel/osrelease", "etc/cni/net.d/10-ib.conf", "opt/cni/bin/ib-sriov"),
         "var/lib/cni/ib-sriov/attachments/n/c:i.json",
         "var/lib/kubelet/device-plugins/kubelet_internal_checkpoint",
-    ):
-        write(tmp_path / path, "")
-        (tmp_path / path).write_bytes(junk)
+    )
+    for name in others:
+        write(tmp_path / name, "")
+        (tmp_path / name).write_bytes(junk)
     result = doctor(tmp_path)
     assert result.exit_code in {0, 1, 5}
     assert "failed itself" not in result.output

@@ -85,7 +85,10 @@ def test_ports(tmp_path: Path) -> None:
 
 def test_a_configuration_of_the_node(tmp_path: Path) -> None:
     write_conf(tmp_path, logFile="/var/log/x.log", guid="02:00:00:00:00:00:00:01")
-    write(tmp_path / "etc/cni/net.d/00-multus.conf", json.dumps({"type": "multus", "name": "m", "delegates": [CONF]}))
+    write(
+        tmp_path / "etc/cni/net.d/00-multus.conf",
+        json.dumps({"type": "multus", "name": "m", "kubeconfig": "/k", "delegates": [CONF]}),
+    )
     write(tmp_path / "etc/cni/net.d/notes.txt", "ib-sriov")
     facts = read_configs(roots(tmp_path), Options())
     assert [(network.origin, network.name, network.faults) for network in facts.networks] == [
@@ -102,6 +105,7 @@ def test_a_configuration_of_the_node(tmp_path: Path) -> None:
     assert (network.log_file, network.guid) == ("/var/log/x.log", "02:00:00:00:00:00:00:01")
     assert facts.files == ("00-multus.conf", "10-ib.conf")
     assert [path for path, _ in facts.multus] == ["/etc/cni/net.d/00-multus.conf"]
+    assert facts.multus_missing == ("/k",)
     assert [(pool.size, pool.used, pool.exhausted) for pool in facts.pools] == [(5, 0, False)]
 
 
