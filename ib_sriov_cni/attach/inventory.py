@@ -108,6 +108,7 @@ class PfEntry:
     port: Port | None
     total_vfs: int  # as many as it can have
     vfs: tuple[VfEntry, ...]
+    num_vfs: int = 0  # as many as it has, of which `vfs` may be a choice
 
 
 @value
@@ -277,6 +278,7 @@ class _Reader:
             port=sysfs.read_port(rdma.name) if rdma else None,
             total_vfs=sysfs.read_counts(pci)[1],
             vfs=tuple(vfs),
+            num_vfs=len(functions),
         )
 
     def _function(self, pci: PciAddress) -> VfFunction | None:

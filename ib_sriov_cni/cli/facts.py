@@ -47,7 +47,7 @@ def pf_words(pf: PfEntry) -> str:
         words.append(pf.port.rate)
     if pf.link is not None and not pf.link.up:
         words.append("netdev down")
-    words.append(f"{len(pf.vfs)} of {counted(pf.total_vfs, 'VF')}{_summary(pf.vfs)}")
+    words.append(f"{pf.num_vfs} of {counted(pf.total_vfs, 'VF')}{_summary(pf.vfs)}")
     return ", ".join([word for word in words if word])
 
 
@@ -157,6 +157,7 @@ def pf_document(pf: PfEntry) -> dict[str, object]:
         "nodeGuid": _guid(pf.node_guid),
         "portGuid": _guid(pf.port_guid),
         "port": _port(pf.port) if pf.port else None,
+        "numVfs": pf.num_vfs,
         "totalVfs": pf.total_vfs,
         "vfs": [vf_document(vf) for vf in pf.vfs],
     }

@@ -71,8 +71,12 @@ def attach(cni: Cni, device: Hca, vf: int, name: str) -> Pod:
 
 
 def make_the_node() -> None:
-    """Three pods of which one died without its DEL, and a VF that somebody took the driver from."""
+    """The plugin installed, three pods of which one died without its DEL, a VF that somebody took the driver from."""
     device = hca.load(vfs=6, total_vfs=8, preset=True, mode="exclusive")
+    program = Path("/opt/cni/bin/ib-sriov")
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text(f"#!/bin/sh\ncd {PROJECT} && exec {sys.executable} -m ib_sriov_cni\n")
+    program.chmod(0o755)
     cni = Cni()
     pods = [attach(cni, device, vf, name) for vf, name in enumerate(("worker-0", "worker-1", "eval-7d9f"))]
     pods[2].delete()

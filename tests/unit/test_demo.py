@@ -133,7 +133,7 @@ def test_a_picture_shows_the_terminals_text_and_fetches_nothing() -> None:
     assert re.search(r"fill: #[0-9a-f]{6}", svg)
 
 
-@pytest.mark.parametrize("name", ["list"])
+@pytest.mark.parametrize("name", ["list", "doctor"])
 def test_the_readme_shows_pictures_that_are_there(name: str) -> None:
     picture = f"docs/pictures/{name}.svg"
     assert f"({picture})" in Path(ROOT, "README.md").read_text()
