@@ -258,7 +258,8 @@ def test_attachments_are_completed(node: Node) -> None:
         assert argument.shell_complete(context, "nothing") == []
 
 
-def test_watch_tells_changes_line_by_line_and_ends_on_interrupt(node: Node) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_watch_tells_changes_line_by_line_and_ends_when_asked(node: Node, end: signal.Signals) -> None:
     code = (
         "import sys\nfrom ib_sriov_cni.cli import main\nfrom ib_sriov_cni.cli.output import Site\n"
         "main(['watch', '--interval', '0.1'], prog_name='ib-sriov', obj=Site(sys.argv[1]))"
@@ -279,7 +280,7 @@ def test_watch_tells_changes_line_by_line_and_ends_on_interrupt(node: Node) -> N
         changed = process.stdout.readline()
         assert f"{VFS[2]} free -> unbound" in changed
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, ""), err
 
