@@ -84,7 +84,14 @@ def test_an_add_that_is_interrupted_is_undone(rig: Rig) -> None:
 
 def test_an_attachment_by_hand_whose_namespace_ends_is_collected(rig: Rig) -> None:
     pod = rig.pod("hand")
-    assert cli("add", "--device", rig.hca.pci(0), "--netns", pod.name, *NETWORK).status == 0
+    words = ["add", "--device", rig.hca.pci(0), "--netns", pod.name, *NETWORK]
+    if rig.exclusive:
+        without = cli(*words)
+        assert without.status == 4
+        assert "add --isolate" in without.stderr
+        words.append("--isolate")
+    added = cli(*words)
+    assert added.status == 0, str(added)
     pod.delete()
     assert wait(lambda: bool(rig.hca.netdevs(0)), 20)
     (released,) = json_of("gc", "--network", "by-hand")["attachments"]
@@ -125,8 +132,9 @@ def test_watch_draws_on_a_terminal(rig: Rig) -> None:
     """^C ends it with status 0, and the terminal is given back as it was."""
     ours, theirs = pty.openpty()
     environ = {**os.environ, "TERM": "xterm", "COLUMNS": "130", "LINES": "40"}
-    streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    process = subprocess.Popen([*COMMAND, "watch"], cwd=PROJECT, env=environ, **streams)
+    process = subprocess.Popen(
+        [*COMMAND, "watch"], cwd=PROJECT, env=environ, stdin=theirs, stdout=theirs, stderr=theirs
+    )
     os.close(theirs)
     drawn = read_terminal(ours, rig.hca.pci(rig.vfs - 1).encode())
     assert b"\x1b[?1049h" in drawn
