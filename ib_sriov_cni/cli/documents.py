@@ -88,7 +88,11 @@ def _in_document(document: object, place: str) -> list[Found]:
         return _in_definition(document, place)
     if kind is not None and "apiVersion" in document:
         return [Found(place=place, warnings=[f"a {kind} is not looked at"])]
-    return _in_configuration(json.dumps(document, default=str).encode(), place, kind="")
+    try:
+        text = json.dumps(document, default=str).encode()
+    except (ValueError, RecursionError):  # YAML's anchors allow it
+        return [Found(place=place, faults=["it is nested without end, or goes round in a circle"])]
+    return _in_configuration(text, place, kind="")
 
 
 def _object(found: object) -> dict[str, object]:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from ib_sriov_cni import __version__, cli
 from ib_sriov_cni.cli import output
+from tests.tools.helptext import render_cli
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
@@ -135,6 +136,14 @@ def test_colour_is_for_terminals_that_want_it() -> None:
     assert not painted(io.StringIO(), {**terminal, "FORCE_COLOR": "1"})
 
 
+def test_columns_are_left_out_until_the_rest_fits() -> None:
+    columns, rows = ("A", "B", "C"), [["a" * 10, "b" * 10, "c" * 10], ["x", "", ""]]
+    assert output.drop_columns(columns, rows, 36, ("B", "C")) == (["A", "B", "C"], rows)
+    assert output.drop_columns(columns, rows, 35, ("B", "C"))[0] == ["A", "C"]
+    assert output.drop_columns(columns, rows, 5, ("B", "C")) == (["A"], [["a" * 10], ["x"]])
+    assert output.drop_columns(columns, [], 80, ("B",)) == (["A", "B", "C"], [])
+
+
 def test_a_table_that_is_piped_is_as_wide_as_what_is_in_it() -> None:
     @click.command()
     def command() -> None:
@@ -145,3 +154,16 @@ def test_a_table_that_is_piped_is_as_wide_as_what_is_in_it() -> None:
     assert lines[0].split() == ["NAME", "WORDS"]
     assert lines[2].split() == ["b", "-"]
     assert not any(line.endswith(" ") for line in lines)
+
+
+def test_the_reference_is_current() -> None:
+    with open(os.path.join(ROOT, "docs/cli.md"), encoding="utf-8") as file:
+        assert file.read() == render_cli(), "docs/cli.md is not what --help says: make reference"
+
+
+def test_no_command_hides_a_builtin() -> None:
+    """A module of the package becomes a name in it: one called `list` took the place of the real one."""
+    import builtins
+
+    modules = {module for module, _ in cli.COMMANDS.values()}
+    assert modules & set(dir(builtins)) == set()
