@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -176,6 +177,20 @@ def test_a_release_that_fails_is_tried_again_later(node: Node) -> None:
             os.environ["CNI_PATH"] = before
     assert node.host.records.read(record.key) is None
     assert node.value("ib_sriov_agent_releases_total", network="ib") == 1
+
+
+def test_leases_that_somebody_holds_are_not_waited_for_again_and_again(node: Node) -> None:
+    record = node.attach()
+    node.host.records.write(replace(record, conf={**node.conf(), "lockTimeout": 0.05}))
+    node.turn()
+    holder = os.open(node.leases / "ib/lock", os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    node.turn(GRACE)
+    assert node.value("ib_sriov_agent_release_failures_total", code="11") == 1
+    assert node.turn(1) == FIRST_PAUSE - 1
+    os.close(holder)
+    node.turn(FIRST_PAUSE)
+    assert node.host.records.read(record.key) is None
 
 
 def test_sigterm_is_obeyed_between_two_acts(node: Node) -> None:
