@@ -68,6 +68,7 @@ class Rounds:
         self._dead = Watch()
         self._amiss = Watch()
         self._told: set[Hashable] = set()  # findings that were reported, while they last
+        self._complaints: dict[str, str] = {}  # part: its fault, while it lasts
         self._newest: dict[str, Record] = {}  # of each network ever seen, for its ranges
         self.status = ""
 
@@ -296,16 +297,22 @@ class Rounds:
     def _try(self, part: str, act: Callable[[], T]) -> T | None:
         """Do a part of the pass; its fault is told and counted, and keeps the others from nothing."""
         try:
-            return act()
+            found = act()
         except (CniError, OSError) as fault:
             self._complain(part, fault)
         except Exception as fault:  # noqa: BLE001  # a defect in one part must not stop the healing of the rest
             self._complain(part, fault, traceback="".join(traceback.format_exception(fault)))
+        else:
+            self._complaints.pop(part, None)
+            return found
         return None
 
     def _complain(self, part: str, fault: Exception, **more: str) -> None:
+        """Count a fault, and tell it once while it lasts."""
         self._metrics.errors.labels(part).inc()
-        self._host.log.error("a part of the pass failed", part=part, error=fault, **more)
+        if self._complaints.get(part) != str(fault):
+            self._complaints[part] = str(fault)
+            self._host.log.error("a part of the pass failed", part=part, error=fault, **more)
 
 
 def record_pod(record: Record) -> PodRef | None:

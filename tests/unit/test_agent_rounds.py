@@ -217,6 +217,18 @@ def test_a_defect_in_one_part_stops_no_other(node: Node) -> None:
     assert node.host.records.read(record.key) is None
 
 
+def test_a_fault_that_lasts_is_told_once_and_counted_each_time(node: Node) -> None:
+    socket = str(node.root / "none.sock")
+    care = Care(grace=GRACE, cri_socket=socket, proc_root=str(node.root / "proc"))
+    node.rounds = Rounds(node.host, node.metrics, Events({}, tell=print, count=print), care, clock=lambda: node.now)
+    for _ in range(3):
+        node.turn(1)
+    told = [line for line in node.log.read_text().splitlines() if "part=cri" in line]
+    assert len(told) == 1
+    assert f"No such file or directory: '{socket}'" in told[0]
+    assert node.value("ib_sriov_agent_errors_total", part="cri") == 3
+
+
 def test_an_owner_without_record_is_disowned_after_the_grace_period(node: Node) -> None:
     node.host.records.claim(VF, KEY)
     node.turn()
