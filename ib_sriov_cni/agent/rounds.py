@@ -68,7 +68,8 @@ class Rounds:
         self._dead = Watch()
         self._amiss = Watch()
         self._told: set[Hashable] = set()  # findings that were reported, while they last
-        self._complaints: dict[str, str] = {}  # part: its fault, while it lasts
+        self._faults: set[tuple[str, str]] = set()  # of this pass, by part and words
+        self._faults_before: set[tuple[str, str]] = set()  # of the one before
         self._newest: dict[str, Record] = {}  # of each network ever seen, for its ranges
         self.status = ""
 
@@ -76,6 +77,7 @@ class Rounds:
         """Make one pass; give the seconds until something is due, or infinity."""
         begun = self._clock()
         self._host.log.steps.clear()
+        self._faults, self._faults_before = set(), self._faults
         try:
             inventory = self._try("inventory", lambda: read_inventory(self._host))
             due = float("inf")
@@ -297,22 +299,20 @@ class Rounds:
     def _try(self, part: str, act: Callable[[], T]) -> T | None:
         """Do a part of the pass; its fault is told and counted, and keeps the others from nothing."""
         try:
-            found = act()
+            return act()
         except (CniError, OSError) as fault:
             self._complain(part, fault)
         except Exception as fault:  # noqa: BLE001  # a defect in one part must not stop the healing of the rest
             self._complain(part, fault, traceback="".join(traceback.format_exception(fault)))
-        else:
-            self._complaints.pop(part, None)
-            return found
         return None
 
     def _complain(self, part: str, fault: Exception, **more: str) -> None:
         """Count a fault, and tell it once while it lasts."""
         self._metrics.errors.labels(part).inc()
-        if self._complaints.get(part) != str(fault):
-            self._complaints[part] = str(fault)
+        told = (part, str(fault))
+        if told not in self._faults and told not in self._faults_before:
             self._host.log.error("a part of the pass failed", part=part, error=fault, **more)
+        self._faults.add(told)
 
 
 def record_pod(record: Record) -> PodRef | None:
