@@ -329,10 +329,29 @@ def test_a_configuration_in_yaml_and_one_with_tabs() -> None:
         ('{"type": "ib-sriov", "name": "x", "ipam": {"type": "host-local"}}', "no IP ranges specified"),
         ("x: &a {type: ib-sriov, y: *a}\ntype: ib-sriov", "goes round in a circle"),
         ("- " * 3000, "YAML"),
+        ("type: ib-sriov\n2024-01-01: x", "it cannot be JSON"),
+        ("type: ib-sriov\nname: x\nmtu: .inf", "is not JSON"),
     ],
 )
 def test_what_cannot_be_read_is_a_fault(text: str, words: str) -> None:
     assert any(words in fault for each in found_in(text) for fault in each.faults), found_in(text)
+
+
+LINES = (
+    *("kind: NetworkAttachmentDefinition", "apiVersion: v1", "metadata: {name: x}", "spec:", "  config: |", "---"),
+    *('    {"type": "ib-sriov"}', '{"type": "ib-sriov", "name": "x", "plugins": [', "]}", "type: ib-sriov", "- a"),
+    *("name: 2024-01-01", "2024-01-01: x", "? [a]", ": b", "mtu: .inf", "pkey: .nan", "guid: 0x10", "\t"),
+    *("args: {cni: 5}", "ipam: {type: host-local}", "ipam: &a {type: *a}", "plugins: {}", "kind: List"),
+    *("plugins: [{type: ib-sriov}]", "items: [1, {kind: List}]"),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.sampled_from(LINES) | st.text(max_size=12), max_size=8))
+def test_any_text_at_all_is_answered_in_words(lines: list[str]) -> None:
+    found = found_in("\n".join(lines))
+    assert found
+    assert all(isinstance(fault, str) and fault for each in found for fault in each.faults)
 
 
 def test_advice() -> None:
