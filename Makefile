@@ -30,9 +30,10 @@ quick: ## the unit tests, under 30 s
 conformance-table: ## docs/conformance.md from the results of the last `make test`
 	@tests/conformance/table
 
-reference: ## docs/cli.md from the help of the commands, the table of keys in docs/configuration.md
+reference: ## docs/cli.md from the help of the commands, the table of keys in docs/configuration.md, docs/doctor.md
 	@$(need) python
 	@$(PY) tests/tools/reference
+	@$(PY) tests/tools/doctor-doc
 
 lint: ## ruff, mypy --strict, shellcheck
 	@$(need) python lint

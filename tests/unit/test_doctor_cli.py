@@ -159,4 +159,4 @@ def test_few_findings_need_more_than_three_lines() -> None:
 
 def test_the_document_has_every_check() -> None:
     text = (ROOT / "docs/doctor.md").read_text()
-    assert text.endswith(f"## The checks\n\n{render_checks()}"), "run tests/tools/doctor-doc"
+    assert text.endswith(f"## The checks\n\n{render_checks()}"), "run make reference"
