@@ -3,8 +3,9 @@
 `import pyroute2` runs a package `__init__` that loads 368 modules (asyncio, ssl, sqlite3 …) and costs more
 than a whole ADD; even its ifinfmsg brings 15 plug-ins that no IPoIB netdev needs. What is wanted are
 `nlmsg` and `nla` of pyroute2.netlink, which encode and decode, so this module loads that one module below
-an empty `pyroute2` package, keeps `logging`, `typing` and the like from being imported for its sake, and
-declares the few messages the plugin speaks. tests/unit/test_nlmsg.py says when a pyroute2 breaks this.
+an empty `pyroute2` package, keeps `logging`, `typing` and the like from being imported for its sake
+(`standins`), and declares the few messages the plugin speaks. tests/unit/test_nlmsg.py says when a pyroute2 breaks
+this.
 
 Sources: include/uapi/linux/{netlink,rtnetlink,if_link,if_addr}.h, include/uapi/rdma/rdma_netlink.h.
 """
@@ -14,65 +15,43 @@ from __future__ import annotations
 import sys
 
 
-class _Anything:
-    """Stand-in for what pyroute2.netlink takes from modules it needs only for annotations and logs."""
-
-    def __getattr__(self, _name: str) -> _Anything:
-        return self
-
-    def __getitem__(self, _key: object) -> _Anything:
-        return self
-
-    def __call__(self, *_args: object, **_kwargs: object) -> _Anything:
-        return self
-
-    def __or__(self, _other: object) -> _Anything:
-        return self
-
-    __ror__ = __or__
-
-
 def _load_base() -> object:
     """Import pyroute2.netlink alone; a pyroute2 that is loaded already is used as it is."""
     if "pyroute2" in sys.modules:
         import pyroute2.netlink
 
         return pyroute2.netlink
+    import _collections
     import _frozen_importlib
+    import _functools
     import _socket
     import _thread
+    import _weakref
 
-    made: list[str] = []
+    from ib_sriov_cni.standins import StandIns, anything
 
-    def stand_in(name: str, **attributes: object) -> None:
-        if name not in sys.modules:
-            module = type(sys)(name)
-            module.__dict__.update(attributes)
-            sys.modules[name] = module
-            made.append(name)
-
-    anything = _Anything()
     spec = _frozen_importlib._find_spec("pyroute2", None)  # type: ignore[attr-defined]  # noqa: SLF001  # importlib.util costs more
     if spec is None:
         raise ImportError("pyroute2 is not installed")
-    sys.modules["pyroute2"] = _frozen_importlib.module_from_spec(spec)
-    made.append("pyroute2")
-    stand_in("logging", getLogger=anything)
-    stand_in("traceback", format_exc=anything, format_stack=anything)
-    stand_in(
-        "typing", **dict.fromkeys(("Any", "Callable", "Dict", "Literal", "Optional", "TypeVar", "Union"), anything)
-    )
+    package = _frozen_importlib.module_from_spec(spec)
     public = {name: item for name, item in _socket.__dict__.items() if not name.startswith("_")}
-    stand_in("socket", AddressFamily=int, **public)
-    stand_in("threading", local=_thread._local, Lock=_thread.allocate_lock, RLock=_thread.RLock)  # noqa: SLF001  # what threading itself exports
-    try:
+    modules = {
+        "logging": {"getLogger": anything},
+        "traceback": {"format_exc": anything, "format_stack": anything},
+        "typing": dict.fromkeys(("Any", "Callable", "Dict", "Literal", "Optional", "TypeVar", "Union"), anything),
+        "socket": {"AddressFamily": int, **public},
+        "threading": {"local": _thread._local, "Lock": _thread.allocate_lock, "RLock": _thread.RLock},  # noqa: SLF001  # what threading itself exports
+        "collections": {"OrderedDict": _collections.OrderedDict},
+        "functools": {"partial": _functools.partial},
+        "types": {"FunctionType": type(_load_base)},
+        "weakref": {"proxy": _weakref.proxy},
+    }
+    with StandIns(modules) as stand_ins:
+        # Without its __init__, which is what costs; the real one may be imported afterwards.
+        stand_ins.put("pyroute2", package)
         import pyroute2.netlink
 
         return sys.modules["pyroute2.netlink"]
-    finally:
-        # Whoever imports these later gets the real ones, the whole pyroute2 included.
-        for name in made:
-            sys.modules.pop(name, None)
 
 
 _base = _load_base()

@@ -12,6 +12,7 @@ from ib_sriov_cni.delegate import add_addresses, find_plugin
 from ib_sriov_cni.errors import CniError, InvalidEnvironment, KernelRefused, OwnNamespace, VerificationFailed
 from ib_sriov_cni.netns import open_netns, open_own
 from ib_sriov_cni.plan import (
+    PASS_THROUGH_DRIVERS,
     Facts,
     Plan,
     address_differences,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.netconf import NetConf
     from ib_sriov_cni.netns import Netns
     from ib_sriov_cni.rtnl import Rtnl
+    from ib_sriov_cni.verbs import Verifier
     from ipam.request import Request
     from ipam.result import Route
 
@@ -51,12 +53,15 @@ def add(host: Host, request: Request, conf: NetConf) -> Result:
     with open_netns(request.netns) as netns:
         refuse_own_namespace(request, netns)
         attempt = _Attempt(host, request, conf, netns)
-        attempt.prepare()
-        with host.log.step("lock", vf=attempt.pci):
-            holder = f"{request.container_id} {request.ifname}"
-            lock = host.locks.take(attempt.pci, holder, conf.lock_timeout)
-        with lock:
-            return attempt.run()
+        try:
+            attempt.prepare()
+            with host.log.step("lock", vf=attempt.pci):
+                holder = f"{request.container_id} {request.ifname}"
+                lock = host.locks.take(attempt.pci, holder, conf.lock_timeout)
+            with lock:
+                return attempt.run()
+        finally:
+            attempt.end_verifier()
 
 
 def refuse_own_namespace(request: Request, netns: Netns) -> None:
@@ -83,6 +88,7 @@ class _Attempt:
         self.pod: Rtnl = host.open_rtnl(netns)
         self.result = Result()
         self.made = Result()  # the part of it that is not the earlier plugins'
+        self.verifier: Verifier | None = None
         self.plan: Plan
         self.record: Record
 
@@ -96,6 +102,21 @@ class _Attempt:
             find_plugin(self.conf.ipam_type, self.request.path)
         if previous is not None and previous.pci != self.pci:
             self._release_previous(previous.pci)
+        if self.host.sysfs.read_driver(self.pci) not in PASS_THROUGH_DRIVERS:
+            self.start_verifier()
+
+    def start_verifier(self) -> Verifier:
+        """Have pyverbs loaded beside everything that comes now; before the lock, so that it never holds it."""
+        from ib_sriov_cni.verbs import Verifier
+
+        self.verifier = Verifier(self.netns, exclusive=self.conf.rdma_isolation)
+        return self.verifier
+
+    def end_verifier(self) -> None:
+        """End it; it holds the pod's namespace open."""
+        if self.verifier is not None:
+            self.verifier.close()
+            self.verifier = None
 
     def _release_previous(self, pci: PciAddress) -> None:
         """Release what an earlier try left on another VF, under that one's lock (never both: no deadlock)."""
@@ -327,17 +348,15 @@ class _Attempt:
             self._add_interface(link)
 
     def _verify_rdma(self) -> PortReport:
-        from ib_sriov_cni.verbs import read_port
-
         rdma = self.host.sysfs.read_rdma(self.pci)
         if rdma is None:
             raise VerificationFailed(f"VF {self.pci} has lost its RDMA device", "see the kernel log")
         waited = port_is_awaited(self.conf, self.conf.link_state or self.record.had_link_state)
         with self.host.log.step("verify_rdma", rdma=rdma.name) as step:
-            report = read_port(
+            # None if the VF was with a driver for virtual machines until just now.
+            verifier = self.verifier or self.start_verifier()
+            report = verifier.read_port(
                 rdma.name,
-                netns=self.netns,
-                exclusive=self.plan.move_rdma,
                 wait=self.conf.port_timeout if waited else 0.0,
                 pkeys=self.conf.pkey is not None,
             )
@@ -388,6 +407,7 @@ class _Attempt:
     def undo(self, fault: BaseException) -> None:
         """Leave the host as it was (C11); what cannot be undone is in the record for the DEL that follows."""
         ignore_sigterm()
+        self.end_verifier()
         if self.host.records.read(self.key) is None:
             return  # writing it is what failed: there was no effect before
         self.host.log.error("ADD failed, undoing it", error=fault, pod=pod_of(self.record))
