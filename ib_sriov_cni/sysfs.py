@@ -60,13 +60,15 @@ class Sysfs:
         if not pf:
             kind = "a physical function" if os.path.exists(f"{device}/sriov_numvfs") else "no SR-IOV function"
             raise DeviceUnusable(f"deviceID {pci} is {kind}, not a VF", "only a VF can be given to a pod")
+        pf_netdev, pf_index = self._read_netdev(pf)
         return VfFunction(
             pci=pci,
             pf=PciAddress(pf),
             index=self._vf_index(pci, pf),
             driver=self.read_driver(pci),
             pf_driver=self._link(f"{self._devices}/{pf}/driver"),
-            pf_netdev=self.read_netdev(PciAddress(pf)),
+            pf_netdev=pf_netdev,
+            pf_index=pf_index,
         )
 
     def read_guids(self) -> dict[Guid, str]:
@@ -112,12 +114,17 @@ class Sysfs:
 
     def read_netdev(self, pci: PciAddress) -> str:
         """Give the function's netdev seen in the namespace of this sysfs; not a P_Key child; empty if none."""
+        return self._read_netdev(pci)[0]
+
+    def _read_netdev(self, pci: str) -> tuple[str, int]:
+        """Give its name and its number."""
         folder = f"{self._devices}/{pci}/net"
         for name in self._list(folder):
             # A child's lower interface is its parent (ipoib_get_iflink); it may be here while that is in a pod.
-            if read_attribute(f"{folder}/{name}/iflink") == read_attribute(f"{folder}/{name}/ifindex"):
-                return name
-        return ""
+            index = read_attribute(f"{folder}/{name}/ifindex")
+            if read_attribute(f"{folder}/{name}/iflink") == index:
+                return name, int(index) if index.isdigit() else 0
+        return "", 0
 
     def read_rdma(self, pci: PciAddress) -> RdmaDevice | None:
         """Give the function's RDMA device, wherever it is; its GUIDs only if it is in this sysfs's namespace."""

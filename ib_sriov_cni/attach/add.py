@@ -9,8 +9,16 @@ from ib_sriov_cni.attach.guids import read_holders, refuse_doubled
 from ib_sriov_cni.attach.release import heal, release, release_recorded
 from ib_sriov_cni.attach.vf import await_devices, await_fact, pod_of, read_facts, read_netdev, rebind
 from ib_sriov_cni.delegate import add_addresses, find_plugin
-from ib_sriov_cni.errors import CniError, InvalidEnvironment, KernelRefused, OwnNamespace, VerificationFailed
-from ib_sriov_cni.netns import open_netns, open_own
+from ib_sriov_cni.errors import (
+    CniError,
+    InvalidEnvironment,
+    KernelRefused,
+    OwnNamespace,
+    TryAgainLater,
+    UnknownContainer,
+    VerificationFailed,
+)
+from ib_sriov_cni.netns import open_netns, open_own, try_open_netns
 from ib_sriov_cni.plan import (
     Facts,
     Plan,
@@ -119,9 +127,34 @@ class _Attempt:
                     "nothing was touched",
                 )
 
+    def refuse_gone_namespace(self) -> None:
+        """Give up if the pod's namespace was deleted since we opened it: its DEL may be over, and nobody sends another.
+
+        We alone keep it alive by then.
+        """
+        there = try_open_netns(self.netns.path)
+        if there is not None:
+            with there:
+                if there.inode == self.netns.inode:
+                    return
+        raise UnknownContainer(
+            f"network namespace {self.netns.path} was deleted while ADD was at work",
+            "the container is gone; everything is undone",
+        )
+
+    def refuse_second_add(self) -> None:
+        """One record names one VF: two ADDs of one attachment at once, with two VFs, would lose one of them."""
+        there = self.host.records.read(self.key)
+        if there is not None and there.pci != self.pci:
+            raise TryAgainLater(
+                f"another ADD of {pod_of(there)} is at work, with VF {there.pci}",
+                "the runtime sent two at once; this one has touched nothing",
+            )
+
     def run(self) -> Result:
         """The story, under the VF's lock."""
         host = self.host
+        self.refuse_gone_namespace()
         heal(host, self.pci, self.key)
         self.refuse_taken_name()
         with host.log.step("read_facts", vf=self.pci) as step:
@@ -135,6 +168,7 @@ class _Attempt:
         self.record = self.make_record(facts)
         try:
             with host.log.step("write_record", vf=self.pci):
+                self.refuse_second_add()
                 host.records.write(self.record)
             with host.log.step("claim", vf=self.pci):
                 host.records.claim(self.pci, self.key)
@@ -250,11 +284,13 @@ class _Attempt:
         if link is None:  # refused by the plan
             raise VerificationFailed(f"VF {self.pci} has no netdev")
         with self.host.log.step("move_netdev", netdev=link.name, to=self.request.ifname):
-            if self.pod.read_link(link.index) is None or read_netdev(self.host, self.pci):
+            # The pod may have an interface of the same number: numbers are each namespace's own.
+            inside = self.pod.read_link(link.index)
+            if inside is not None and inside.pci == self.pci:
+                self.pod.set_name(link, self.request.ifname)
+            else:
                 self.host.rtnl.set_down(link)
                 self.host.rtnl.move_link(link, self.netns.fd, self.request.ifname)
-            else:
-                self.pod.set_name(link, self.request.ifname)
 
     def _find_new_netdev(self) -> Link:
         """Find the netdev that replaces the one an RDMA device's move destroyed: at home or, since 6.17, in the pod."""
@@ -370,6 +406,7 @@ class _Attempt:
         if self.conf.device_info_file:
             self._write_device_info()
         with self.host.log.step("commit", vf=self.pci):
+            self.refuse_gone_namespace()
             doc = render_result(self.made, NEWEST)
             self.record = replace(self.record, committed=True, result=doc)
             self.host.records.write(self.record)
@@ -388,8 +425,9 @@ class _Attempt:
     def undo(self, fault: BaseException) -> None:
         """Leave the host as it was (C11); what cannot be undone is in the record for the DEL that follows."""
         ignore_sigterm()
-        if self.host.records.read(self.key) is None:
-            return  # writing it is what failed: there was no effect before
+        there = self.host.records.read(self.key)
+        if there is None or there.pci != self.pci:
+            return  # writing it is what failed, or another ADD's is there: there was no effect before
         self.host.log.error("ADD failed, undoing it", error=fault, pod=pod_of(self.record))
         undo = Undo()
         release(self.host, self.record, self.request, self.conf, undo)
