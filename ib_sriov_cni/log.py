@@ -29,6 +29,7 @@ class Log:
         """`level` is a key of LEVELS; `path` empty: no file."""
         self._level = LEVELS[level]
         self._path = path
+        self._fd = -1  # of the file, once a line was written
         self._context = _fields(context or {})
         self.steps: list[str] = []  # names of the steps that were done, in order
 
@@ -79,18 +80,22 @@ class Log:
             _write_all(2, line)
 
     def _append(self, line: str) -> None:
-        try:
-            # Not to wait for the reader of a pipe, nor to be tied to a terminal.
-            aloof = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | aloof, 0o640)
-        except OSError as fault:
-            _write_all(2, f"level=warning msg={_quote(f'cannot open logFile {self._path}: {fault.strerror}')}\n")
-            self._path = ""  # say so once
-            return
-        try:
-            _write_all(fd, line)
-        finally:
-            os.close(fd)
+        if self._fd < 0:
+            try:
+                # Not to wait for the reader of a pipe, nor to be tied to a terminal.
+                aloof = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | aloof, 0o640)
+            except OSError as fault:
+                _write_all(2, f"level=warning msg={_quote(f'cannot open logFile {self._path}: {fault.strerror}')}\n")
+                self._path = ""  # say so once
+                return
+        _write_all(self._fd, line)
+
+    def close(self) -> None:
+        """Let go of the file, which the next line opens again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class Step:

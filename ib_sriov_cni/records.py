@@ -8,8 +8,14 @@ Layout below stateDir (0700, files 0600, whatever the umask)::
     <containerID>-<ifname>                              records of the Go plugin (N6)
 
 The link answers in one system call who owns a VF, and keeps a late DEL from touching a VF that serves somebody
-else by now. Files appear whole: temporary file, fsync, rename, fsync of the folder. A record that cannot be
-understood is set aside as `<name>.damaged`, never in the way.
+else by now. Files appear whole: temporary file, fsync, rename. A record that cannot be understood is set aside as
+`<name>.damaged`, never in the way.
+
+What is synced is what a power cut must not take (a killed process takes nothing). After one the VF's devices are as
+the boot made them; what is left of an attachment are its addresses, and whose they are is in the record. So the
+record is durable before the first effect: file, folder, and the folders above if they are new. Nothing else needs
+the folder's fsync: an old record in the place of a committed one, a record that was forgotten already, an owner's link
+too many or too few all belong to another boot, where DEL and GC release the addresses again or for the first time.
 """
 
 from __future__ import annotations
@@ -199,22 +205,24 @@ class Records:
             raise StateFailure(f"set aside damaged record {path}: {fault.strerror}", "remove it by hand") from None
 
     def write(self, record: Record) -> None:
-        """Write or replace a record, durably. Raises StateFailure (106); then nothing changed."""
+        """Write or replace a record, durably if it is new. Raises StateFailure (106); then nothing changed."""
         path = self.file_of(record.key)
         try:
             text = dumps(render_record(record)).encode() + b"\n"
-            _try_again(lambda: self._write(record.key, path, text))
+            _try_again(lambda: self._write(record, path, text))
         except (OSError, ValueError) as fault:
             hint = "the state directory must be writable and have room"
             reason = fault.strerror if isinstance(fault, OSError) else fault
             raise StateFailure(f"write record {path}: {reason}", hint) from None
 
-    def _write(self, key: Key, path: str, text: bytes) -> None:
-        folder = _make_folders(self._attachments, key.network)
+    def _write(self, record: Record, path: str, text: bytes) -> None:
         temporary = f"{path}.new"
-        _remove_quietly(temporary)
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = _create(temporary)
+        except FileNotFoundError:
+            _make_folders(self._attachments, record.key.network)
+            fd = _create(temporary)
+        try:
             try:
                 os.fchmod(fd, 0o600)
                 _write_whole(fd, text)
@@ -225,14 +233,14 @@ class Records:
         except OSError:
             _remove_quietly(temporary)
             raise
-        _sync(folder)
+        if not record.committed:
+            _sync(os.path.dirname(path))
 
     def forget(self, key: Key) -> None:
         """Remove a record; absent is fine. Raises StateFailure (106)."""
         path = self.file_of(key)
         try:
             os.unlink(path)
-            _sync(os.path.dirname(path))
         except OSError as fault:
             if fault.errno not in NO_RECORD:
                 raise StateFailure(f"remove record {path}: {fault.strerror}") from None
@@ -321,7 +329,7 @@ class Records:
         return [(pci, key) for pci, key in pairs if key is not None]
 
     def claim(self, pci: PciAddress, key: Key) -> None:
-        """Make an attachment the owner of a VF, durably. Raises StateFailure (106)."""
+        """Make an attachment the owner of a VF. Raises StateFailure (106)."""
         path = f"{self._devices}/{pci}"
         try:
             _try_again(lambda: self._claim(path, key))
@@ -330,11 +338,15 @@ class Records:
 
     def _claim(self, path: str, key: Key) -> None:
         temporary = f"{path}.new"
-        _make_folders(self._devices, "")
-        _remove_quietly(temporary)
-        os.symlink(key.path, temporary)
+        try:
+            os.symlink(key.path, temporary)
+        except FileNotFoundError:
+            _make_folders(self._devices, "", durable=False)
+            os.symlink(key.path, temporary)
+        except FileExistsError:  # a killed claim left it
+            _remove_quietly(temporary)
+            os.symlink(key.path, temporary)
         os.rename(temporary, path)
-        _sync(self._devices)
 
     def disclaim(self, pci: PciAddress, key: Key) -> None:
         """Let go of a VF if it is ours. Raises StateFailure (106)."""
@@ -342,7 +354,6 @@ class Records:
             return
         try:
             os.unlink(f"{self._devices}/{pci}")
-            _sync(self._devices)
         except FileNotFoundError:
             pass
         except OSError as fault:
@@ -389,19 +400,28 @@ def _make_parents(folder: str) -> None:
         pass
 
 
-def _make_folders(base: str, name: str) -> str:
-    """Make the folders down to base/name, 0700 whatever the umask where they are ours; gives the last one."""
+def _create(path: str) -> int:
+    """Create a file that nobody else has open, in the place of one that a killed process left."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        _remove_quietly(path)
+        return os.open(path, flags, 0o600)
+
+
+def _make_folders(base: str, name: str, *, durable: bool = True) -> None:
+    """Make the folders down to base/name, 0700 whatever the umask where they are ours."""
     state_dir = os.path.dirname(base)
     _make_parents(os.path.dirname(state_dir))
-    folder = base
     for folder in (state_dir, base, f"{base}/{name}") if name else (state_dir, base):
         try:
             os.mkdir(folder, 0o700)
             os.chmod(folder, 0o700)
-            _sync(os.path.dirname(folder))
+            if durable:
+                _sync(os.path.dirname(folder))
         except FileExistsError:
             pass
-    return folder
 
 
 def _write_whole(fd: int, text: bytes) -> None:

@@ -185,7 +185,7 @@ class Soak:
             assert guid == each.conf["guid"], f"{tenant.pod}: GUID {guid}, asked for {each.conf['guid']}"
         elif had != NO_GUID:
             assert guid == had, f"{tenant.pod}: GUID {guid}, the VF's was {had}"
-        lease = (LEASES / address.partition("/")[0]).read_text()
+        lease = (LEASES / address.partition("/")[0]).read_bytes().decode()
         assert lease == f"{tenant.pod.container_id}\r\n{each.ifname}", f"lease of {address}: {lease!r}"
         with self.world.lock:
             live = [other for each_ in self.world.tenants for other in each_.attachments if other.result]
@@ -302,8 +302,9 @@ class Soak:
             try:
                 self.turn(dice)
             except Exception as fault:  # noqa: BLE001  the other threads have to hear of it
+                words = str(fault).partition("\nassert ")[0].partition("\n  +")[0]
                 with self.world.lock:
-                    self.world.faults.append(f"{type(fault).__name__}: {fault}")
+                    self.world.faults.append(f"{type(fault).__name__}: {words}")
 
     def learn_steps(self) -> None:
         """The steps at which calls can die, from the log of one of each."""
@@ -343,7 +344,8 @@ def test_soak(rig: Rig) -> None:
     took = time.monotonic() - begin
     counts = ", ".join(f"{count} {what}" for what, count in sorted(soak.world.counts.items()))
     print(f"{rig.mode} mode: {soak.world.calls} calls in {took:.0f} s: {counts}", flush=True)
-    assert not soak.world.faults, f"seed {seed}: " + "\n".join(soak.world.faults)
+    if soak.world.faults:
+        pytest.fail(f"seed {seed}: " + "\n".join(soak.world.faults), pytrace=False)
     soak.finish()
     assert leases() == [], f"seed {seed}"
     rig.assert_as_before()
