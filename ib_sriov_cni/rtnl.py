@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from ib_sriov_cni.model import VfFunction
+
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 IFA_F_NODAD = 0x02
 RT_TABLE_UNSPEC, RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST = 0, 254, 3, 4, 1
@@ -168,10 +170,14 @@ class Rtnl:
 
     # ---- the PF's settings of its VFs
 
-    def read_pf(self, pf_netdev: str) -> tuple[Link, dict[int, VfConfig]]:
-        """Give a PF's netdev and what the PF says of each of its VFs, by VF index; one message has both."""
-        attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS), ("IFLA_IFNAME", pf_netdev)]
-        (answer,) = self._ask("read VFs of", f"PF {pf_netdev}", m.linkmsg, m.RTM_GETLINK, attrs=attrs)
+    def read_pf(self, pf_netdev: str, pf_index: int = 0) -> tuple[Link, dict[int, VfConfig]]:
+        """Give a PF's netdev and what the PF says of each of its VFs, by VF index; one message has both.
+
+        It is asked by its number, or by its name where that is 0.
+        """
+        fields, named = _addressed(pf_netdev, pf_index)
+        attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS), *named]
+        (answer,) = self._ask("read VFs of", f"PF {pf_netdev}", m.linkmsg, m.RTM_GETLINK, fields=fields, attrs=attrs)
         listed = answer.get_attr("IFLA_VFINFO_LIST")
         configs = {}
         for info in listed.get_attrs("IFLA_VF_INFO") if listed else ():
@@ -186,24 +192,25 @@ class Rtnl:
                 )
         return _link(answer), configs
 
-    def set_vf_link_state(self, pf_netdev: str, index: int, state: str) -> None:
+    def set_vf_link_state(self, vf: VfFunction, state: str) -> None:
         """Set the VF's link state: auto, enable or disable. Acts at once."""
         content = {"number": LINK_STATES[state]}
-        self._set_vf(f"set link state {state} of", pf_netdev, index, "IFLA_VF_LINK_STATE", content)
+        self._set_vf(f"set link state {state} of", vf, "IFLA_VF_LINK_STATE", content)
 
-    def set_vf_node_guid(self, pf_netdev: str, index: int, guid: Guid) -> None:
+    def set_vf_node_guid(self, vf: VfFunction, guid: Guid) -> None:
         """Set the VF's node GUID; the VF takes it when its driver is bound again."""
-        self._set_vf(f"set node GUID {guid} of", pf_netdev, index, "IFLA_VF_IB_NODE_GUID", {"guid": int(guid)})
+        self._set_vf(f"set node GUID {guid} of", vf, "IFLA_VF_IB_NODE_GUID", {"guid": int(guid)})
 
-    def set_vf_port_guid(self, pf_netdev: str, index: int, guid: Guid) -> None:
+    def set_vf_port_guid(self, vf: VfFunction, guid: Guid) -> None:
         """Set the VF's port GUID; the VF takes it when its driver is bound again."""
-        self._set_vf(f"set port GUID {guid} of", pf_netdev, index, "IFLA_VF_IB_PORT_GUID", {"guid": int(guid)})
+        self._set_vf(f"set port GUID {guid} of", vf, "IFLA_VF_IB_PORT_GUID", {"guid": int(guid)})
 
-    def _set_vf(self, operation: str, pf_netdev: str, index: int, name: str, content: dict[str, int]) -> None:
-        info = {"attrs": [(name, {"vf": index, **content})]}
-        attrs = [("IFLA_IFNAME", pf_netdev), ("IFLA_VFINFO_LIST", {"attrs": [("IFLA_VF_INFO", info)]})]
-        target = f"VF {index} of PF {pf_netdev}"
-        self._ask(operation, target, m.linkmsg, m.RTM_SETLINK, flags=m.NLM_F_ACK, attrs=attrs)
+    def _set_vf(self, operation: str, vf: VfFunction, name: str, content: dict[str, int]) -> None:
+        info = {"attrs": [(name, {"vf": vf.index, **content})]}
+        fields, named = _addressed(vf.pf_netdev, vf.pf_index)
+        attrs = [*named, ("IFLA_VFINFO_LIST", {"attrs": [("IFLA_VF_INFO", info)]})]
+        target = f"VF {vf.index} of PF {vf.pf_netdev}"
+        self._ask(operation, target, m.linkmsg, m.RTM_SETLINK, flags=m.NLM_F_ACK, fields=fields, attrs=attrs)
 
     # ---- addresses and routes
 
@@ -307,6 +314,11 @@ class Rtnl:
                 )
             )
         return found
+
+
+def _addressed(name: str, index: int) -> tuple[dict[str, int], list[tuple[str, object]]]:
+    """Give fields and attributes that address a link by its number, or by its name where that is 0."""
+    return ({"index": index}, []) if index else ({}, [("IFLA_IFNAME", name)])
 
 
 def _packed(text: str) -> tuple[int, bytes]:

@@ -65,13 +65,15 @@ class Sysfs:
     def read_function(self, pci: PciAddress) -> VfFunction:
         """Read a VF and its PF. Raises DeviceUnusable (101) if it is absent or no VF."""
         pf = self.read_pf(pci)
+        pf_netdev, pf_index = self._read_netdev(pf)
         return VfFunction(
             pci=pci,
             pf=pf,
             index=self._vf_index(pci, pf),
             driver=self.read_driver(pci),
             pf_driver=self._link(f"{self._devices}/{pf}/driver"),
-            pf_netdev=self.read_netdev(pf),
+            pf_netdev=pf_netdev,
+            pf_index=pf_index,
         )
 
     def read_guids(self) -> dict[Guid, str]:
@@ -117,12 +119,17 @@ class Sysfs:
 
     def read_netdev(self, pci: PciAddress) -> str:
         """Give the function's netdev seen in the namespace of this sysfs; not a P_Key child; empty if none."""
+        return self._read_netdev(pci)[0]
+
+    def _read_netdev(self, pci: PciAddress) -> tuple[str, int]:
+        """Give its name and its number."""
         folder = f"{self._devices}/{pci}/net"
         for name in self.read_netdevs(pci):
             # A child's lower interface is its parent (ipoib_get_iflink); it may be here while that is in a pod.
-            if read_attribute(f"{folder}/{name}/iflink") == read_attribute(f"{folder}/{name}/ifindex"):
-                return name
-        return ""
+            index = read_attribute(f"{folder}/{name}/ifindex")
+            if read_attribute(f"{folder}/{name}/iflink") == index:
+                return name, int(index) if index.isdigit() else 0
+        return "", 0
 
     def read_netdevs(self, pci: PciAddress) -> list[str]:
         """Give the function's netdevs seen in the namespace of this sysfs, P_Key children among them."""

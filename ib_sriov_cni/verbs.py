@@ -33,6 +33,7 @@ STATES = {0: "NOP", 1: "DOWN", 2: "INIT", 3: "ARMED", 4: "ACTIVE", 5: "ACTIVE_DE
 LINK_LAYERS = {1: "InfiniBand", 2: "Ethernet"}
 ACTIVE = "ACTIVE"
 OPEN_SECONDS = 10.0  # for opening and asking, over and above the wait for the port
+OPEN_TRIES = 25  # at least, as far as the caller's patience goes
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1  # verbs have no waiting call in pyverbs: ask, doubling the pause
 QUESTION_MAX = 4096  # bytes
 
@@ -248,13 +249,18 @@ def _constants(name: str, members: dict[str, int], **_how: object) -> type:
 
 
 def _open(context: Any, device: str) -> Any:
-    """Open the device, giving udev a moment to make or chmod the node of one that has just appeared."""
-    pause, deadline = FIRST_PAUSE, time.monotonic() + 2
+    """Open the device, giving udev a moment to make or chmod the node of one that has just appeared.
+
+    On a busy node libibverbs may miss it several times: its list is a dump, which leaves some out while others come
+    and go (see Rdma.find_device). So time alone does not end the trying where each try takes long.
+    """
+    pause, deadline, tries = FIRST_PAUSE, time.monotonic() + 2, 0
     while True:
         try:
             return context(name=device)
         except Exception as fault:  # noqa: BLE001  # pyverbs' own: permission, or not there yet
-            if time.monotonic() > deadline:
+            tries += 1
+            if time.monotonic() > deadline and tries >= OPEN_TRIES:
                 raise OSError(errno.EIO, str(fault)) from None
         time.sleep(pause)
         pause = min(pause * 2, LAST_PAUSE)

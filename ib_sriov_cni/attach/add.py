@@ -7,10 +7,17 @@ import time
 from ib_sriov_cni.attach.child import make_child, parent_name
 from ib_sriov_cni.attach.guids import read_holders, refuse_doubled
 from ib_sriov_cni.attach.release import heal, release, release_recorded
+from ib_sriov_cni.attach.sandbox import refuse_gone_namespace, refuse_own_namespace
 from ib_sriov_cni.attach.vf import await_devices, await_fact, pod_of, read_facts, read_netdev, rebind
 from ib_sriov_cni.delegate import add_addresses, find_plugin
-from ib_sriov_cni.errors import CniError, InvalidEnvironment, KernelRefused, OwnNamespace, VerificationFailed
-from ib_sriov_cni.netns import open_netns, open_own
+from ib_sriov_cni.errors import (
+    CniError,
+    InvalidEnvironment,
+    KernelRefused,
+    TryAgainLater,
+    VerificationFailed,
+)
+from ib_sriov_cni.netns import open_netns
 from ib_sriov_cni.plan import (
     PASS_THROUGH_DRIVERS,
     Facts,
@@ -62,18 +69,6 @@ def add(host: Host, request: Request, conf: NetConf) -> Result:
                 return attempt.run()
         finally:
             attempt.end_verifier()
-
-
-def refuse_own_namespace(request: Request, netns: Netns) -> None:
-    """Refuse to attach to the namespace we run in (C20)."""
-    if request.environ.get("CNI_NETNS_OVERRIDE", "").lower() in {"1", "true"}:
-        return
-    with open_own() as own:
-        if own.inode == netns.inode:
-            raise OwnNamespace(
-                f"CNI_NETNS {netns.path} is the plugin's own network namespace",
-                "nothing was touched; pods with hostNetwork have all interfaces already",
-            )
 
 
 class _Attempt:
@@ -141,9 +136,19 @@ class _Attempt:
                     "nothing was touched",
                 )
 
+    def refuse_second_add(self) -> None:
+        """One record names one VF: two ADDs of one attachment at once, with two VFs, would lose one of them."""
+        there = self.host.records.read(self.key)
+        if there is not None and there.pci != self.pci:
+            raise TryAgainLater(
+                f"another ADD of {pod_of(there)} is at work, with VF {there.pci}",
+                "the runtime sent two at once; this one has touched nothing",
+            )
+
     def run(self) -> Result:
         """The story, under the VF's lock."""
         host = self.host
+        refuse_gone_namespace(self.netns)
         heal(host, self.pci, self.key)
         self.refuse_taken_name()
         with host.log.step("read_facts", vf=self.pci) as step:
@@ -157,6 +162,7 @@ class _Attempt:
         self.record = self.make_record(facts)
         try:
             with host.log.step("write_record", vf=self.pci):
+                self.refuse_second_add()
                 host.records.write(self.record)
             with host.log.step("claim", vf=self.pci):
                 host.records.claim(self.pci, self.key)
@@ -275,6 +281,7 @@ class _Attempt:
         if link is None:  # refused by the plan
             raise VerificationFailed(f"VF {self.pci} has no netdev")
         with self.host.log.step("move_netdev", netdev=link.name, to=self.request.ifname):
+            # Where it is, was asked by its PCI device: its number may be another interface's in the pod.
             if at_home:
                 # The kernel takes it down for the move (dev_change_net_namespace).
                 self.host.rtnl.move_link(link, self.netns.fd, self.request.ifname)
@@ -406,6 +413,7 @@ class _Attempt:
         if self.conf.device_info_file:
             self._write_device_info()
         with self.host.log.step("commit", vf=self.pci):
+            refuse_gone_namespace(self.netns)
             doc = render_result(self.made, NEWEST)
             self.record = replace(self.record, committed=True, result=doc)
             self.host.records.write(self.record)
@@ -422,8 +430,9 @@ class _Attempt:
         """Leave the host as it was (C11); what cannot be undone is in the record for the DEL that follows."""
         ignore_sigterm()
         self.end_verifier()
-        if self.host.records.read(self.key) is None:
-            return  # writing it is what failed: there was no effect before
+        there = self.host.records.read(self.key)
+        if there is None or there.pci != self.pci:
+            return  # writing it is what failed, or another ADD's is there: there was no effect before
         self.host.log.error("ADD failed, undoing it", error=fault, pod=pod_of(self.record))
         undo = Undo()
         release(self.host, self.record, self.request, self.conf, undo)

@@ -52,6 +52,8 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
             record = _take_over(host, request, conf, key)
         except CniError as fault:
             undo.faults.append(fault)
+    if record is None and not undo.faults and conf.device is not None:
+        record = _await_own_add(host, conf.device, key, conf.lock_timeout)
     if record is None:
         host.log.debug("no record: nothing was attached, or it is released already")
         undo.attempt(lambda: release_addresses(host, request, conf))
@@ -68,6 +70,18 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
     if not undo.faults:
         undo.attempt(lambda: host.records.forget_foreign(key))
     undo.raise_faults()
+
+
+def _await_own_add(host: Host, pci: PciAddress, key: Key, seconds: float) -> Record | None:
+    """An ADD of this attachment that its runtime has given up may be at work, with no record yet: wait for its end.
+
+    Somebody else's ADD on that VF is none of ours.
+    """
+    holder = f"{key.container_id} {key.ifname}"
+    if host.locks.was_last_taken_by(pci, holder):
+        with host.log.step("await_add", vf=pci), host.locks.take(pci, holder, seconds):
+            pass
+    return host.records.read(key)
 
 
 def _take_over(host: Host, request: Request, conf: NetConf, key: Key) -> Record | None:
