@@ -128,8 +128,9 @@ def release_addresses(host: Host, request: Request, conf: NetConf) -> None:
 
 def forget(host: Host, record: Record) -> None:
     """Let go of the VF, then of the record: the other way round a crash would leave an owner without record."""
-    with host.log.step("forget", vf=record.pci):
+    with host.log.step("disclaim", vf=record.pci):
         host.records.disclaim(record.pci, record.key)
+    with host.log.step("forget", vf=record.pci):
         host.records.forget(record.key)
 
 
@@ -162,8 +163,13 @@ def restore_config(host: Host, record: Record) -> None:
         if record.set_guid:
             undo.attempt(lambda: _restore_guids(host, record, function, now))
         if record.link_state and record.had_link_state and not (now and now.link_state == record.had_link_state):
-            undo.attempt(lambda: host.vf_configs.set_link_state(function, record.had_link_state))
+            undo.attempt(lambda: _restore_link_state(host, record, function))
         undo.raise_faults()
+
+
+def _restore_link_state(host: Host, record: Record, function: VfFunction) -> None:
+    with host.log.step("restore_link_state", state=record.had_link_state):
+        host.vf_configs.set_link_state(function, record.had_link_state)
 
 
 def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConfig | None) -> None:
@@ -171,9 +177,11 @@ def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConf
     node = record.had_node_guid if record.had_node_guid is not None else record.had_config_node_guid
     port = record.had_port_guid if record.had_port_guid is not None else record.had_config_port_guid
     if now is None or now.node_guid != node:
-        _restore_guid(now, record, lambda: host.vf_configs.set_node_guid(function, node))
+        with host.log.step("restore_node_guid", guid=node):
+            _restore_guid(now, record, lambda: host.vf_configs.set_node_guid(function, node))
     if now is None or now.port_guid != port:
-        _restore_guid(now, record, lambda: host.vf_configs.set_port_guid(function, port))
+        with host.log.step("restore_port_guid", guid=port):
+            _restore_guid(now, record, lambda: host.vf_configs.set_port_guid(function, port))
 
 
 def _restore_guid(now: VfConfig | None, record: Record, restore: Callable[[], None]) -> None:
@@ -242,7 +250,8 @@ def _move_home(host: Host, record: Record) -> bool:
 def _remove_children_inside(host: Host, record: Record, netns: Netns) -> bool:
     inside = host.open_rtnl(netns)
     try:
-        return remove_children(inside, record)
+        with host.log.step("remove_children"):
+            return remove_children(inside, record)
     finally:
         inside.close()
 
@@ -264,7 +273,8 @@ def _move_rdma_home(host: Host, record: Record, netns: Netns, home: Netns) -> No
     inside = host.open_rdma(netns)
     try:
         if inside.find_device(rdma.name) is not None:
-            inside.move_device(rdma.name, home.fd)
+            with host.log.step("move_rdma_home", rdma=rdma.name):
+                inside.move_device(rdma.name, home.fd)
     finally:
         inside.close()
 
@@ -280,14 +290,15 @@ def _move_netdev_home(host: Host, record: Record, netns: Netns, home: Netns) -> 
         for name in link.altnames:
             if name not in record.had_altnames:
                 inside.remove_altname(link, name)  # taken at home, it would keep the whole move from happening
-        inside.set_down(link)
-        try:
-            inside.move_link(link, home.fd, record.had_netdev or aside_name(record.pci))
-        except KernelRefused as refusal:
-            if refusal.errno != errno.EEXIST:
-                raise
-            if read_netdev(host, record.pci) is None:
-                inside.move_link(link, home.fd, aside_name(record.pci))
+        with host.log.step("move_netdev_home", netdev=link.name, to=record.had_netdev):
+            inside.set_down(link)
+            try:
+                inside.move_link(link, home.fd, record.had_netdev or aside_name(record.pci))
+            except KernelRefused as refusal:
+                if refusal.errno != errno.EEXIST:
+                    raise
+                if read_netdev(host, record.pci) is None:
+                    inside.move_link(link, home.fd, aside_name(record.pci))
     finally:
         inside.close()
 
