@@ -37,7 +37,7 @@ PLUGIN = (
     ("errors",),
     ("model",),
     ("netconf", "plan", "undo"),  # pure
-    ("log", "nlmsg", "syscalls"),  # what doors share
+    ("log", "nlmsg", "syscalls", "statedir"),  # what doors share
     ("nlsock",),
     ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),
     ("vfconfig",),  # doors
