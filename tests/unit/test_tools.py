@@ -73,16 +73,16 @@ class Project:
 
     def run(self, *names: str) -> tuple[int, str]:
         """Exit status and last line."""
-        status, last, *_ = self.run_whole(*names)
-        return status, last
+        status, lines = self.run_whole(*names)
+        return status, lines[-1]
 
-    def run_whole(self, *names: str) -> tuple[int, *tuple[str, ...]]:
-        """Exit status, and the lines from the last one up."""
+    def run_whole(self, *names: str) -> tuple[int, list[str]]:
+        """Exit status and all lines."""
         command = [os.path.join(ROOT, ".venv", "bin", "python"), self.script, *names]
         # Without plugins a pytest of its own starts in half the time.
         environ = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environ)
-        return done.returncode, *reversed(done.stdout.splitlines())
+        return done.returncode, done.stdout.splitlines()
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_the_other_kernels_sample_is_a_suite_of_its_own(project: Project) -> Non
     with open(path, "w", encoding="utf-8") as file:
         file.write(f'#!/bin/sh\nset -u\ncat >"$JUNIT" <<E\n{junit}\nE\n')
     os.chmod(path, 0o700)
-    status, last, moment_line, *_ = project.run_whole("matrix-6.1")
+    status, (*_, moment_line, last) = project.run_whole("matrix-6.1")
     assert (status, last) == (0, "1 passed, 0 failed")
     assert moment_line.startswith("matrix-6.1: 6 moments")
     assert moment_line.endswith(": 6.1 ADD: a 6")
