@@ -239,11 +239,17 @@ class Records:
         except OSError as fault:
             if fault.errno not in NO_RECORD:
                 raise StateFailure(f"remove record {path}: {fault.strerror}") from None
-        for parent in (os.path.dirname(path), self._attachments):
-            try:
-                os.rmdir(parent)
-            except OSError:
-                break  # other attachments are in it
+        _remove_empty(os.path.dirname(path), self._attachments)
+
+    def sweep(self, network: str, key: Key | None = None) -> None:
+        """Remove what writes cut short have left, of a network or one attachment; a live one begins again."""
+        folder = f"{self._attachments}/{network}"
+        torn = [name for name in _names(folder) if name.endswith(".json.new")]
+        for path in [f"{folder}/{name}" for name in torn]:
+            if key is None or path == f"{self.file_of(key)}.new":
+                remove_quietly(path)
+        if torn:
+            _remove_empty(folder, self._attachments)
 
     def read_keys(self) -> list[Key]:
         """Give the keys of all records."""
@@ -363,6 +369,14 @@ class Records:
             os.rmdir(self._devices)
         except OSError:
             pass  # other VFs are in use
+
+
+def _remove_empty(*folders: str) -> None:
+    for folder in folders:
+        try:
+            os.rmdir(folder)
+        except OSError:
+            break  # other attachments are in it
 
 
 def _read_foreign(path: str) -> tuple[object, float] | None:

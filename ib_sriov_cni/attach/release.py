@@ -44,6 +44,7 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
             undo.faults.append(fault)
     if record is None:
         host.log.debug("no record: nothing was attached, or it is released already")
+        host.records.sweep(conf.name, key)  # its ADD may have died while it wrote one
         undo.attempt(lambda: release_addresses(host, request, conf))
     else:
         with host.log.step("lock", vf=record.pci):
