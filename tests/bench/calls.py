@@ -154,7 +154,9 @@ def inside() -> list[dict[str, Any]]:
             where = {**environ, "CNI_CONTAINERID": pod.container_id, "CNI_NETNS": pod.netns}
             if not vf:
                 adding, text = {**where, "CNI_COMMAND": "ADD"}, json.dumps(conf).encode()
-                subprocess.run(command, env=adding, input=text, check=True, capture_output=True)
+                done = subprocess.run(command, env=adding, input=text, capture_output=True, check=False)
+                if done.returncode:
+                    raise RuntimeError(f"ADD: {done.stdout.decode()} {done.stderr.decode()}")
                 continue
             for verb in ("ADD", "DEL"):
                 found = trace(command, {**where, "CNI_COMMAND": verb}, {**conf, "logFile": "/dev/null"})
