@@ -2,6 +2,7 @@
 and everything where there is no logFile.
 
 A line is written in one piece and appended, so that processes can share a file (docs/decisions).
+With IB_SRIOV_TRACE the steps are written as a timeline too (`trace`).
 Tests place a fault at a step by IB_SRIOV_TRACE_POINT: `<step>=kill`, `<step>=stop` or `<step>=fail`, which
 strikes before the step, and `<step>.done=…` after it.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 TRACE_POINT = "IB_SRIOV_TRACE_POINT"
+TIMELINE = "IB_SRIOV_TRACE"
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:;/@%+-~[]{}()*#?&!|<>$^'")
 
 
@@ -125,9 +127,35 @@ class Step:
             facts["error"] = fault
         facts["ms"] = f"{(time.monotonic() - self._start) * 1000:.1f}"
         self._log.write_step("info" if fault is None else "error", facts)
+        if TIMELINE in os.environ:
+            _write_event(self._name, self._start, {key: str(fact) for key, fact in facts.items() if key != "step"})
         if fault is None:
             self._log.steps.append(self._name)
             _trace_point(f"{self._name}.done")
+
+
+class Span:
+    """`with Span(name):` is a stretch of time in the timeline, nothing without one."""
+
+    def __init__(self, name: str) -> None:
+        """Name it."""
+        self._name = name
+        self._start = 0.0
+
+    def __enter__(self) -> None:
+        """Start."""
+        self._start = time.monotonic()
+
+    def __exit__(self, *_fault: object) -> None:
+        """Write it."""
+        if TIMELINE in os.environ:
+            _write_event(self._name, self._start, {})
+
+
+def _write_event(name: str, start: float, args: dict[str, object]) -> None:
+    from ib_sriov_cni.trace import write_event
+
+    write_event(name, int(start * 1e9), time.monotonic_ns(), args)
 
 
 def _trace_point(name: str) -> None:

@@ -19,6 +19,7 @@ import sys
 import time
 
 from ib_sriov_cni.errors import VerificationFailed
+from ib_sriov_cni.log import TIMELINE, Span
 from ib_sriov_cni.model import Guid, PortReport
 from ipam.fastjson import dumps, loads
 
@@ -144,11 +145,16 @@ def _end(pid: int) -> None:
 
 def _child(question: int, answer: int, parent: int, netns: Netns, *, exclusive: bool) -> None:
     """Answer on the pipe and end the process; nothing may escape into the parent's code."""
+    start = time.monotonic_ns()
     try:
         _hold_only({question, answer, netns.fd}, parent)
         found: dict[str, object] = _ask(question, netns, exclusive=exclusive)
     except BaseException as fault:  # noqa: BLE001  # a forked child has no caller to raise to
         found = {"fault": f"{type(fault).__name__}: {fault}"}
+    if TIMELINE in os.environ:
+        from ib_sriov_cni.trace import write_process
+
+        write_process(f"the child of {parent}", "verify", start)
     try:
         os.write(answer, dumps(found).encode())
     finally:
@@ -183,16 +189,22 @@ def _ask(question: int, netns: Netns, *, exclusive: bool) -> dict[str, object]:
     """Get everything ready, then wait for the question; its end without one is the parent's."""
     from ib_sriov_cni import syscalls
 
-    syscalls.set_network_namespace(netns.fd)
-    if exclusive:
-        syscalls.unshare_mounts()
-        syscalls.mount_sysfs()
-    context_class = _load_pyverbs()
-    asked: Any = loads(os.read(question, QUESTION_MAX) or b"null")
+    with Span("enter_namespace"):
+        syscalls.set_network_namespace(netns.fd)
+        if exclusive:
+            syscalls.unshare_mounts()
+            syscalls.mount_sysfs()
+    with Span("load_pyverbs"):
+        context_class = _load_pyverbs()
+    with Span("await_question"):
+        asked: Any = loads(os.read(question, QUESTION_MAX) or b"null")
     if asked is None:
         os._exit(0)
-    with _open(context_class, asked["device"]) as context:
-        port = _await_active(context, asked["wait"])
+    with Span("open_device"):
+        opened = _open(context_class, asked["device"])
+    with opened as context:
+        with Span("await_active"):
+            port = _await_active(context, asked["wait"])
         table = port.pkey_tbl_len if asked["pkeys"] else 0
         return {
             "device": asked["device"],

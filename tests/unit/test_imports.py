@@ -37,7 +37,7 @@ PLUGIN = (
     ("errors",),
     ("model",),
     ("netconf", "plan", "undo"),  # pure
-    ("standins",),
+    ("standins", "trace"),
     ("log", "nlmsg", "syscalls"),  # what doors share
     ("nlsock",),
     ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),
