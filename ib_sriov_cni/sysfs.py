@@ -145,6 +145,18 @@ class Sysfs:
         uverbs = next(iter(self._list(f"{device}/infiniband_verbs")), "")
         return read_attribute(f"{self._root}/class/infiniband_verbs/{uverbs}/ibdev") if uverbs else "", uverbs
 
+    def read_netdev_function(self, name: str) -> PciAddress | None:
+        """Give the function of a netdev in the namespace of this sysfs; None if it hangs on none."""
+        return self._function_of(f"net/{name}")
+
+    def read_rdma_function(self, name: str) -> PciAddress | None:
+        """Give the function of an RDMA device in the namespace of this sysfs; None if it hangs on none."""
+        return self._function_of(f"infiniband/{name}")
+
+    def _function_of(self, device: str) -> PciAddress | None:
+        pci = self._link(f"{self._root}/class/{device}/device")
+        return PciAddress(pci) if pci and os.path.isdir(f"{self._devices}/{pci}") else None
+
     def read_rdma(self, pci: PciAddress) -> RdmaDevice | None:
         """Give the function's RDMA device, wherever it is; its GUIDs only if it is in this sysfs's namespace."""
         device = f"{self._devices}/{pci}"

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
 from ib_sriov_cni.attach.child import make_child, parent_name
 from ib_sriov_cni.attach.guids import read_holders, refuse_doubled
 from ib_sriov_cni.attach.release import heal, release, release_recorded
 from ib_sriov_cni.attach.sandbox import refuse_gone_namespace, refuse_own_namespace
-from ib_sriov_cni.attach.vf import await_devices, await_fact, pod_of, read_facts, read_netdev, rebind
+from ib_sriov_cni.attach.vf import (
+    await_devices,
+    await_fact,
+    pod_of,
+    rdma_aside,
+    read_facts,
+    read_netdev,
+    rebind,
+    restore_rdma_name,
+)
 from ib_sriov_cni.delegate import add_addresses, find_plugin
 from ib_sriov_cni.errors import (
     CniError,
@@ -261,6 +271,10 @@ class _Attempt:
                 "does the firmware allow the PF to set GUIDs of VFs? see the kernel log",
             )
         had, has = before.rdma, rdma
+        if had and had.name != has.name:
+            # VFs bound at once get each other's names; in a pod it would keep that one from coming home under its own.
+            with self.host.log.step("restore_rdma_name", vf=self.pci, was=has.name, rdma=had.name):
+                restore_rdma_name(self.host, self.pci, has, had.name)
         if had and had.uverbs != has.uverbs:
             self.host.log.warning(
                 "the rebind changed the VF's uverbs device; a container that has the old one mounted cannot use it",
@@ -275,8 +289,7 @@ class _Attempt:
         if self.plan.move_rdma and rdma is not None:
             with self.host.log.step("move_rdma", rdma=rdma.name):
                 # By PCI address once more: udev may have renamed it since.
-                now = self.host.sysfs.read_rdma_name(self.pci) or rdma.name
-                self.host.rdma.move_device(now, self.netns.fd)
+                self._move_rdma(self.host.sysfs.read_rdma_name(self.pci) or rdma.name)
             link, at_home = self._find_new_netdev()
         if link is None:  # refused by the plan
             raise VerificationFailed(f"VF {self.pci} has no netdev")
@@ -287,6 +300,16 @@ class _Attempt:
                 self.host.rtnl.move_link(link, self.netns.fd, self.request.ifname)
             else:
                 self.pod.set_name(link, self.request.ifname)
+
+    def _move_rdma(self, name: str) -> None:
+        """Move it into the pod; under a name of its own where names are each namespace's and the pod has this one."""
+        try:
+            self.host.rdma.move_device(name, self.netns.fd)
+        except KernelRefused as refusal:
+            if refusal.errno != errno.EEXIST:
+                raise
+            self.host.rdma.set_name(name, rdma_aside(self.pci))
+            self.host.rdma.move_device(rdma_aside(self.pci), self.netns.fd)
 
     def _find_new_netdev(self) -> tuple[Link, bool]:
         """Find the netdev that replaces the one an RDMA device's move destroyed: at home or, since 6.17, in the pod.

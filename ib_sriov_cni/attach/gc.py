@@ -27,6 +27,7 @@ def collect(host: Host, request: Request, conf: NetConf) -> None:
         if key.network == conf.name and not _is_listed(key, valid):
             with host.log.step("collect", attachment=key.path) as step:
                 step.tell(released=undo.attempt(lambda key=key: _collect_one(host, key, conf, undo)))  # type: ignore[misc]  # bound per turn
+    host.records.sweep(conf.name)
     if conf.ipam_type:
         undo.attempt(lambda: _collect_addresses(host, request, conf, valid))
     undo.raise_faults()

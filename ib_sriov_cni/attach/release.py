@@ -10,9 +10,9 @@ import errno
 
 from ib_sriov_cni.attach.child import parent_name, remove_children
 from ib_sriov_cni.attach.vf import (
-    aside_name,
     await_devices,
     await_fact,
+    netdev_aside,
     pod_of,
     read_home,
     read_netdev,
@@ -56,6 +56,7 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
         record = _await_own_add(host, conf.device, key, conf.lock_timeout)
     if record is None:
         host.log.debug("no record: nothing was attached, or it is released already")
+        host.records.sweep(conf.name, key)  # its ADD may have died while it wrote one
         undo.attempt(lambda: release_addresses(host, request, conf))
     else:
         with host.log.step("lock", vf=record.pci):
@@ -152,8 +153,9 @@ def release_addresses(host: Host, request: Request, conf: NetConf) -> None:
 
 def forget(host: Host, record: Record) -> None:
     """Let go of the VF, then of the record: the other way round a crash would leave an owner without record."""
-    with host.log.step("forget", vf=record.pci):
+    with host.log.step("disclaim", vf=record.pci):
         host.records.disclaim(record.pci, record.key)
+    with host.log.step("forget", vf=record.pci):
         host.records.forget(record.key)
 
 
@@ -188,8 +190,13 @@ def restore_config(host: Host, record: Record) -> None:
         if record.set_guid:
             undo.attempt(lambda: _restore_guids(host, record, function, now))
         if record.link_state and record.had_link_state and not (now and now.link_state == record.had_link_state):
-            undo.attempt(lambda: host.vf_configs.set_link_state(function, record.had_link_state))
+            undo.attempt(lambda: _restore_link_state(host, record, function))
         undo.raise_faults()
+
+
+def _restore_link_state(host: Host, record: Record, function: VfFunction) -> None:
+    with host.log.step("restore_link_state", state=record.had_link_state):
+        host.vf_configs.set_link_state(function, record.had_link_state)
 
 
 def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConfig | None) -> None:
@@ -197,9 +204,11 @@ def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConf
     node = record.had_node_guid if record.had_node_guid is not None else record.had_config_node_guid
     port = record.had_port_guid if record.had_port_guid is not None else record.had_config_port_guid
     if now is None or now.node_guid != node:
-        _restore_guid(now, record, lambda: host.vf_configs.set_node_guid(function, node))
+        with host.log.step("restore_node_guid", guid=node):
+            _restore_guid(now, record, lambda: host.vf_configs.set_node_guid(function, node))
     if now is None or now.port_guid != port:
-        _restore_guid(now, record, lambda: host.vf_configs.set_port_guid(function, port))
+        with host.log.step("restore_port_guid", guid=port):
+            _restore_guid(now, record, lambda: host.vf_configs.set_port_guid(function, port))
 
 
 def _restore_guid(now: VfConfig | None, record: Record, restore: Callable[[], None]) -> None:
@@ -256,7 +265,9 @@ def _move_home(host: Host, record: Record) -> tuple[RdmaDevice, Link] | None:
                 inside = host.open_rtnl(netns)
                 try:
                     links = inside.read_links()
-                    if not remove_children(inside, record, links):
+                    with host.log.step("remove_children"):
+                        children_gone = remove_children(inside, record, links)
+                    if not children_gone:
                         return None
                     _move_netdev_home(host, record, inside, home, links)
                 finally:
@@ -285,7 +296,8 @@ def _move_rdma_home(host: Host, record: Record, netns: Netns, home: Netns) -> bo
     try:
         index = inside.find_device(name)
         if index is not None:
-            inside.move_device(name, home.fd, index)
+            with host.log.step("move_rdma_home", rdma=name):
+                inside.move_device(name, home.fd, index)
         return index is not None
     finally:
         inside.close()
@@ -302,12 +314,13 @@ def _move_netdev_home(host: Host, record: Record, inside: Rtnl, home: Netns, lin
         if name not in record.had_altnames:
             inside.remove_altname(link, name)  # taken at home, it would keep the whole move from happening
     try:
-        inside.move_link(link, home.fd, record.had_netdev or aside_name(record.pci))
+        with host.log.step("move_netdev_home", netdev=link.name, to=record.had_netdev):
+            inside.move_link(link, home.fd, record.had_netdev or netdev_aside(record.pci))
     except KernelRefused as refusal:
         if refusal.errno != errno.EEXIST:
             raise
         if read_netdev(host, record.pci) is None:
-            inside.move_link(link, home.fd, aside_name(record.pci))
+            inside.move_link(link, home.fd, netdev_aside(record.pci))
 
 
 def _by_guid(link: Link | None, record: Record) -> Link | None:

@@ -139,17 +139,18 @@ def inside() -> list[dict[str, Any]]:
     command = [sys.executable, "-I", "-S", "-c", program]
     environ = {"CNI_PATH": DEFAULT_PATH, "CNI_IFNAME": "net1", "PATH": os.environ["PATH"]}
     rows.append(row("VERSION", trace(command, {**environ, "CNI_COMMAND": "VERSION"}, {})[0]))
-    for mode, what, more in (
+    cases: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("shared", "GUID kept", {}),
         ("exclusive", "GUID kept, isolated", {"rdmaIsolation": True}),
         ("exclusive", "new GUID, isolated", {"rdmaIsolation": True, "guid": guid_of(1)}),
-    ):
+    )
+    for mode, what, more in cases:
         hca = hca_module.load(vfs=8, preset=True, mode=mode)
         # A neighbour, as on a node that is in use: folders and first leases are there.
         pods = [Pod("neighbour", serial=1), Pod("p", serial=2)]
         for vf, pod in enumerate(pods):
-            conf = {"cniVersion": "1.1.0", "name": "ibnet", "type": "ib-sriov", "deviceID": hca.pci(vf), "ipam": IPV4}
-            conf |= more if vf else {}
+            base = {"cniVersion": "1.1.0", "name": "ibnet", "type": "ib-sriov", "deviceID": hca.pci(vf), "ipam": IPV4}
+            conf = {**base, **(more if vf else {})}
             where = {**environ, "CNI_CONTAINERID": pod.container_id, "CNI_NETNS": pod.netns}
             if not vf:
                 adding, text = {**where, "CNI_COMMAND": "ADD"}, json.dumps(conf).encode()

@@ -132,7 +132,7 @@ class Bench:
         """One ADD with everything that takes time, by the source, which a person reads."""
         source = next(program for program in self.programs if program.name == "source")
         environ = {**self.environ("ADD", 0), "IB_SRIOV_TRACE": str(OUT / "trace.json")}
-        more = {"guid": guid_of(0x77), "portTimeout": 10}
+        more: dict[str, Any] = {"guid": guid_of(0x77), "portTimeout": 10}
         measure.run(source.command, environ, self.conf(source, 0, **more))
         self.call(source, "DEL", **more)
         self.settle()

@@ -113,6 +113,11 @@ class Hca:
             return read(f"/sys/class/infiniband_verbs/{uverbs}/ibdev")
         return None
 
+    def uverbs(self, vf: int) -> str:
+        """The name of its uverbs device."""
+        (uverbs,) = names(self.vf_path(vf) / "infiniband_verbs")
+        return uverbs
+
     def node_guid(self, vf: int, netns: str | None = None) -> str:
         """As the VF itself has it, with colons; where it is not said, the namespace that holds it is looked for."""
         return self._guid(vf, "node_guid", netns)

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
+from tests.lab.pod import Pod
 from tests.lab.rig import Rig, guid_of
 from tests.unit.test_hotpath import FORBIDDEN, MAIN, MODULES, path_of_the_source
 
 TIMELINE = Path("/tmp/hotpath.json")
 
 
-def modules(rig: Rig, verb: str, conf: dict[str, Any]) -> dict[str, set[str]]:
+def modules(rig: Rig, verb: str, pod: Pod, conf: dict[str, Any]) -> dict[str, set[str]]:
     """Run a verb by a bare interpreter; what each of its processes had loaded at its end, by event name."""
     TIMELINE.unlink(missing_ok=True)
-    pod = rig.pod("hotpath") if verb == "ADD" else rig._pods[-1]
     start = f"import sys; sys.path[:0] = {path_of_the_source()!r}\n"
     environ = {**rig.cni.environment(verb, pod), "IB_SRIOV_TRACE": str(TIMELINE)}
     command = [sys.executable, "-I", "-S", "-c", start + MAIN]
@@ -41,13 +41,14 @@ def modules(rig: Rig, verb: str, conf: dict[str, Any]) -> dict[str, set[str]]:
 @pytest.mark.parametrize("mode", ["shared", "exclusive"])
 def test_the_modules_of_a_whole_attachment(mode: str) -> None:
     rig = Rig(mode, vfs=1)
+    pod = rig.pod("hotpath")
     try:
         # A P_Key, MTU and device info would bring more; this is what most pods have, with a rebind.
         conf = rig.conf(0, guid=guid_of(1), logFile="/dev/null")
-        found = {"ADD": modules(rig, "ADD", conf)}
+        found = {"ADD": modules(rig, "ADD", pod, conf)}
         stored = json.loads(next(Path("/var/lib/cni/ib-sriov/attachments").rglob("*.json")).read_text())
-        found["CHECK"] = modules(rig, "CHECK", {**conf, "prevResult": stored["result"]})
-        found["DEL"] = modules(rig, "DEL", conf)
+        found["CHECK"] = modules(rig, "CHECK", pod, {**conf, "prevResult": stored["result"]})
+        found["DEL"] = modules(rig, "DEL", pod, conf)
         rig.assert_as_before()
     finally:
         rig.close()

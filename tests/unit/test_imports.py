@@ -38,7 +38,7 @@ PLUGIN = (
     ("model",),
     ("netconf", "plan", "undo"),  # pure
     ("standins", "trace"),
-    ("log", "nlmsg", "syscalls"),  # what doors share
+    ("log", "nlmsg", "syscalls", "statedir"),  # what doors share
     ("nlsock",),
     ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),
     ("vfconfig",),  # doors
