@@ -121,7 +121,7 @@ def main() -> int:
     """Run as a CNI plugin on this process's environment, standard input and output."""
     environ = dict(os.environ)
     if not environ.get("CNI_COMMAND"):
-        from ipam.request import VERSIONS
+        from ipam.versions import VERSIONS
 
         sys.stderr.write(
             f"ib-host-local: CNI IPAM plugin, a drop-in for host-local\nCNI versions: {', '.join(VERSIONS)}\n"
