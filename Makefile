@@ -17,7 +17,7 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
 	@$(need) python lint netns lab clients
-	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns lab matrix matrix-6.1 $(conformance)
+	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns lab udev matrix matrix-6.1 $(conformance)
 
 matrix: ## every step of ADD, DEL and GC killed, in both RDMA modes; a part of make test
 	@$(need) python lab

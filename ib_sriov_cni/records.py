@@ -8,8 +8,14 @@ Layout below stateDir (0700, files 0600, whatever the umask)::
     <containerID>-<ifname>                              records of the Go plugin (N6)
 
 The link answers in one system call who owns a VF, and keeps a late DEL from touching a VF that serves somebody
-else by now. Files appear whole: temporary file, fsync, rename, fsync of the folder. A record that cannot be
-understood is set aside as `<name>.damaged`, never in the way; so is a link in the place of a folder.
+else by now. Files appear whole: temporary file, fsync, rename. A record that cannot be understood is set aside as
+`<name>.damaged`, never in the way; so is a link in the place of a folder.
+
+What is synced is what a power cut must not take (a killed process takes nothing). After one the VF's devices are as
+the boot made them; what is left of an attachment are its addresses, and whose they are is in the record. So the
+record is durable before the first effect: file, folder, and the folders above if they are new. Nothing else needs
+the folder's fsync: an old record in the place of a committed one, a record that was forgotten already, an owner's link
+too many or too few all belong to another boot, where DEL and GC release the addresses again or for the first time.
 """
 
 from __future__ import annotations
@@ -202,22 +208,26 @@ class Records:
         return record if record.key == key else None
 
     def write(self, record: Record) -> None:
-        """Write or replace a record, durably. Raises StateFailure (106); then nothing changed."""
+        """Write or replace a record, durably if it is new. Raises StateFailure (106); then nothing changed."""
         path = self.file_of(record.key)
         try:
             text = dumps(render_record(record)).encode() + b"\n"
-            _try_again(lambda: self._write(record.key, path, text))
+            _try_again(lambda: self._write(record, path, text))
         except (OSError, ValueError) as fault:
             hint = "the state directory must be writable and have room"
             reason = fault.strerror if isinstance(fault, OSError) else fault
             raise StateFailure(f"write record {path}: {reason}", hint) from None
 
-    def _write(self, key: Key, path: str, text: bytes) -> None:
-        folder = make_folders(self._attachments, key.network)
+    def _write(self, record: Record, path: str, text: bytes) -> None:
         temporary = f"{path}.new"
-        remove_quietly(temporary)
+        if not record.committed:  # else the record is there, and its folder
+            make_folders(self._attachments, record.key.network)
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = _create(temporary)
+        except FileNotFoundError:
+            make_folders(self._attachments, record.key.network)
+            fd = _create(temporary)
+        try:
             try:
                 os.fchmod(fd, 0o600)
                 write_whole(fd, text)
@@ -228,14 +238,14 @@ class Records:
         except OSError:
             remove_quietly(temporary)
             raise
-        sync_folder(folder)
+        if not record.committed:
+            sync_folder(os.path.dirname(path))
 
     def forget(self, key: Key) -> None:
         """Remove a record; absent is fine. Raises StateFailure (106)."""
         path = self.file_of(key)
         try:
             os.unlink(path)
-            sync_folder(os.path.dirname(path))
         except OSError as fault:
             if fault.errno not in NO_RECORD:
                 raise StateFailure(f"remove record {path}: {fault.strerror}") from None
@@ -339,7 +349,7 @@ class Records:
         return [(pci, key) for pci, key in pairs if key is not None]
 
     def claim(self, pci: PciAddress, key: Key) -> None:
-        """Make an attachment the owner of a VF, durably. Raises StateFailure (106)."""
+        """Make an attachment the owner of a VF. Raises StateFailure (106)."""
         path = f"{self._devices}/{pci}"
         try:
             _try_again(lambda: self._claim(path, key))
@@ -348,11 +358,13 @@ class Records:
 
     def _claim(self, path: str, key: Key) -> None:
         temporary = f"{path}.new"
-        make_folders(self._devices, "")
-        remove_quietly(temporary)
-        os.symlink(key.path, temporary)
+        make_folders(self._devices, "", durable=False)
+        try:
+            os.symlink(key.path, temporary)
+        except FileExistsError:  # a killed claim left it
+            remove_quietly(temporary)
+            os.symlink(key.path, temporary)
         os.rename(temporary, path)
-        sync_folder(self._devices)
 
     def disclaim(self, pci: PciAddress, key: Key) -> None:
         """Let go of a VF if it is ours. Raises StateFailure (106)."""
@@ -360,7 +372,6 @@ class Records:
             return
         try:
             os.unlink(f"{self._devices}/{pci}")
-            sync_folder(self._devices)
         except FileNotFoundError:
             pass
         except OSError as fault:
@@ -415,3 +426,13 @@ def _try_again(action: Callable[[], None]) -> None:
             continue
         return
     action()
+
+
+def _create(path: str) -> int:
+    """Create a file that nobody else has open, in the place of one that a killed process left."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        remove_quietly(path)
+        return os.open(path, flags, 0o600)

@@ -22,24 +22,23 @@ def _make_parents(folder: str) -> None:
         pass
 
 
-def make_folders(base: str, name: str) -> str:
-    """Make the folders down to base/name, 0700 whatever the umask where they are ours; gives the last one.
+def make_folders(base: str, name: str, *, durable: bool = True) -> None:
+    """Make the folders down to base/name, 0700 whatever the umask where they are ours.
 
     The state directory may be an administrator's, with a mode and a place of his choice; below it nobody else's folder
     is used.
     """
     state_dir = os.path.dirname(base)
     _make_parents(os.path.dirname(state_dir))
-    folder = base
     for folder in (state_dir, base, f"{base}/{name}") if name else (state_dir, base):
         try:
             os.mkdir(folder, 0o700)
             os.chmod(folder, 0o700)
-            sync_folder(os.path.dirname(folder))
+            if durable:
+                sync_folder(os.path.dirname(folder))
         except FileExistsError:
             if folder != state_dir:
                 _make_private(folder)
-    return folder
 
 
 def _make_private(folder: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.add import NEWEST, refuse_own_namespace
+from ib_sriov_cni.attach.add import NEWEST
+from ib_sriov_cni.attach.sandbox import refuse_own_namespace
 from ib_sriov_cni.delegate import check_addresses
 from ib_sriov_cni.errors import CheckDifference, CniError, InvalidConfiguration
 from ib_sriov_cni.netns import open_netns

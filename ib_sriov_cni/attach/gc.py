@@ -69,12 +69,14 @@ def _collect_one(host: Host, key: Key, conf: NetConf, undo: Undo) -> None:
 
 def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[tuple[str, str]]) -> None:
     """Forward GC to the IPAM plugin with our live attachments on the list, whoever else left them out."""
-    keys = [*host.records.read_keys(), *host.records.read_foreign_keys(conf.name)]
-    ours = [(key.container_id, key.ifname) for key in keys if key.network == conf.name]
-    pairs = [*valid, *[pair for pair in ours if pair not in valid]]
+    def ours() -> list[Key]:
+        keys = [*host.records.read_keys(), *host.records.read_foreign_keys(conf.name)]
+        return [key for key in keys if key.network == conf.name]
+
+    pairs = [*valid, *[pair for key in ours() if (pair := (key.container_id, key.ifname)) not in valid]]
     listed = [{"containerID": container_id, "ifname": ifname} for container_id, ifname in pairs]
     document: dict[str, object] = {**request.conf, **dict.fromkeys(VALID_KEYS[:1], listed)}
     document.pop(VALID_KEYS[1], None)
     extended = replace(request, conf=document, stdin=dumps(document).encode())
     with host.log.step("collect_addresses", ipam=conf.ipam_type):
-        collect_addresses(extended, conf.ipam_type, host.log)
+        collect_addresses(extended, conf.ipam_type, host.log, lambda: [key.container_id for key in ours()])

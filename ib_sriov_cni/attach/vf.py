@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 
 from ib_sriov_cni.errors import CniError, DeviceUnusable, KernelRefused, TryAgainLater
@@ -52,12 +51,27 @@ def await_fact(read: Callable[[], T | None], seconds: float) -> T | None:
 
 def read_netdev(host: Host, pci: PciAddress) -> Link | None:
     """Give the VF's netdev in the host's namespace, under whatever name udev has given it by now."""
-    name = host.sysfs.read_netdev(pci)
-    return host.rtnl.read_link(name) if name else None
+    for name in host.sysfs.read_netdevs(pci):
+        link = host.rtnl.read_link(name)
+        if link is not None and not link.lower:  # a P_Key child may be here while its parent is in a pod
+            return link
+    return None
 
 
-def read_facts(host: Host, pci: PciAddress) -> Facts:
-    """Read everything that decides. Raises DeviceUnusable (101) for what is no VF of a usable PF."""
+def read_home(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link] | None:
+    """Give the VF's RDMA device and netdev if both are in the host's namespace."""
+    rdma = host.sysfs.read_rdma(pci)
+    if rdma is None or rdma.node_guid is None:
+        return None
+    link = read_netdev(host, pci)
+    return (rdma, link) if link else None
+
+
+def read_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> Facts:
+    """Read everything that decides. Raises DeviceUnusable (101) for what is no VF of a usable PF.
+
+    `with_mode`: the RDMA namespace mode too, which needs a socket of its own; without it is taken for shared.
+    """
     function = host.sysfs.read_function(pci)
     if not function.pf_netdev:
         raise DeviceUnusable(
@@ -73,7 +87,7 @@ def read_facts(host: Host, pci: PciAddress) -> Facts:
         rdma=rdma,
         netdev=read_netdev(host, pci),
         rdma_here=rdma is not None and rdma.node_guid is not None,
-        mode=host.rdma.read_mode() if rdma else "shared",
+        mode=host.rdma.read_mode() if rdma and with_mode else "shared",
     )
 
 
@@ -99,16 +113,8 @@ def rebind(host: Host, pci: PciAddress, driver: str) -> None:
 
 def await_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link]:
     """Wait for the VF's RDMA device and netdev in the host's namespace. DeviceUnusable says what is missing."""
-
-    def read() -> tuple[RdmaDevice, Link] | None:
-        rdma = host.sysfs.read_rdma(pci)
-        if rdma is None or rdma.node_guid is None:
-            return None
-        link = read_netdev(host, pci)
-        return (rdma, link) if link else None
-
     with host.log.step("await_devices", vf=pci) as step:
-        found = await_fact(read, DEVICE_SECONDS)
+        found = await_fact(lambda: read_home(host, pci), DEVICE_SECONDS)
         if found is None:
             rdma = host.sysfs.read_rdma(pci)
             missing = "netdev (ib_ipoib)" if rdma and rdma.node_guid is not None else "RDMA device"
@@ -143,8 +149,7 @@ def restore_rdma_name(host: Host, pci: PciAddress, rdma: RdmaDevice, name: str) 
         return
 
     def rename(new: str) -> None:
-        now = host.sysfs.read_rdma(pci)
-        host.rdma.set_name(now.name if now else rdma.name, new)
+        host.rdma.set_name(host.sysfs.read_rdma_name(pci) or rdma.name, new)
 
     def push() -> bool:
         return _push_aside(host, host.sysfs.read_rdma_function(name), rdma=name)
@@ -238,16 +243,11 @@ def pod_of(record: Record) -> str:
     return f"{who} (network {record.key.network}, {record.key.ifname})"
 
 
-def aside_name(pci: PciAddress) -> str:
-    """A netdev name nobody else has, for a moment: at most 15 characters."""
-    return f"s{pci.replace(':', '').replace('.', '')}"[:11] + str(os.getpid() % 1000)
-
-
 def netdev_aside(pci: PciAddress) -> str:
-    """Give a netdev's name that no other VF's has; at most 15 characters."""
-    return f"s{pci.replace(':', '').replace('.', '')}"[:15]
+    """Give a netdev's name that no other VF's has; at most 15 characters, with a domain of up to 32 bits."""
+    return "s" + pci.replace(":", "").replace(".", "")
 
 
 def rdma_aside(pci: PciAddress) -> str:
     """Give an RDMA device's name that no other VF's has."""
-    return f"ibs{pci.replace(':', '').replace('.', '')}"
+    return f"ib{netdev_aside(pci)}"

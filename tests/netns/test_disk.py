@@ -109,6 +109,7 @@ def test_a_log_that_finds_no_room_fails_nothing(disk: Path, capfd: pytest.Captur
     log.warning("one")
     assert "msg=one" in capfd.readouterr().err
     (disk / "filler").unlink()
+    log.close()
     make_read_only(disk)
     log.warning("two")
     assert "cannot open logFile" in capfd.readouterr().err

@@ -1,7 +1,7 @@
 """Run test suites one after the other, and sum their junit files into one line.
 
-    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns lab conformance; matrix: what lab leaves out;
-                          matrix-6.1: a sample of it on the other kernel
+    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns lab conformance; what lab leaves out: matrix;
+                          matrix-6.1, a sample of it on the other kernel; udev, in a guest with a real udevd
 
 A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
@@ -20,8 +20,9 @@ RESULTS = os.path.join(ROOT, ".test-results")
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 # The suites that run in the lab's virtual machine.
 IN_GUEST = {
-    "lab": ["tests/lab", "-m", "not matrix"],
+    "lab": ["tests/lab", "-m", "not matrix and not udev"],
     "matrix": ["tests/lab", "-m", "matrix"],
+    "udev": ["tests/lab/test_udev.py"],
     "matrix-6.1": ["tests/lab", "-m", "matrix"],
     "conformance": ["tests/conformance"],
 }
@@ -103,6 +104,7 @@ def pytest_suite(name: str) -> tuple[int, int]:
         os.remove(junit)
     if name in IN_GUEST:
         os.environ["JUNIT"] = junit
+        os.environ["UDEV"] = str(int(name == "udev"))
         os.environ.setdefault("TIMEOUT", GUEST_SECONDS)
         command = [os.path.join(ROOT, "tests", "lab", "pytest"), *IN_GUEST[name]]
     else:

@@ -37,6 +37,7 @@ PLUGIN = (
     ("errors",),
     ("model",),
     ("netconf", "plan", "undo"),  # pure
+    ("standins", "trace"),
     ("log", "nlmsg", "syscalls", "statedir"),  # what doors share
     ("nlsock",),
     ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),

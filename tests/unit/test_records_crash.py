@@ -80,7 +80,7 @@ def test_killed_while_writing(records: Records, state: Path, before: Record | No
             break
         assert status == 9
         events += 1
-    assert events > 3
+    assert events >= 3  # made, given its mode, renamed
     assert records.read(KEY) == new
     assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
 

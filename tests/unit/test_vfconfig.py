@@ -32,12 +32,12 @@ class Netlink:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def read_pf(self, pf_netdev: str) -> tuple[Link, dict[int, VfConfig]]:
-        self.calls.append(f"read {pf_netdev}")
+    def read_pf(self, pf_netdev: str, pf_index: int) -> tuple[Link, dict[int, VfConfig]]:
+        self.calls.append(f"read {pf_netdev} {pf_index}")
         return LINK, {2: VfConfig(node_guid=Guid(0), port_guid=Guid(0), link_state="auto")}
 
-    def set_vf_node_guid(self, pf_netdev: str, index: int, guid: Guid) -> None:
-        self.calls.append(f"node {pf_netdev} {index} {guid}")
+    def set_vf_node_guid(self, vf: VfFunction, guid: Guid) -> None:
+        self.calls.append(f"node {vf.pf_netdev} {vf.index} {guid}")
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""docs/performance.md from the results of the last `make bench`: tables between their markers, charts beside it.
+
+    tests/bench/report.py
+
+Reads .test-results/bench/*.json. A part whose results are missing stays as it is. The charts are SVG, drawn here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.bench import calls, measure  # noqa: E402  # found by the line above
+
+DOCS = ROOT / "docs"
+PICTURES = DOCS / "performance"
+COLOURS = {"Go": "#6b7280", "source": "#0f766e", "one folder": "#2563eb", "one file": "#9333ea", "kernel": "#b45309"}
+OTHER = "#be123c"
+FONT = "font-family='sans-serif' font-size='12'"
+
+
+def svg(width: int, height: int, parts: Sequence[str]) -> str:
+    head = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' {FONT}>"
+    return "\n".join([head, f"<rect width='{width}' height='{height}' fill='#ffffff'/>", *parts, "</svg>", ""])
+
+
+def text(x: float, y: float, words: str, *, anchor: str = "start", colour: str = "#111827") -> str:
+    return f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}' fill='{colour}'>{escape(words)}</text>"
+
+
+def bar(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:
+    shape = f"<rect x='{x:.1f}' y='{y:.1f}' width='{max(width, 0.5):.1f}' height='{height:.1f}' fill='{colour}'>"
+    return f"{shape}<title>{escape(title)}</title></rect>"
+
+
+def bar_chart(rows: Sequence[dict[str, Any]], title: str) -> str:
+    """Wall time by case and program, medians."""
+    left, right, line = 150, 640, 17
+    medians = {(row["case"], row["program"]): statistics.median(row["wall"]) for row in rows}
+    scale = (right - left - 60) / max(medians.values())
+    y, parts = 24.0, [text(10, 16, title)]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        y += 8
+        parts.append(text(left - 8, y + line - 5, case, anchor="end"))
+        for program in [row["program"] for row in rows if row["case"] == case]:
+            value = medians[case, program]
+            colour = COLOURS.get(program, OTHER)
+            parts.append(bar(left, y, value * scale, line - 4, colour, f"{case}, {program}: {value:.1f} ms"))
+            parts.append(text(left + value * scale + 4, y + line - 6, f"{value:.1f} {program}", colour=colour))
+            y += line
+    return svg(right + 60, int(y) + 16, parts)
+
+
+def timeline(events: Sequence[dict[str, Any]]) -> str:
+    """The steps of one ADD over time, a row each, its process and the verifying child in two blocks."""
+    spans = [event for event in events if event["ph"] == "X"]
+    names = {event["pid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+    start = min(event["ts"] for event in spans)
+    end = max(event["ts"] + event["dur"] for event in spans)
+    left, right, line = 170, 760, 16
+    scale = (right - left) / (end - start)
+    y, parts = 24.0, [text(10, 16, f"one ADD, {(end - start) / 1000:.0f} ms")]
+    for pid in dict.fromkeys(event["pid"] for event in sorted(spans, key=lambda event: float(event["ts"]))):
+        y += 10
+        colour = COLOURS["source"] if names[pid].startswith("ADD") else COLOURS["one folder"]
+        parts.append(text(10, y + line - 4, names[pid].replace(str(pid), ""), colour=colour))
+        y += line
+        own = sorted((event for event in spans if event["pid"] == pid), key=lambda event: (event["ts"], -event["dur"]))
+        for event in own:
+            x, width = left + (event["ts"] - start) * scale, event["dur"] * scale
+            words = f"{event['dur'] / 1000:.1f}"
+            parts.append(text(left - 8, y + line - 4, event["name"], anchor="end"))
+            parts.append(bar(x, y + 2, width, line - 5, colour, f"{event['name']}: {words} ms"))
+            after = x + width + 4
+            anchor = "end" if after > right - 20 else "start"
+            parts.append(text(x - 4 if anchor == "end" else after, y + line - 4, words, anchor=anchor))
+            y += line
+    return svg(right + 20, int(y) + 16, parts)
+
+
+def read(name: str) -> Any:
+    path = measure.RESULTS / f"{name}.json"
+    if not path.exists():
+        return None
+    written = path.read_text()
+    return json.loads(written) if not written.startswith("[\n{") else json.loads(written.rstrip(",\n") + "]")
+
+
+def machine() -> str:
+    """What the results were taken on, in a few words."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    python = ".".join(map(str, sys.version_info[:3]))
+    words = model[1].strip() if model else os.uname().machine
+    return f"{os.cpu_count()} cores of {words}, Linux {os.uname().release.partition('-')[0]}, CPython {python}"
+
+
+def place(document: str, marker: str, body: str) -> str:
+    """Put a body between the two comments of its marker."""
+    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    head, found, rest = document.partition(begin)
+    if not found or end not in rest:
+        raise SystemExit(f"docs/performance.md has no {begin} … {end}")
+    return f"{head}{begin}\n{body}\n{end}{rest.partition(end)[2]}"
+
+
+def main() -> int:
+    PICTURES.mkdir(exist_ok=True)
+    path = DOCS / "performance.md"
+    document = path.read_text()
+    done = []
+    for name, title in (("lab", "an emulated HCA in the virtual machine, ms"), ("start", "without an HCA, ms")):
+        rows = read(name)
+        if rows:
+            document = place(document, f"bench {name}", f"{measure.render(rows)}\n\nTaken on {machine()}.")
+            (PICTURES / f"{name}.svg").write_text(bar_chart(rows, title))
+            done.append(name)
+    rows = read("calls")
+    if rows:
+        document = place(document, "bench calls", calls.table(rows))
+        done.append("calls")
+    events = read("trace")
+    if events:
+        (PICTURES / "timeline.svg").write_text(timeline(events))
+        done.append("timeline")
+    path.write_text(document)
+    print("docs/performance.md:", ", ".join(done) or "no results, run make bench")
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
