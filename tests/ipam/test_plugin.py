@@ -13,7 +13,8 @@ import pytest
 
 from ipam.address import parse_address
 from ipam.plugin import KNOWN_ARGS, gc
-from ipam.request import VERSIONS, Request
+from ipam.request import Request
+from ipam.versions import VERSIONS
 from tests.ipam.calls import OURS, ROOT, ask, environment, execute, files, leases
 
 if TYPE_CHECKING:

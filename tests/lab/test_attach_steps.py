@@ -1,15 +1,16 @@
 """Death, error and SIGTERM at every step of ADD, DEL and GC: the host is as before (C11, C13, issue 6).
 
-The steps are those that a run's own log names, so that a new one is covered without a word here; the moments are
-before and after each of them. What may come after one:
+The steps are those that a run's own log names, so that a new one is covered without a word here. What may come between
+one and the next:
 
     a   death, then the runtime's next call
     b   death and no call ever: the namespace ends, and the next pod's ADD of that VF heals it
     c   an error: ADD undoes itself; DEL and GC report it, and their next call finishes
     t   SIGTERM of an impatient runtime, which undoes an ADD
 
-A VF goes through all that may follow one moment, so that what one of them forgets is the next one's start, and the end
-is compared with the beginning; eight VFs at a time. LAB_EVERY=n takes every n-th moment.
+Before a step b and t are placed, after it a and c: the end of one is the beginning of the next. A VF goes through both
+in a row, so that what one of them forgets is the other one's start, and the end is compared with the beginning; eight
+VFs at a time. LAB_EVERY=n takes every n-th moment (an odd n, or one half of the letters is left out).
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ class Case:
     vf: int
     moment: str
     more: dict[str, Any]
+
+    @property
+    def after(self) -> bool:
+        """Whether it comes after its step."""
+        return self.moment.endswith(".done")
 
     @property
     def heirs(self) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def points(loaded: Rig) -> dict[str, list[str]]:
         "ADD healing": moments(found["ADD healing"]),
         "DEL new": moments(found["DEL new"]),
         "DEL kept": moments(found["DEL kept"], unlike=found["DEL new"]),
-        "DEL pkey": ["remove_children.done"],
+        "DEL pkey": moments(["remove_children"]),
         "GC new": moments(found["GC new"]),
     }
 
@@ -150,7 +156,8 @@ class Matrix:
             self.rig.assert_as_before()
             self.rig.end_pods()
         for letter in follows:
-            self._note(f"moments {self.rig.mode} {command} {letter}", len(taken))
+            placed = [moment for moment in taken if moment.endswith(".done") is (letter in "ac")]
+            self._note(f"moments {self.rig.mode} {command} {letter}", len(placed))
 
     def _named(self, act: Callable[[Case], None], case: Case) -> None:
         try:
@@ -181,6 +188,9 @@ class Matrix:
         """An attachment whose ADD died when all was done but the slow look at the port: cheap, and as hard to undo."""
         run = self.rig.call("ADD", pod, case.vf, trace="verify_rdma=kill", **case.more)
         assert run.status == -signal.SIGKILL, run
+
+    def whole(self, pod: Pod, case: Case) -> None:
+        self.rig.add(pod, case.vf, **case.more)
 
     def collected(self, pod: Pod, case: Case, **more: Any) -> None:
         run = self.rig.call("GC", pod, case.vf, **case.more, **more, **NOTHING_VALID)
@@ -235,10 +245,17 @@ def test_add(
 
     def act(case: Case) -> None:
         pod = rig.pod()
-        matrix.failed("ADD", pod, case)
-        assert_nothing_of(pod)
+        if case.after:
+            matrix.failed("ADD", pod, case)
+            assert_nothing_of(pod)
+            matrix.killed("ADD", pod, case)
+            if case.vf % 2:
+                pod.delete()  # the namespace may be gone when DEL comes
+            rig.delete(pod, case.vf, **case.more)
+            assert_nothing_of(pod)
+            return
         run = matrix.interrupted(pod, case)
-        if case.moment.partition(".")[0] in TOO_LATE:
+        if case.moment in TOO_LATE:
             assert run.status == 0, run
             rig.delete(pod, case.vf, **case.more)
         else:
@@ -246,14 +263,8 @@ def test_add(
             assert "SIGTERM" in run.out["msg"]
         assert_nothing_of(pod)
         matrix.killed("ADD", pod, case)
-        if case.vf % 2:
-            pod.delete()  # the namespace may be gone when DEL comes
-        rig.delete(pod, case.vf, **case.more)
-        assert_nothing_of(pod)
-        second = rig.pod()
-        matrix.killed("ADD", second, case)
-        second.delete()
-        rig.delete(matrix.inherited(second, case), case.vf, **case.heirs)
+        pod.delete()
+        rig.delete(matrix.inherited(pod, case), case.vf, **case.heirs)
 
     matrix.run("ADD", points[f"ADD {kind}"], settings, act, "abct")
 
@@ -267,14 +278,14 @@ def test_add_that_heals(matrix: Matrix, points: dict[str, list[str]]) -> None:
         first, second = rig.pod(), rig.pod()
         matrix.attached(first, case)
         first.delete()
-        matrix.failed("ADD", second, case, heir=True)
-        assert_nothing_of(second)
-        rig.delete(first, case.vf, **case.more)
-        first = rig.pod()
-        matrix.attached(first, case)
-        first.delete()
+        if case.after:
+            matrix.failed("ADD", second, case, heir=True)
+            assert_nothing_of(second)
+            rig.delete(first, case.vf, **case.more)
+            assert_nothing_of(first)
+            return
         matrix.killed("ADD", second, case, heir=True)
-        rig.delete(second, case.vf, **case.heirs)
+        second.delete()
         rig.delete(matrix.inherited(first, case), case.vf, **case.heirs)
 
     matrix.run("ADD", points["ADD healing"], new_guid, act, "bc")
@@ -287,24 +298,25 @@ def test_del(
 ) -> None:
     rig = matrix.rig
 
+    attached = matrix.whole if kind == "pkey" else matrix.attached
+
     def act(case: Case) -> None:
         pod = rig.pod()
-        if kind == "pkey":
-            rig.add(pod, case.vf, **case.more)
-        else:
-            matrix.attached(pod, case)
+        attached(pod, case)
+        if not case.after:
+            matrix.killed("DEL", pod, case)
+            pod.delete()
+            rig.delete(matrix.inherited(pod, case), case.vf, **case.heirs)
+            return
+        matrix.failed("DEL", pod, case)
+        rig.delete(pod, case.vf, **case.more)
+        assert_nothing_of(pod)
+        attached(pod, case)
         matrix.killed("DEL", pod, case)
-        pod.delete()
-        heir = matrix.inherited(pod, case)
-        matrix.failed("DEL", heir, case, heir=True)
-        rig.delete(heir, case.vf, **case.heirs)
-        assert_nothing_of(heir)
-        rig.add(heir, case.vf, **case.more)
-        matrix.killed("DEL", heir, case)
         if case.vf % 2:
-            heir.delete()
-        rig.delete(heir, case.vf, **case.more)
-        assert_nothing_of(heir)
+            pod.delete()
+        rig.delete(pod, case.vf, **case.more)
+        assert_nothing_of(pod)
 
     matrix.run("DEL", points[f"DEL {kind}"], settings, act, "abc")
 
@@ -321,6 +333,10 @@ def test_gc(matrix: Matrix, points: dict[str, list[str]]) -> None:
         pod = rig.pod()
         matrix.attached(pod, case)
         pod.delete()
+        if not case.after:
+            matrix.killed("GC", pod, case, **NOTHING_VALID)
+            rig.delete(matrix.inherited(pod, case), case.vf, **case.heirs)
+            return
         matrix.failed("GC", pod, case, **NOTHING_VALID)
         matrix.collected(pod, case)
         assert_nothing_of(pod)
@@ -333,11 +349,6 @@ def test_gc(matrix: Matrix, points: dict[str, list[str]]) -> None:
         else:
             matrix.collected(second, case)
         assert_nothing_of(second)
-        third = rig.pod()
-        matrix.attached(third, case)
-        third.delete()
-        matrix.killed("GC", third, case, **NOTHING_VALID)
-        rig.delete(matrix.inherited(third, case), case.vf, **case.heirs)
 
     matrix.run("GC", points["GC new"], settings, act, "abc")
 

@@ -12,6 +12,7 @@ from tests.lab.rig import Rig, guid_of
 from tests.lab.test_attach_del import OPEN_A_DEVICE
 
 WITH_GUID: dict[str, Any] = {"guid": guid_of(1), "link_state": "enable"}
+NOTHING_VALID: dict[str, Any] = {"cni.dev/valid-attachments": []}
 # With a GUID of its own DEL binds the driver anew; without one it moves the devices back.
 BOTH = pytest.mark.parametrize("conf", [WITH_GUID, {}], ids=["guid", "kept"])
 
@@ -82,7 +83,7 @@ def test_moved_on_it_still_serves_the_pod(rig: Rig, conf: dict[str, Any]) -> Non
     refused = rig.call("ADD", thief, guid=guid_of(9))
     assert refused.code == 101, refused
     rig.delete(thief)
-    assert rig.call("GC", thief, **{"cni.dev/valid-attachments": []}).status == 0
+    assert rig.call("GC", thief, **NOTHING_VALID).status == 0
     assert nested.link() is not None
     rig.delete(pod, **conf)
     rig.assert_as_before()

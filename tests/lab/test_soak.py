@@ -106,7 +106,8 @@ class Soak:
         state = dice.choice([None, "enable", "auto"])
         isolation = self.rig.exclusive and dice.random() < 0.6
         more = {"guid": guid, "link_state": state, "rdmaIsolation": isolation, "logFile": str(LOG)}
-        return self.rig.conf(None, deviceID=place.pci, **more)
+        # A machine that has other work too may keep a guest's processes waiting for long.
+        return self.rig.conf(None, deviceID=place.pci, portTimeout=90, lockTimeout=180, **more)
 
     def call(self, command: str, pod: Pod, conf: dict[str, Any], ifname: str, **kill: Any) -> CniRun:
         """One call; `point` kills it at a trace point, `moment` after so many seconds."""
@@ -344,6 +345,8 @@ def test_soak(rig: Rig) -> None:
     took = time.monotonic() - begin
     counts = ", ".join(f"{count} {what}" for what, count in sorted(soak.world.counts.items()))
     print(f"{rig.mode} mode: {soak.world.calls} calls in {took:.0f} s: {counts}", flush=True)
+    for fault in soak.world.faults:
+        print(fault, flush=True)
     if soak.world.faults:
         pytest.fail(f"seed {seed}: " + "\n".join(soak.world.faults), pytrace=False)
     soak.finish()

@@ -20,7 +20,7 @@ from tests.lab.rig import Rig, at_once, leases, rigs
 pytestmark = pytest.mark.udev
 
 ROUNDS = 20
-VFS = 3  # attached at the same time: their devices come and go in each other's way
+VFS = 2  # attached at the same time: their devices come and go in each other's way
 
 
 @pytest.fixture(scope="module", params=["shared", "exclusive"])
