@@ -21,8 +21,8 @@ RESULTS = ROOT / ".test-results" / "bench"
 OURS, GO, PEER = "ours", "Go", "peer"
 # Where `make build` leaves the packed programs; the variables name others.
 PACKED = {
-    "one folder": ("ONE_FOLDER", ("dist/ib-sriov.dir/ib-sriov", "dist/onedir/ib-sriov", "dist/ib-sriov/ib-sriov")),
-    "one file": ("ONE_FILE", ("dist/ib-sriov", "dist/onefile/ib-sriov")),
+    "one folder": ("ONE_FOLDER", ("dist/ib-sriov-folder/ib-sriov",)),
+    "one file": ("ONE_FILE", ("dist/ib-sriov",)),
 }
 
 
