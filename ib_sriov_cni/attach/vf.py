@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 
-from ib_sriov_cni.errors import CniError, DeviceUnusable, KernelRefused, TryAgainLater
+from ib_sriov_cni.errors import CniError, DeviceUnusable, KernelRefused, TryAgainLater, VerificationFailed
 from ib_sriov_cni.plan import Facts
 
 TYPE_CHECKING = False
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
     from ib_sriov_cni.host import Host
     from ib_sriov_cni.model import Link, PciAddress, RdmaDevice
+    from ib_sriov_cni.netns import Netns
     from ib_sriov_cni.records import Record
+    from ib_sriov_cni.rtnl import Rtnl
 
     T = TypeVar("T")
 
+NEW_NETDEV_SECONDS = 10.0  # for the netdev that is made anew when its RDMA device moves
 DEVICE_SECONDS = 30.0  # for a VF's devices to appear after bind has returned
 NAME_SECONDS = 5.0  # for a name to become free that another device has
 BUSY_NAME_SECONDS = 20.0  # likewise, while a call works on that one
@@ -124,6 +127,39 @@ def await_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link]:
             )
         step.tell(rdma=found[0].name, netdev=found[1].name)
         return found
+
+
+def move_rdma(host: Host, pci: PciAddress, name: str, netns: Netns) -> None:
+    """Move an RDMA device into a pod; under a name of its own where names are each namespace's and it has this one."""
+    try:
+        host.rdma.move_device(name, netns.fd)
+    except KernelRefused as refusal:
+        if refusal.errno != errno.EEXIST:
+            raise
+        host.rdma.set_name(name, rdma_aside(pci))
+        host.rdma.move_device(rdma_aside(pci), netns.fd)
+
+
+def find_new_netdev(host: Host, pci: PciAddress, pod: Rtnl) -> tuple[Link, bool]:
+    """Find the netdev that replaces the one an RDMA device's move destroyed: at home or, since 6.17, in the pod.
+
+    Tells whether it is at home.
+    """
+
+    def read() -> tuple[Link, bool] | None:
+        link = read_netdev(host, pci)
+        if link is not None:
+            return link, True
+        link = pod.find_link(pci)
+        return (link, False) if link is not None else None
+
+    found = await_fact(read, NEW_NETDEV_SECONDS)
+    if found is None:
+        raise VerificationFailed(
+            f"VF {pci}: no netdev appeared within {NEW_NETDEV_SECONDS:.0f} s of its RDMA device's move",
+            "is ib_ipoib loaded? see the kernel log",
+        )
+    return found
 
 
 def restore_names(host: Host, record: Record, rdma: RdmaDevice, link: Link) -> None:
