@@ -27,7 +27,7 @@ from ib_sriov_cni.errors import (
     TryAgainLater,
     VerificationFailed,
 )
-from ib_sriov_cni.netns import open_netns
+from ib_sriov_cni.netns import open_netns, open_own
 from ib_sriov_cni.plan import (
     PASS_THROUGH_DRIVERS,
     Facts,
@@ -111,10 +111,18 @@ class _Attempt:
             self.start_verifier()
 
     def start_verifier(self) -> Verifier:
-        """Have pyverbs loaded beside everything that comes now; before the lock, so that it never holds it."""
+        """Have pyverbs loaded beside everything that comes now; before the lock, so that it never holds it.
+
+        It looks where the device will be: without isolation that is the host's namespace, and in exclusive mode the pod
+        does not even see it.
+        """
         from ib_sriov_cni.verbs import Verifier
 
-        self.verifier = Verifier(self.netns, exclusive=self.conf.rdma_isolation)
+        if self.conf.rdma_isolation:
+            self.verifier = Verifier(self.netns, exclusive=True)
+        else:
+            with open_own() as own:
+                self.verifier = Verifier(own, exclusive=False)
         return self.verifier
 
     def end_verifier(self) -> None:
