@@ -105,7 +105,7 @@ class Soak:
         guid = f"02:50:a4:00:00:00:{serial >> 8:02x}:{serial & 255:02x}" if dice.random() < 0.5 else None
         state = dice.choice([None, "enable", "auto"])
         isolation = self.rig.exclusive and dice.random() < 0.6
-        more = {"guid": guid, "link_state": state, "rdmaIsolation": isolation, "logFile": str(LOG)}
+        more: dict[str, Any] = {"guid": guid, "link_state": state, "rdmaIsolation": isolation, "logFile": str(LOG)}
         # Two interfaces of one pod cannot have one route.
         more["ipam"] = {"type": "host-local", "ranges": IPV4["ranges"]}
         # A machine that has other work too may keep a guest's processes waiting for long.
