@@ -6,7 +6,7 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo test matrix quick conformance-table lint lab-shell bench clean
+.PHONY: help demo test matrix quick conformance-table lint lab-shell bench bench-docs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -38,9 +38,12 @@ lab-shell: ## a shell in the virtual machine, with an emulated HCA loaded
 	@$(need) python lab
 	@tests/lab/shell
 
-bench: ## what one invocation costs, against the Go plugins
-	@$(need) python
-	@if [ -x tests/bench/run ]; then tests/bench/run; else echo "there is no benchmark yet (tests/bench/run)"; exit 1; fi
+bench: ## what one invocation costs, against the Go plugins; under ten minutes
+	@$(need) python netns lab
+	@tests/bench/run
+
+bench-docs: ## docs/performance.md from the results of the last `make bench`
+	@$(PY) tests/bench/report.py
 
 clean: ## remove what was built here (the cache in ~/.cache/ib-sriov stays)
 	@rm -rf .venv .test-results .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+TIMELINE = "IB_SRIOV_TRACE"  # as in log, which VERSION does not load
 # What may stand in CNI_ARGS without IgnoreUnknown: ours, Multus's (N1), and the bundled IPAM's.
 KNOWN_ARGS = frozenset(
     ("guid", "IP", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "GATEWAY")
@@ -78,6 +79,8 @@ class _Plugin:
             "if": request.ifname,
         }
         self.log = Log(level=conf.log_level, path=conf.log_file, context=context)
+        if TIMELINE in os.environ:
+            _write_start()
         return conf, Host(log=self.log, state_dir=conf.state_dir)
 
     def _told(self, request: Request, act: Callable[[], T]) -> T:
@@ -89,8 +92,8 @@ class _Plugin:
                 self.log.refuse(code=fault.code, error=fault.msg, hint=fault.details)
             raise
         finally:
-            if "IB_SRIOV_TRACE" in os.environ:
-                _write_timeline(request)
+            if TIMELINE in os.environ:
+                _write_whole(request)
 
     def on_fault(self, fault: BaseException) -> str:
         """Write the traceback to the log; tell where that is."""
@@ -104,8 +107,18 @@ class _Plugin:
         return f"the traceback is in {self.log.where}"
 
 
-def _write_timeline(request: Request) -> None:
-    """Write the whole of it from the start of the process on; what that took by the processor's time."""
+def _write_start() -> None:
+    """Write what the start took: the interpreter's, the imports, reading what is asked."""
+    import time
+
+    from ib_sriov_cni.trace import write_event
+
+    now = time.monotonic_ns()
+    write_event("start", now - _age(), now)
+
+
+def _write_whole(request: Request) -> None:
+    """Write the whole of it, from the start of the process on."""
     import time
 
     from ib_sriov_cni.trace import write_process

@@ -150,7 +150,7 @@ def inside() -> list[dict[str, Any]]:
         pods = [Pod("neighbour", serial=1), Pod("p", serial=2)]
         for vf, pod in enumerate(pods):
             base = {"cniVersion": "1.1.0", "name": "ibnet", "type": "ib-sriov", "deviceID": hca.pci(vf), "ipam": IPV4}
-            conf = {**base, **(more if vf else {})}
+            conf = {**base, **more} if vf else {**base, "rdmaIsolation": mode == "exclusive"}
             where = {**environ, "CNI_CONTAINERID": pod.container_id, "CNI_NETNS": pod.netns}
             if not vf:
                 adding, text = {**where, "CNI_COMMAND": "ADD"}, json.dumps(conf).encode()

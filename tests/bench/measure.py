@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -161,11 +162,22 @@ def peak(command: Sequence[str], environ: Mapping[str, str], conf: Any, statuses
 
     By a small program in between: the kernel counts the memory of whoever started it too, and we are large.
     """
-    busybox = shutil.which("busybox") or "busybox"
     with tempfile.NamedTemporaryFile("r") as told:
-        wrapped = (busybox, "time", "-f", "%M", "-o", told.name, *command)
-        run(wrapped, environ, conf, statuses)
-        return int(told.read().split()[-1]) / 1024
+        run((_busybox(), "time", "-f", "%M", "-o", told.name, *command), environ, conf, statuses)
+        return int(told.read().split()[-1]) / _unit()
+
+
+def _busybox() -> str:
+    return shutil.which("busybox") or "busybox"
+
+
+@functools.cache
+def _unit() -> int:
+    """What busybox says for a MiB: some take the kernel's KiB for pages. By a program that has a block of 64 MiB."""
+    block = ("dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
+    command = [_busybox(), "time", "-f", "%M", _busybox(), *block]
+    said = subprocess.run(command, stderr=subprocess.PIPE, check=True, text=True).stderr
+    return 1024 * round(int(said.split()[-1]) / (64 << 10))
 
 
 def rounds(count: int, seconds: float, act: Callable[[int], None], *, least: int = 3) -> int:

@@ -73,7 +73,8 @@ def timeline(events: Sequence[dict[str, Any]]) -> str:
     for pid in dict.fromkeys(event["pid"] for event in sorted(spans, key=lambda event: float(event["ts"]))):
         y += 10
         colour = COLOURS["source"] if names[pid].startswith("ADD") else COLOURS["one folder"]
-        parts.append(text(10, y + line - 4, names[pid].replace(str(pid), ""), colour=colour))
+        name = names[pid] if names[pid].startswith("ADD") else "the child that verifies"
+        parts.append(text(10, y + line - 4, name, colour=colour))
         y += line
         own = sorted((event for event in spans if event["pid"] == pid), key=lambda event: (event["ts"], -event["dur"]))
         for event in own:
@@ -81,9 +82,12 @@ def timeline(events: Sequence[dict[str, Any]]) -> str:
             words = f"{event['dur'] / 1000:.1f}"
             parts.append(text(left - 8, y + line - 4, event["name"], anchor="end"))
             parts.append(bar(x, y + 2, width, line - 5, colour, f"{event['name']}: {words} ms"))
-            after = x + width + 4
-            anchor = "end" if after > right - 20 else "start"
-            parts.append(text(x - 4 if anchor == "end" else after, y + line - 4, words, anchor=anchor))
+            if width > (right - left) / 2:
+                parts.append(text(x + width - 4, y + line - 4, words, anchor="end", colour="#ffffff"))
+            elif x + width > right - 40:
+                parts.append(text(x - 4, y + line - 4, words, anchor="end"))
+            else:
+                parts.append(text(x + width + 4, y + line - 4, words))
             y += line
     return svg(right + 20, int(y) + 16, parts)
 

@@ -4,7 +4,7 @@
 
 VERSION; an ADD that is refused at the first look (there is no such VF, no such netdev); STATUS, which has to read the
 state of the node; an ADD and a DEL of host-local as a program; and the work on a netdev alone, where ours has a
-program of a few lines (tests/bench/dummy.py) that does with a dummy, by the plugin's own doors, what Go's host-device
+program of a few lines (tests/bench/netdev.py) that does with a netdev, by the plugin's own doors, what Go's host-device
 does with it: into the pod, named, up, address, route, and back. Results: .test-results/bench/start.json.
 """
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from tests.bench import measure  # noqa: E402  # found by the line above
 from tests.bench.measure import OURS, Program, Table  # noqa: E402  # likewise
 
-SECONDS = 120.0
+SECONDS = 40.0
 IPAM = {"type": "host-local", "ranges": [[{"subnet": "10.56.0.0/24"}]], "routes": [{"dst": "10.99.0.0/16"}]}
 NOT_THERE = "0000:ff:1f.7"
 
@@ -40,7 +40,7 @@ class Bench:
         self.table = Table()
         bare = (sys.executable, "-I", "-S")
         source = str(folder / "source")
-        self.dummy = (*bare, str(ROOT / "tests/bench/dummy.py"), source, *measure.library_path())
+        self.netdev = (*bare, str(ROOT / "tests/bench/netdev.py"), source, *measure.library_path())
         serve = f"import sys; sys.path.insert(0, {source!r}); from ipam.plugin import main; sys.exit(main())"
         self.host_local = {"Go": (str(folder / "go/host-local"),), "source": (*bare, "-c", serve)}
 
@@ -68,9 +68,9 @@ class Bench:
             command = self.host_local[program.name]
             conf = self.conf(program)
             found += [(f"host-local {verb}", command, self.environ(verb), conf, (0,)) for verb in ("ADD", "DEL")]
-            command = self.dummy if ours else program.command
-            conf = {**self.conf(program), "device": "bench0", "name": "dummy"}
-            found += [(f"{verb} of a dummy", command, self.environ(verb), conf, (0,)) for verb in ("ADD", "DEL")]
+            command = self.netdev if ours else program.command
+            conf = {**self.conf(program), "device": "bench0", "name": "netdev"}
+            found += [(f"{verb} of a netdev", command, self.environ(verb), conf, (0,)) for verb in ("ADD", "DEL")]
         return found
 
     def round(self, number: int) -> None:
@@ -96,14 +96,14 @@ def main() -> int:
     parser.add_argument("--inside", action="store_true", help="in a network namespace of its own")
     options = parser.parse_args()
     if not options.inside:
-        # Of its own, so that the dummy is no business of the host's.
+        # Of its own, so that its netdev is no business of the host's.
         words = ["unshare", "--net", "--mount", sys.executable, __file__, "--inside", "--rounds", str(options.rounds)]
         return subprocess.run(words, check=False).returncode
     ip("netns", "del", "bench-pod", check=False)
     ip("netns", "add", "bench-pod")
     try:
         ip("-n", "bench-pod", "link", "set", "lo", "up")
-        ip("link", "add", "bench0", "type", "dummy")
+        ip("link", "add", "bench0", "type", "veth", "peer", "name", "bench1")
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(Path(folder))
             bench.round(-1)

@@ -95,7 +95,9 @@ def test_an_invocation_tells_its_whole_and_its_modules(tmp_path: Path) -> None:
     }
     command = [sys.executable, "-m", "ib_sriov_cni"]
     subprocess.run(command, input=json.dumps(conf).encode(), env=environ, cwd=tmp_path, check=True)
-    named, whole = read(path)
+    start, named, whole = read(path)
+    assert start["name"] == "start"
+    assert start["ts"] + start["dur"] <= whole["ts"] + whole["dur"]
     assert named["args"]["name"] == "DEL net1 c1"
     assert whole["name"] == "DEL"
     assert "ib_sriov_cni.attach.release" in whole["args"]["modules"]
