@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 
 from ib_sriov_cni.attach.child import make_child, parent_name
@@ -13,8 +12,8 @@ from ib_sriov_cni.attach.vf import (
     await_devices,
     await_fact,
     find_new_netdev,
+    move_rdma,
     pod_of,
-    rdma_aside,
     read_facts,
     read_netdev,
     rebind,
@@ -28,7 +27,7 @@ from ib_sriov_cni.errors import (
     TryAgainLater,
     VerificationFailed,
 )
-from ib_sriov_cni.netns import open_netns
+from ib_sriov_cni.netns import open_netns, open_own
 from ib_sriov_cni.plan import (
     PASS_THROUGH_DRIVERS,
     Facts,
@@ -112,10 +111,18 @@ class _Attempt:
             self.start_verifier()
 
     def start_verifier(self) -> Verifier:
-        """Have pyverbs loaded beside everything that comes now; before the lock, so that it never holds it."""
+        """Have pyverbs loaded beside everything that comes now; before the lock, so that it never holds it.
+
+        It looks where the device will be: without isolation that is the host's namespace, and in exclusive mode the pod
+        does not even see it.
+        """
         from ib_sriov_cni.verbs import Verifier
 
-        self.verifier = Verifier(self.netns, exclusive=self.conf.rdma_isolation)
+        if self.conf.rdma_isolation:
+            self.verifier = Verifier(self.netns, exclusive=True)
+        else:
+            with open_own() as own:
+                self.verifier = Verifier(own, exclusive=False)
         return self.verifier
 
     def end_verifier(self) -> None:
@@ -289,8 +296,9 @@ class _Attempt:
         if self.plan.move_rdma and rdma is not None:
             with self.host.log.step("move_rdma", rdma=rdma.name):
                 # By PCI address once more: udev may have renamed it since.
-                self._move_rdma(self.host.sysfs.read_rdma_name(self.pci) or rdma.name)
-            link, at_home = find_new_netdev(self.host, self.pci, self.pod)
+                move_rdma(self.host, self.pci, self.host.sysfs.read_rdma_name(self.pci) or rdma.name, self.netns)
+            with self.host.log.step("find_netdev", vf=self.pci):
+                link, at_home = find_new_netdev(self.host, self.pci, self.pod)
         if link is None:  # refused by the plan
             raise VerificationFailed(f"VF {self.pci} has no netdev")
         with self.host.log.step("move_netdev", netdev=link.name, to=self.request.ifname):
@@ -300,16 +308,6 @@ class _Attempt:
                 self.host.rtnl.move_link(link, self.netns.fd, self.request.ifname)
             else:
                 self.pod.set_name(link, self.request.ifname)
-
-    def _move_rdma(self, name: str) -> None:
-        """Move it into the pod; under a name of its own where names are each namespace's and the pod has this one."""
-        try:
-            self.host.rdma.move_device(name, self.netns.fd)
-        except KernelRefused as refusal:
-            if refusal.errno != errno.EEXIST:
-                raise
-            self.host.rdma.set_name(name, rdma_aside(self.pci))
-            self.host.rdma.move_device(rdma_aside(self.pci), self.netns.fd)
 
     def add_child(self, pkey: int) -> None:
         """Give a P_Key that is not the table's first its interface; known only now, a new GUID has its own table."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ib_sriov_cni.host import Host
     from ib_sriov_cni.model import Link, PciAddress, RdmaDevice
+    from ib_sriov_cni.netns import Netns
     from ib_sriov_cni.records import Record
     from ib_sriov_cni.rtnl import Rtnl
 
@@ -128,6 +129,17 @@ def await_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link]:
         return found
 
 
+def move_rdma(host: Host, pci: PciAddress, name: str, netns: Netns) -> None:
+    """Move an RDMA device into a pod; under a name of its own where names are each namespace's and it has this one."""
+    try:
+        host.rdma.move_device(name, netns.fd)
+    except KernelRefused as refusal:
+        if refusal.errno != errno.EEXIST:
+            raise
+        host.rdma.set_name(name, rdma_aside(pci))
+        host.rdma.move_device(rdma_aside(pci), netns.fd)
+
+
 def find_new_netdev(host: Host, pci: PciAddress, pod: Rtnl) -> tuple[Link, bool]:
     """Find the netdev that replaces the one an RDMA device's move destroyed: at home or, since 6.17, in the pod.
 
@@ -141,14 +153,13 @@ def find_new_netdev(host: Host, pci: PciAddress, pod: Rtnl) -> tuple[Link, bool]
         link = pod.find_link(pci)
         return (link, False) if link is not None else None
 
-    with host.log.step("find_netdev", vf=pci):
-        found = await_fact(read, NEW_NETDEV_SECONDS)
-        if found is None:
-            raise VerificationFailed(
-                f"VF {pci}: no netdev appeared within {NEW_NETDEV_SECONDS:.0f} s of its RDMA device's move",
-                "is ib_ipoib loaded? see the kernel log",
-            )
-        return found
+    found = await_fact(read, NEW_NETDEV_SECONDS)
+    if found is None:
+        raise VerificationFailed(
+            f"VF {pci}: no netdev appeared within {NEW_NETDEV_SECONDS:.0f} s of its RDMA device's move",
+            "is ib_ipoib loaded? see the kernel log",
+        )
+    return found
 
 
 def restore_names(host: Host, record: Record, rdma: RdmaDevice, link: Link) -> None:

@@ -1,6 +1,6 @@
 """What eight pods at once cost beside one, when a VF's rebind takes seconds (as on hardware), in one run.
 
-    python tests/bench/at_once_bench.py [--pods N] [--delay MS] [--rounds N]
+    python tests/bench/at_once_bench.py [--pods N] [--delay MS] [--rounds N] [--modes shared,exclusive]
 
 Boots the lab's virtual machine and runs there: the emulated driver's probe sleeps that long. Each round measures bare
 rebinds (unbind and bind by sysfs, no plugin), one and all at once, then ADD and DEL of one pod and of all at once, each
@@ -122,8 +122,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pods", type=int, default=8)
     parser.add_argument("--delay", type=int, default=5000, help="of a VF's probe, ms")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--modes", default="shared,exclusive")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--modes", default="exclusive", help="shared,exclusive: both")
     arguments = parser.parse_args()
     if os.environ.get("LAB_GUEST") != "1":
         os.environ.setdefault("TIMEOUT", "1200")

@@ -29,7 +29,7 @@ import pytest
 from tests.lab.cni import CniRun
 from tests.lab.hca import NO_GUID, Hca
 from tests.lab.pod import Pod
-from tests.lab.rig import LEASES, Rig, at_once, end, leases, rigs, steps_of
+from tests.lab.rig import IPV4, LEASES, Rig, at_once, end, leases, rigs, steps_of
 
 LOG = Path("/tmp/soak.log")
 VFS, PFS, AT_ONCE = 8, 4, 8
@@ -105,7 +105,9 @@ class Soak:
         guid = f"02:50:a4:00:00:00:{serial >> 8:02x}:{serial & 255:02x}" if dice.random() < 0.5 else None
         state = dice.choice([None, "enable", "auto"])
         isolation = self.rig.exclusive and dice.random() < 0.6
-        more = {"guid": guid, "link_state": state, "rdmaIsolation": isolation, "logFile": str(LOG)}
+        more: dict[str, Any] = {"guid": guid, "link_state": state, "rdmaIsolation": isolation, "logFile": str(LOG)}
+        # Two interfaces of one pod cannot have one route.
+        more["ipam"] = {"type": "host-local", "ranges": IPV4["ranges"]}
         # A machine that has other work too may keep a guest's processes waiting for long.
         return self.rig.conf(None, deviceID=place.pci, portTimeout=90, lockTimeout=180, **more)
 
