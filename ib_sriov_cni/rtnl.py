@@ -170,27 +170,18 @@ class Rtnl:
 
     # ---- the PF's settings of its VFs
 
-    def read_pf(self, pf_netdev: str, pf_index: int = 0) -> tuple[Link, dict[int, VfConfig]]:
+    def read_pf(
+        self, pf_netdev: str, pf_index: int = 0, *, only: int | None = None
+    ) -> tuple[Link, dict[int, VfConfig]]:
         """Give a PF's netdev and what the PF says of each of its VFs, by VF index; one message has both.
 
-        It is asked by its number, or by its name where that is 0.
+        It is asked by its number, or by its name where that is 0. `only`: of the VF of that index alone; the kernel
+        tells of all, and decoding them is what takes time.
         """
         fields, named = _addressed(pf_netdev, pf_index)
         attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS), *named]
         (answer,) = self._ask("read VFs of", f"PF {pf_netdev}", m.linkmsg, m.RTM_GETLINK, fields=fields, attrs=attrs)
-        listed = answer.get_attr("IFLA_VFINFO_LIST")
-        configs = {}
-        for info in listed.get_attrs("IFLA_VF_INFO") if listed else ():
-            state = info.get_attr("IFLA_VF_LINK_STATE")
-            node, port = info.get_attr("IFLA_VF_IB_NODE_GUID"), info.get_attr("IFLA_VF_IB_PORT_GUID")
-            index = next((item["vf"] for item in (state, node, port) if item), None)
-            if index is not None:
-                configs[index] = VfConfig(
-                    node_guid=Guid(node["guid"] if node else 0),
-                    port_guid=Guid(port["guid"] if port else 0),
-                    link_state=LINK_STATE_NAMES.get(state["number"], "") if state else "",
-                )
-        return _link(answer), configs
+        return _link(answer), vf_configs(answer, only)
 
     def set_vf_link_state(self, vf: VfFunction, state: str) -> None:
         """Set the VF's link state: auto, enable or disable. Acts at once."""
@@ -319,6 +310,33 @@ class Rtnl:
 def _addressed(name: str, index: int) -> tuple[dict[str, int], list[tuple[str, object]]]:
     """Give fields and attributes that address a link by its number, or by its name where that is 0."""
     return ({"index": index}, []) if index else ({}, [("IFLA_IFNAME", name)])
+
+
+def vf_configs(answer: Any, only: int | None) -> dict[int, VfConfig]:
+    """Give the settings of the VFs in a PF's link, by VF index; `only`: of that one."""
+    listed = answer.get_attr("IFLA_VFINFO_LIST")
+    slots = [slot for slot in listed["attrs"] if slot.name == "IFLA_VF_INFO"] if listed else []
+    if only is not None and only < len(slots):
+        slots.insert(0, slots[only])  # the kernel lists them in order (rtnl_fill_vf): look there first
+    configs: dict[int, VfConfig] = {}
+    for slot in slots:
+        index, config = _vf_config(slot.value)
+        if index is not None and only in (None, index):
+            configs[index] = config
+            if only is not None:
+                break
+    return configs
+
+
+def _vf_config(info: Any) -> tuple[int | None, VfConfig]:
+    """Give a VF's index, None where nothing has it, and its settings."""
+    state = info.get_attr("IFLA_VF_LINK_STATE")
+    node, port = info.get_attr("IFLA_VF_IB_NODE_GUID"), info.get_attr("IFLA_VF_IB_PORT_GUID")
+    return next((item["vf"] for item in (state, node, port) if item), None), VfConfig(
+        node_guid=Guid(node["guid"] if node else 0),
+        port_guid=Guid(port["guid"] if port else 0),
+        link_state=LINK_STATE_NAMES.get(state["number"], "") if state else "",
+    )
 
 
 def _packed(text: str) -> tuple[int, bytes]:

@@ -42,12 +42,14 @@ class VfConfigs:
         folder = f"{self._devices}/{pf}/sriov"
         return folder if os.path.isdir(folder) else ""
 
-    def read(self, function: VfFunction) -> tuple[Link, dict[int, VfConfig]]:
-        """Give the PF's netdev and what the PF says of each of its VFs, by VF index."""
-        link, configs = self._rtnl().read_pf(function.pf_netdev, function.pf_index)
+    def read(self, function: VfFunction, *, alone: bool = False) -> tuple[Link, dict[int, VfConfig]]:
+        """Give the PF's netdev and what the PF says of each of its VFs, by VF index; `alone`: of this one."""
+        only = function.index if alone else None
+        link, configs = self._rtnl().read_pf(function.pf_netdev, function.pf_index, only=only)
         folder = self._folder(function.pf)
         if folder:
-            indices = [int(name) for name in os.listdir(folder) if name.isdigit()]
+            listed = [str(only)] if alone else os.listdir(folder)
+            indices = [int(name) for name in listed if name.isdigit() and os.path.isdir(f"{folder}/{name}")]
             configs = {index: _read_files(f"{folder}/{index}") for index in sorted(indices)}
         return link, configs
 

@@ -69,7 +69,7 @@ def _vf_differences(host: Host, record: Record) -> list[str]:
     if function.driver != record.driver:
         faults.append(f"VF {pci} has driver {function.driver or 'none'}, not {record.driver}")
     try:
-        config = host.vf_configs.read(function)[1].get(function.index)
+        config = host.vf_configs.read(function, alone=True)[1].get(function.index)
     except CniError as fault:
         return [*faults, fault.msg]
     if config is None:

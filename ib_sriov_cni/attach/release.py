@@ -184,7 +184,7 @@ def restore_config(host: Host, record: Record) -> None:
         return  # the ADD left them alone
     function = host.sysfs.read_function(record.pci)
     with host.log.step("restore_config", vf=record.pci, pf=function.pf_netdev):
-        _, configs = host.vf_configs.read(function)
+        _, configs = host.vf_configs.read(function, alone=True)
         now = configs.get(function.index)
         undo = Undo()
         if record.set_guid:

@@ -73,6 +73,7 @@ def read_home(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link] | None:
 def read_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> Facts:
     """Read everything that decides. Raises DeviceUnusable (101) for what is no VF of a usable PF.
 
+    Of the PF's VFs this one alone: the others' GUIDs matter only where one is given (`read_holders`).
     `with_mode`: the RDMA namespace mode too, which needs a socket of its own; without it is taken for shared.
     """
     function = host.sysfs.read_function(pci)
@@ -81,7 +82,7 @@ def read_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> Facts:
             f"VF {pci}: its PF {function.pf} has no netdev here, so the VF's GUID and link state cannot be set",
             "load ib_ipoib on the host, and keep the PF's netdev in the host's namespace",
         )
-    pf_link, configs = host.vf_configs.read(function)
+    pf_link, configs = host.vf_configs.read(function, alone=True)
     rdma = host.sysfs.read_rdma(pci)
     return Facts(
         function=function,
