@@ -22,7 +22,7 @@ from ib_sriov_cni.attach.vf import (
 from ib_sriov_cni.delegate import delete_addresses
 from ib_sriov_cni.errors import CniError, DeviceUnusable, KernelRefused
 from ib_sriov_cni.netconf import parse_netconf
-from ib_sriov_cni.netns import open_own, try_open_netns
+from ib_sriov_cni.netns import Inside, open_own, try_open_netns
 from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.records import Key
 from ib_sriov_cni.undo import Undo
@@ -288,7 +288,10 @@ def open_sandbox(record: Record) -> Netns | None:
 
 
 def _move_rdma_home(host: Host, record: Record, netns: Netns, home: Netns) -> bool:
-    """Move the RDMA device, from inside the pod, where alone it can be seen; tells whether it was there."""
+    """Move the RDMA device, from inside the pod, where alone it can be seen; tells whether it was there.
+
+    Inside is where the thread has to be, not only the socket (ib_device_set_netns_put looks at current).
+    """
     name = host.sysfs.read_rdma_name(record.pci)
     if not name:
         return False
@@ -296,7 +299,7 @@ def _move_rdma_home(host: Host, record: Record, netns: Netns, home: Netns) -> bo
     try:
         index = inside.find_device(name)
         if index is not None:
-            with host.log.step("move_rdma_home", rdma=name):
+            with host.log.step("move_rdma_home", rdma=name), Inside(netns):
                 inside.move_device(name, home.fd, index)
         return index is not None
     finally:
@@ -357,7 +360,7 @@ def heal(host: Host, pci: PciAddress, key: Key) -> None:
 
 
 def is_alive(host: Host, record: Record) -> bool:
-    """Whether the attachment serves a pod: finished, its namespace lives, and the VF is not at home.
+    """Whether the attachment serves a pod: finished, its namespace lives, and the VF has a driver and is not at home.
 
     Its VF may have been moved on, into a namespace inside the pod; it serves the pod there.
     """
@@ -367,4 +370,6 @@ def is_alive(host: Host, record: Record) -> bool:
     if netns is None:
         return False
     netns.close()
-    return record.driver in PASS_THROUGH_DRIVERS or read_home(host, record.pci) is None
+    if record.driver in PASS_THROUGH_DRIVERS:
+        return True
+    return bool(host.sysfs.read_driver(record.pci)) and read_home(host, record.pci) is None

@@ -189,7 +189,7 @@ def test_pod_has_an_rdma_device_of_that_name(rig: Rig) -> None:
     rig.add(pod)
     refused = complaint(["rdma", "dev", "set", other, "name", had])
     print("the kernel refuses two devices of one name" if refused else "two namespaces, two devices of one name")
-    result = rig.call("ADD", pod, 1, ifname="net2")
+    result = rig.call("ADD", pod, 1, ifname="net2", ipam={"type": "host-local", "subnet": "10.57.0.0/24"})
     assert result.status == 0, result
     assert len(pod.rdma()) == 2
     rig.delete(pod, 1, ifname="net2")

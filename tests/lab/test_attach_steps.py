@@ -111,21 +111,22 @@ def points(loaded: Rig) -> dict[str, list[str]]:
     loaded.assert_as_before()
     assert {"write_record", "set_port_guid", "bind", "move_netdev", "commit"} <= set(found["ADD new"])
     assert {"restore_port_guid", "bind", "release_addresses", "forget"} <= set(found["DEL new"])
-    assert "remove_children" in found["DEL kept"]
-    assert "unbind" not in found["ADD kept"]
-    # the RDMA device's move destroys the pod's netdev, and the kernel makes a new one at home
-    assert ("move_netdev_home" in found["DEL kept"]) is not loaded.exclusive
+    # the RDMA device's move ends the pod's netdev and its children, and the kernel makes a new one at home
+    homeward = {"move_rdma_home"} if loaded.exclusive else {"remove_children", "move_netdev_home"}
+    for kind in ("kept", "pkey"):
+        assert "unbind" not in found[f"ADD {kind}"] + found[f"DEL {kind}"]
+        assert homeward <= set(found[f"DEL {kind}"])
     assert "add_child" in found["ADD pkey"]
     assert {"heal", "restore_config", "forget"} <= set(found["ADD healing"])
     assert {"collect", "collect_addresses", "bind", "forget"} <= set(found["GC new"])
-    assert ("move_rdma" in found["ADD new"]) is ("move_rdma_home" in found["DEL kept"]) is loaded.exclusive
+    assert ("move_rdma" in found["ADD new"]) is loaded.exclusive
     return {
         "ADD new": moments(found["ADD new"]),
         "ADD pkey": moments(found["ADD pkey"], unlike=found["ADD new"]),
         "ADD healing": moments(found["ADD healing"]),
         "DEL new": moments(found["DEL new"]),
         "DEL kept": moments(found["DEL kept"], unlike=found["DEL new"]),
-        "DEL pkey": moments(["remove_children"]),
+        "DEL pkey": moments(sorted(homeward)),
         "GC new": moments(found["GC new"]),
     }
 
