@@ -92,6 +92,43 @@ def timeline(events: Sequence[dict[str, Any]]) -> str:
     return svg(right + 20, int(y) + 16, parts)
 
 
+# What is aimed at: for one folder and one file, times Go's; the last two for each program.
+AIMS = {"VERSION": {"one folder": 5.0, "one file": 10.0}, "ADD and DEL": {"one folder": 1.5, "one file": 2.5}}
+AIM_REBIND, AIM_MEMORY = 1.2, 40.0
+
+
+def aims(lab: Sequence[dict[str, Any]], start: Sequence[dict[str, Any]]) -> str:
+    """What was aimed at and what was reached, as Markdown; by medians."""
+    wall = {(row["case"], row["program"]): statistics.median(row["wall"]) for row in lab}
+    host = {(row["case"], row["program"]): statistics.median(row["wall"]) for row in start}
+    peaks = {row["program"]: row["peak"] for row in lab if row["case"] == "ADD"}
+    lines = ["| aim | program | aimed at | in the lab | on the host |", "|---|---|---|---|---|"]
+
+    def line(aim: str, program: str, most: float, *values: float | None) -> None:
+        cells = ["" if value is None else f"{value:.2f}" for value in values]
+        lines.append(f"| {aim} | {program} | {most:g} | {' | '.join(cells)} |")
+
+    for program in [name for name in peaks if name in {"source", *measure.PACKED}]:
+        for case, most in AIMS.items():
+            both = [
+                _times_go(times, case.split(" and "), program) for times in (wall, host if case == "VERSION" else {})
+            ]
+            line(f"{case}, times Go's", program, most.get(program, most["one folder"]), *both)
+        go = wall.get(("ADD", "Go"), 0) + wall.get(("rebind alone", "kernel"), 0)
+        new = wall.get(("ADD, new GUID", program))
+        line("ADD with a new GUID, times Go's ADD and the rebind", program, AIM_REBIND, new / go if new else None, None)
+        line("memory of an ADD, MiB", program, AIM_MEMORY, peaks[program], None)
+    return "\n".join(lines)
+
+
+def _times_go(times: dict[tuple[str, str], float], cases: Sequence[str], program: str) -> float | None:
+    """The sum of some cases' times, over Go's; None if one is missing."""
+    ours, go = [[times.get((case, name)) for case in cases] for name in (program, "Go")]
+    if None in ours or None in go:
+        return None
+    return sum(value or 0 for value in ours) / sum(value or 0 for value in go)
+
+
 def read(name: str) -> Any:
     path = measure.RESULTS / f"{name}.json"
     if not path.exists():
@@ -128,6 +165,8 @@ def main() -> int:
             document = place(document, f"bench {name}", f"{measure.render(rows)}\n\nTaken on {machine()}.")
             (PICTURES / f"{name}.svg").write_text(bar_chart(rows, title))
             done.append(name)
+    if read("lab"):
+        document = place(document, "bench aims", aims(read("lab"), read("start") or []))
     rows = read("calls")
     if rows:
         document = place(document, "bench calls", calls.table(rows))
