@@ -323,15 +323,19 @@ class Soak:
         self.points = {command: steps_of(LOG.read_text(), command) for command in ("ADD", "DEL", "GC")}
         assert all(self.points.values()), self.points
 
+    def leave(self, tenant: Tenant, dice: random.Random) -> None:
+        """A last CHECK of what lives, and DEL."""
+        if tenant.live:
+            self.check(tenant, dice)
+        for each in tenant.attachments:
+            found = self.call("DEL", tenant.pod, each.conf, each.ifname)
+            assert found.status == 0, f"last DEL: {found}"
+
     def finish(self) -> None:
         """Every other pod is ended by DEL; the rest loses its namespace, and GC clears up."""
         dice = random.Random(self.seed)
         half, rest = self.world.tenants[::2], self.world.tenants[1::2]
-        at_once([partial(self.check, tenant, dice) for tenant in half if tenant.live] or [lambda: None])
-        for tenant in half:
-            for each in tenant.attachments:
-                found = self.call("DEL", tenant.pod, each.conf, each.ifname)
-                assert found.status == 0, found
+        at_once([partial(self.leave, tenant, dice) for tenant in half] or [lambda: None])
         for tenant in rest:
             tenant.pod.delete()
         self.collect(dice, everything=True)
