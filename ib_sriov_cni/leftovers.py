@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 
 from ib_sriov_cni.errors import StateFailure
-from ib_sriov_cni.records import DAMAGED, MAX_RECORD, NO_RECORD, UNFINISHED, Key
+from ib_sriov_cni.records import MAX_RECORD, NO_RECORD, Key
 from ipam.fastjson import loads
 
+DAMAGED, UNFINISHED = ".damaged", ".new"  # records set aside; what a killed write left
 ENDINGS = (DAMAGED, UNFINISHED)
 
 

@@ -46,7 +46,6 @@ SCHEMA = 1
 DEFAULT_STATE_DIR = "/var/lib/cni/ib-sriov"
 MAX_RECORD = 1 << 24  # a configuration and a result of 1 MiB each, in ASCII
 TRIES = 100
-DAMAGED, UNFINISHED = ".damaged", ".new"  # endings of files that nobody reads
 # There is none, and with a name too long for a file there never was one.
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
@@ -229,7 +228,7 @@ class Records:
             raise StateFailure(f"write record {path}: {reason}", hint) from None
 
     def _write(self, record: Record, path: str, text: bytes) -> None:
-        temporary = f"{path}{UNFINISHED}"
+        temporary = f"{path}.new"
         if not record.committed:  # else the record is there, and its folder
             make_folders(self._attachments, record.key.network)
         try:
@@ -307,7 +306,7 @@ class Records:
         """Give the attachments of a network that the Go plugin's records speak of."""
         keys = []
         for name in _names(self._state_dir):
-            cut = -1 if name.endswith(DAMAGED) else name.find("-")
+            cut = -1 if name.endswith(".damaged") else name.find("-")
             while cut > 0:  # either part may have a hyphen: the record itself says where the second one begins
                 key = Key(network=network, container_id=name[:cut], ifname=name[cut + 1 :])
                 if os.path.isfile(f"{self._state_dir}/{name}") and self.read_foreign(key):
@@ -354,7 +353,7 @@ class Records:
     def read_owners(self) -> list[tuple[str, Key]]:
         """Give each owned VF's PCI address with its owner."""
         set_links_aside(self._devices)
-        names = [name for name in _names(self._devices) if not name.endswith(UNFINISHED)]  # what a killed claim left
+        names = [name for name in _names(self._devices) if not name.endswith(".new")]  # what a killed claim left
         pairs = [(name, self.read_owner(PciAddress(name))) for name in names]
         return [(pci, key) for pci, key in pairs if key is not None]
 
@@ -367,7 +366,7 @@ class Records:
             raise StateFailure(f"write owner of VF {path}: {fault.strerror}") from None
 
     def _claim(self, path: str, key: Key) -> None:
-        temporary = f"{path}{UNFINISHED}"
+        temporary = f"{path}.new"
         make_folders(self._devices, "", durable=False)
         try:
             os.symlink(key.path, temporary)

@@ -75,8 +75,10 @@ def test_in_use(node: Node) -> None:
     ],
 )
 def test_leftover_and_why(node: Node, changes: dict[str, Any], why: str) -> None:
-    if changes:
-        node.take_away(VFS[0])
+    node.take_away(VFS[0])
+    if not changes:  # home by a netdev that is on any host: who is at home is asked of the kernel too
+        node.tree.add_netdev(VFS[0], "lo", index=1)
+        (node.tree.device(VFS[0]) / ".infiniband").rename(node.tree.device(VFS[0]) / "infiniband")
     node.record(VFS[0], **changes)
     vf = read_inventory(node.host).vfs[0]
     assert vf.state == inv.LEFTOVER
