@@ -365,9 +365,9 @@ def is_alive(host: Host, record: Record) -> bool:
 
 
 def why_dead(host: Host, record: Record) -> str:
-    """Tell why the attachment serves no pod; empty if it does.
+    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and so does the VF in it.
 
-    It does if it is finished, its namespace lives, and its VF has a driver and is not at home.
+    The VF has a driver then, and is not at home.
 
     Its VF may have been moved on, into a namespace inside the pod; it serves the pod there.
     """
