@@ -365,7 +365,9 @@ def is_alive(host: Host, record: Record) -> bool:
 
 
 def why_dead(host: Host, record: Record) -> str:
-    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and the VF is not at home.
+    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and so does the VF in it.
+
+    The VF has a driver then, and is not at home.
 
     Its VF may have been moved on, into a namespace inside the pod; it serves the pod there.
     """
