@@ -46,6 +46,7 @@ SCHEMA = 1
 DEFAULT_STATE_DIR = "/var/lib/cni/ib-sriov"
 MAX_RECORD = 1 << 24  # a configuration and a result of 1 MiB each, in ASCII
 TRIES = 100
+DAMAGED, UNFINISHED = ".damaged", ".new"  # endings of files that nobody reads
 # There is none, and with a name too long for a file there never was one.
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
@@ -186,13 +187,23 @@ class Records:
         path = self.file_of(key)
         set_links_aside(self._attachments, os.path.dirname(path))
         try:
+            return self.inspect(key)
+        except ValueError:
+            set_aside(path)
+            return None
+
+    def inspect(self, key: Key) -> Record | None:
+        """Give a record as `read` does, but leave a damaged one where it is: ValueError tells what is wrong with it."""
+        path = self.file_of(key)
+        if os.path.islink(self._attachments) or os.path.islink(os.path.dirname(path)):
+            raise ValueError("its folder is a link, which somebody planted")
+        try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as fault:
             if fault.errno in NO_RECORD:
                 return None
-            if fault.errno == errno.ELOOP:  # a link somebody planted
-                set_aside(path)
-                return None
+            if fault.errno == errno.ELOOP:
+                raise ValueError("it is a link, which somebody planted") from None
             raise StateFailure(f"read record {path}: {fault.strerror}") from None
         try:
             text = os.read(fd, MAX_RECORD)
@@ -202,9 +213,8 @@ class Records:
             os.close(fd)
         try:
             record = parse_record(loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            set_aside(path)
-            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as fault:
+            raise ValueError(f"{type(fault).__name__}: {fault}") from None
         return record if record.key == key else None
 
     def write(self, record: Record) -> None:
@@ -219,7 +229,7 @@ class Records:
             raise StateFailure(f"write record {path}: {reason}", hint) from None
 
     def _write(self, record: Record, path: str, text: bytes) -> None:
-        temporary = f"{path}.new"
+        temporary = f"{path}{UNFINISHED}"
         if not record.committed:  # else the record is there, and its folder
             make_folders(self._attachments, record.key.network)
         try:
@@ -297,7 +307,7 @@ class Records:
         """Give the attachments of a network that the Go plugin's records speak of."""
         keys = []
         for name in _names(self._state_dir):
-            cut = -1 if name.endswith(".damaged") else name.find("-")
+            cut = -1 if name.endswith(DAMAGED) else name.find("-")
             while cut > 0:  # either part may have a hyphen: the record itself says where the second one begins
                 key = Key(network=network, container_id=name[:cut], ifname=name[cut + 1 :])
                 if os.path.isfile(f"{self._state_dir}/{name}") and self.read_foreign(key):
@@ -344,7 +354,7 @@ class Records:
     def read_owners(self) -> list[tuple[str, Key]]:
         """Give each owned VF's PCI address with its owner."""
         set_links_aside(self._devices)
-        names = [name for name in _names(self._devices) if not name.endswith(".new")]  # what a killed claim left
+        names = [name for name in _names(self._devices) if not name.endswith(UNFINISHED)]  # what a killed claim left
         pairs = [(name, self.read_owner(PciAddress(name))) for name in names]
         return [(pci, key) for pci, key in pairs if key is not None]
 
@@ -357,7 +367,7 @@ class Records:
             raise StateFailure(f"write owner of VF {path}: {fault.strerror}") from None
 
     def _claim(self, path: str, key: Key) -> None:
-        temporary = f"{path}.new"
+        temporary = f"{path}{UNFINISHED}"
         make_folders(self._devices, "", durable=False)
         try:
             os.symlink(key.path, temporary)

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.model import Link, PciAddress, PortReport, RdmaDevice
     from ib_sriov_cni.netconf import NetConf
     from ib_sriov_cni.netns import Netns
+    from ib_sriov_cni.plan import Difference
     from ib_sriov_cni.rtnl import Rtnl
     from ib_sriov_cni.verbs import Verifier
     from ipam.request import Request
@@ -363,7 +364,7 @@ class _Attempt:
         if link is not None:
             self._add_interface(link)
 
-    def _address_differences(self, link: Link) -> list[str]:
+    def _address_differences(self, link: Link) -> list[Difference]:
         wanted = self.result
         addresses = self.pod.read_addresses(link) if wanted.ips else []
         six = [":" in route.dst for route in wanted.routes]

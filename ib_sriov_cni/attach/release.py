@@ -360,16 +360,29 @@ def heal(host: Host, pci: PciAddress, key: Key) -> None:
 
 
 def is_alive(host: Host, record: Record) -> bool:
-    """Whether the attachment serves a pod: finished, its namespace lives, and the VF has a driver and is not at home.
+    """Whether the attachment serves a pod."""
+    return not why_dead(host, record)
+
+
+def why_dead(host: Host, record: Record) -> str:
+    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and so does the VF in it.
+
+    The VF has a driver then, and is not at home.
 
     Its VF may have been moved on, into a namespace inside the pod; it serves the pod there.
     """
-    if not record.committed or record.boot_id != host.read_boot_id():
-        return False
+    if not record.committed:
+        return "its ADD was never finished"
+    if record.boot_id != host.read_boot_id():
+        return "it was made before the last boot"
     netns = open_sandbox(record)
     if netns is None:
-        return False
+        return f"its network namespace {record.netns_path} is gone"
     netns.close()
     if record.driver in PASS_THROUGH_DRIVERS:
-        return True
-    return bool(host.sysfs.read_driver(record.pci)) and read_home(host, record.pci) is None
+        return ""
+    if not host.sysfs.read_driver(record.pci):
+        return f"VF {record.pci} has no driver"
+    if read_home(host, record.pci) is not None:
+        return f"VF {record.pci} is back in the host's namespace"
+    return ""

@@ -41,9 +41,10 @@ PLUGIN = (
     ("log", "nlmsg", "syscalls", "statedir"),  # what doors share
     ("nlsock",),
     ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),
-    ("vfconfig",),  # doors
+    ("leftovers", "vfconfig"),  # doors
     ("host",),
     ("attach",),
+    ("agent", "doctor"),
     ("cni", "cli"),  # edges
     ("__main__",),
 )
@@ -54,8 +55,11 @@ DOORS = next(i for i, row in enumerate(PLUGIN) if "sysfs" in row)
 # Who may import a package that is not ours; any other is a dependency nobody has declared.
 FOREIGN = {
     "click": {"ib_sriov_cni.cli"},
+    "rich": {"ib_sriov_cni.cli"},
+    "yaml": {"ib_sriov_cni.cli", "ib_sriov_cni.doctor"},
     "pyroute2": {"ib_sriov_cni.nlmsg", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ib_sriov_cni.cli"},
     "pyverbs": {"ib_sriov_cni.verbs"},
+    "prometheus_client": {"ib_sriov_cni.agent"},
     "_json": {"ipam.fastjson"},  # of the standard library, but no promise of it
 }
 # Too slow to start (docs/performance.md): on the path of ADD, DEL and CHECK imported, if at all,
@@ -64,7 +68,7 @@ SLOW = {
     *("argparse", "asyncio", "collections.abc", "contextlib", "dataclasses", "enum", "inspect", "ipaddress"),
     *("json", "logging", "pathlib", "re", "shutil", "socket", "subprocess", "tempfile", "traceback", "typing"),
 }
-COLD = {"ib_sriov_cni.cli"}
+COLD = {"ib_sriov_cni.agent", "ib_sriov_cni.cli", "ib_sriov_cni.doctor"}
 
 
 class Import:

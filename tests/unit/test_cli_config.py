@@ -1,0 +1,288 @@
+"""config: what it finds in files and says of it, what it explains, and that the reference is current."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ib_sriov_cni import cli
+from ib_sriov_cni.cli.documents import read_configurations, validate
+from ib_sriov_cni.cli.keys import (
+    BY_NAME,
+    HOST_LOCAL,
+    PROTOCOL,
+    nearest,
+    render_reference,
+    unknown_keys,
+)
+from ib_sriov_cni.cli.output import FAILED, FOUND, NO_SUCH
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = {"cniVersion": "1.0.0", "name": "ib", "type": "ib-sriov"}
+
+
+def run(*words: str, stdin: str = "") -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.main, ["config", *words], input=stdin, prog_name="ib-sriov")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+# ---- the table of keys
+
+
+def test_every_key_that_the_parser_reads_is_in_the_table() -> None:
+    import re
+
+    source = (ROOT / "ib_sriov_cni/netconf.py").read_text()
+    read = set(re.findall(r'conf(?:\.get\(|, )"(\w+)"', source)) - {"name"}
+    assert read - set(BY_NAME) - set(PROTOCOL) == set()
+    assert {"mtu", "link_state", "guid", "ipam"} <= read
+
+
+def test_the_reference_is_current() -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    assert render_reference() in text, "docs/configuration.md is not what the table says: make reference"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("linkState", "link_state"),
+        ("rdma_isolation", "rdmaIsolation"),
+        ("RDMAIsolation", "rdmaIsolation"),
+        ("ibkubernetesenabled", "ibKubernetesEnabled"),
+        ("pKey", "pkey"),
+        ("logfile", "logFile"),
+        ("device", "deviceID"),
+        ("statedir", "stateDir"),
+        ("zzz", ""),
+    ],
+)
+def test_the_nearest_known_key(wrong: str, right: str) -> None:
+    assert nearest(wrong, BY_NAME) == right
+
+
+def test_unknown_keys_everywhere() -> None:
+    conf = {
+        **CONF,
+        "linkState": "auto",
+        "vlan": 5,
+        "runtimeConfig": {"infinibandGuid": "x"},
+        "args": {"cni": {"anything": 1}, "cnl": {}},
+        "ipam": {
+            "type": "host-local",
+            "range": [],
+            "ranges": [[{"rangestart": "x"}]],
+            "routes": [{"destination": "x"}],
+            "slices": {"flanel": True},
+        },
+    }
+    said = unknown_keys(conf)
+    assert said[0] == "linkState is no key of it and is ignored; is link_state meant?"
+    assert said[1] == "vlan is no key of it and is ignored"
+    assert "runtimeConfig.infinibandGuid is no key of it and is ignored; is runtimeConfig.infinibandGUID meant?" in said
+    assert "ipam.ranges[0][0].rangestart is no key of it and is ignored; is ipam.ranges[0][0].rangeStart meant?" in said
+    assert "ipam.slices.flanel is no key of it and is ignored; is ipam.slices.flannel meant?" in said
+    assert len(said) == 8
+    # Another IPAM plugin's keys are its own.
+    assert unknown_keys({**CONF, "ipam": {"type": "whereabouts", "range": "x"}}) == []
+    assert unknown_keys({**CONF, "ipam": {"type": "host-local", **dict.fromkeys(HOST_LOCAL[1:])}}) == []
+
+
+# ---- validate
+
+NAD = """\
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata:
+  name: fabric
+  annotations: {k8s.v1.cni.cncf.io/resourceName: nvidia.com/ib}
+spec:
+  config: '{"cniVersion": "1.0.0", "type": "ib-sriov", "link_state": "auto"}'
+"""
+
+
+def found_in(text: str) -> list[Any]:
+    found = read_configurations(text, "x")
+    for each in found:
+        if each.ours:
+            validate(each)
+    return found
+
+
+def test_a_definition() -> None:
+    (found,) = found_in(NAD)
+    assert (found.name, found.faults, found.warnings) == ("fabric", [], [])
+    assert found.parsed.link_state == "auto"
+
+
+def test_files_with_more_than_one() -> None:
+    chain = {"cniVersion": "1.0.0", "name": "c", "plugins": [{"type": "ib-sriov", "mtu": "x"}, {"type": "tuning"}]}
+    listed = {"kind": "List", "apiVersion": "v1", "items": [{"kind": "Pod", "apiVersion": "v1"}, chain]}
+    found = found_in(f"{NAD}---\n{json.dumps(chain)}\n---\n{json.dumps(listed)}\n")
+    assert [each.place for each in found] == [
+        "x, document 1 (fabric), spec.config",
+        "x, document 2, plugins[0]",
+        "x, document 2, plugins[1]",
+        "x, document 3, items[0]",
+        "x, document 3, items[1], plugins[0]",
+        "x, document 3, items[1], plugins[1]",
+    ]
+    assert [bool(each.faults) for each in found] == [False, True, False, False, True, False]
+    assert found[1].faults == ["mtu: 'x' is not a number of bytes"]
+    assert found[1].name == "c"
+
+
+def test_a_configuration_in_yaml_and_one_with_tabs() -> None:
+    (found,) = found_in("cniVersion: 1.0.0\nname: ib\ntype: ib-sriov\nportTimeout: 3\n")
+    assert found.parsed.port_timeout == 3.0
+    (found,) = found_in('{\n\t"cniVersion": "1.0.0",\n\t"name": "ib",\n\t"type": "ib-sriov"\n}\n')
+    assert found.faults == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "neither JSON"),
+        ("a: b: c", "not YAML"),
+        ("", "there is no network configuration"),
+        ("just words", "it is no object"),
+        ("[1]", "it is no object"),
+        ('{"name": "x"}', "type is missing"),
+        ('{"name": "x", "plugins": []}', "plugins is no list"),
+        ('{"name": "x", "plugins": [1]}', "it is no object"),
+        (NAD.replace("'{", "{").replace("}'", "}"), "spec.config is no text"),
+        (NAD.replace('"auto"}', '"auto"'), "is not JSON"),
+        ('{"type": "ib-sriov", "name": "a", "name": "b"}', "is not JSON"),
+        ('{"type": "ib-sriov"}', "name is missing"),
+        ('{"type": "ib-sriov", "name": "x", "cniVersion": "9"}', "cniVersion '9' is not supported"),
+        ('{"type": "ib-sriov", "name": "x", "ipam": {"type": "host-local"}}', "no IP ranges specified"),
+        ("x: &a {type: ib-sriov, y: *a}\ntype: ib-sriov", "goes round in a circle"),
+        ("- " * 3000, "YAML"),
+        ("type: ib-sriov\n2024-01-01: x", "it cannot be JSON"),
+        ("type: ib-sriov\nname: x\nmtu: .inf", "is not JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_a_fault(text: str, words: str) -> None:
+    assert any(words in fault for each in found_in(text) for fault in each.faults), found_in(text)
+
+
+LINES = (
+    *("kind: NetworkAttachmentDefinition", "apiVersion: v1", "metadata: {name: x}", "spec:", "  config: |", "---"),
+    *('    {"type": "ib-sriov"}', '{"type": "ib-sriov", "name": "x", "plugins": [', "]}", "type: ib-sriov", "- a"),
+    *("name: 2024-01-01", "2024-01-01: x", "? [a]", ": b", "mtu: .inf", "pkey: .nan", "guid: 0x10", "\t"),
+    *("args: {cni: 5}", "ipam: {type: host-local}", "ipam: &a {type: *a}", "plugins: {}", "kind: List"),
+    *("plugins: [{type: ib-sriov}]", "items: [1, {kind: List}]"),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.sampled_from(LINES) | st.text(max_size=12), max_size=8))
+def test_any_text_at_all_is_answered_in_words(lines: list[str]) -> None:
+    found = found_in("\n".join(lines))
+    assert found
+    assert all(isinstance(fault, str) and fault for each in found for fault in each.faults)
+
+
+def test_advice() -> None:
+    text = NAD.replace("annotations", "labels").replace(
+        '"link_state": "auto"',
+        '"guid": "02:00:00:00:00:00:00:01", "ibKubernetesEnabled": true, '
+        '"ipam": {"type": "host-local", "subnet": "10.0.0.0/24"}',
+    )
+    (found,) = found_in(text)
+    assert found.faults == []
+    assert [words.partition(" ")[0] for words in found.warnings] == [
+        "ibKubernetesEnabled",
+        "neither",
+        "guid:",
+        "host-local",
+    ]
+    (found,) = found_in('{"name": "x", "type": "ib-sriov"}')
+    assert found.warnings == ["cniVersion is missing, which means 0.1.0: no CHECK, and results of the oldest shape"]
+
+
+def test_validate_prints_what_it_comes_to(tmp_path: Path) -> None:
+    path = tmp_path / "fabric.yaml"
+    path.write_text(NAD)
+    status, out, _ = run("validate", str(path))
+    assert status == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert ["link_state", "auto", "configuration"] in rows
+    assert ["portTimeout", "10", "default"] in rows
+    assert run("validate", str(path), "-q")[1].count("\n") == 1
+    status, out, _ = run("validate", "-", "-o", "json", stdin=NAD)
+    (found,) = json.loads(out)["configurations"]
+    assert (status, found["ok"], found["network"]) == (0, True, "fabric")
+    assert found["effective"]["stateDir"] == {"value": "/var/lib/cni/ib-sriov", "from": "default"}
+
+
+def test_where_a_value_is_from() -> None:
+    conf = {
+        **CONF,
+        "deviceID": "0000:3b:00.2",
+        "pkey": "0x1",
+        "runtimeConfig": {"deviceID": "0000:3b:00.3", "infinibandGUID": "0211223344556677"},
+        "args": {"cni": {"pkey": "0x8002"}},
+    }
+    _, out, _ = run("validate", "-", "-o", "json", stdin=json.dumps(conf))
+    found = json.loads(out)["configurations"][0]["effective"]
+    assert found["deviceID"] == {"value": "0000:3b:00.3", "from": "runtimeConfig"}
+    assert found["guid"] == {"value": "02:11:22:33:44:55:66:77", "from": "runtimeConfig.infinibandGUID"}
+    assert found["pkey"] == {"value": "0x8002", "from": "args.cni"}
+
+
+def test_validate_says_all_faults_and_ends_with_1() -> None:
+    conf = {**CONF, "linkstate": "auto", "mtu": 5, "rdmaIsolation": "true"}
+    status, out, _ = run("validate", "-", stdin=json.dumps(conf))
+    assert status == FOUND
+    assert "standard input: fault  network ib" in out
+    assert out.count("  fault ") == 2
+    assert "is link_state meant?" in out
+    assert run("validate", "-", stdin=json.dumps({**CONF, "linkstate": "x"}))[0] == 0
+    assert run("validate", "-", "--strict", stdin=json.dumps({**CONF, "linkstate": "x"}))[0] == FOUND
+
+
+def test_validate_of_nothing_of_ours() -> None:
+    status, out, err = run("validate", "-", stdin='{"name": "x", "type": "bridge"}')
+    assert status == 0
+    assert "passed over" in out
+    assert "no configuration of type ib-sriov" in err
+
+
+def test_validate_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    assert run("validate", "/nowhere/x")[0] == FAILED
+    path = tmp_path / "binary"
+    path.write_bytes(b"\xff\xfe")
+    status, _, err = run("validate", str(path))
+    assert status == FAILED
+    assert "it is no text" in err
+
+
+# ---- explain
+
+
+@pytest.mark.parametrize("key", [*BY_NAME, *PROTOCOL])
+def test_explain_one(key: str) -> None:
+    status, out, _ = run("explain", key)
+    assert status == 0
+    assert out.startswith(f"{key}: ")
+    assert "`" not in out
+    assert "](" not in out
+
+
+def test_explain_all_and_none() -> None:
+    status, out, _ = run("explain")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [*BY_NAME, *PROTOCOL]
+    assert set(json.loads(run("explain", "-o", "json")[1])) == {*BY_NAME, *PROTOCOL}
+    status, _, err = run("explain", "linkState")
+    assert status == NO_SUCH
+    assert "is link_state meant?" in err
+    assert "lists them all" in run("explain", "zzz")[2]
