@@ -41,6 +41,7 @@ Examples:
 
 # The one list of commands: name, module of this package, what the overview says of it.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "install": ("install", "Put this program into the folder of CNI plugins."),
     "completion": ("completion", "Print the completion script of a shell."),
     "version": ("version", "Print the versions of this program and of what it stands on."),
 }
