@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ PROJECT = "ib-sriov"
 EXCLUDED = [
     *("tkinter", "turtle", "test", "unittest", "pydoc", "doctest", "pdb", "lib2to3", "distutils", "ensurepip", "venv"),
     *("setuptools", "pkg_resources", "pip", "wheel", "IPython", "numpy", "pytest", "sqlite3", "curses", "readline"),
-    *("pyverbs.providers", "pyverbs.cmid", "ipywidgets", "attr", "twisted", "django", "jinja2", "cffi"),
+    *("pyverbs.providers", "ipywidgets", "attr", "twisted", "django", "jinja2", "cffi"),
 ]
 # Shared objects that come with modules which are not used: their absence is an ImportError that is provided for.
 UNWANTED = re.compile(r"_codecs_(cn|hk|jp|kr|tw|iso2022)|_multibytecodec|_testcapi|libsqlite3|libreadline|libncurses")
@@ -70,11 +71,30 @@ def packages(distribution: str) -> list[str]:
     return sorted(names)
 
 
+def loaded_by(modules: list[str]) -> dict[str, str]:
+    """All modules that are there after importing those in a bare interpreter, by name: where each comes from.
+
+    Nobody else sees what a module written in Cython imports.
+    """
+    path = [ROOT, *(item for item in sys.path if item.endswith("-packages"))]
+    lines = [f"import sys\nsys.path += {path!r}", *(f"import {name}" for name in modules)]
+    lines += [
+        "found = {name: module.__spec__.origin or '' for name, module in sys.modules.items() if module.__spec__}",
+        "import json\nprint(json.dumps(found))",
+    ]
+    command = [sys.executable, "-I", "-S", "-c", "\n".join(lines)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    if told.returncode:
+        sys.exit(f"build: what the verbs import cannot be imported here:\n{told.stderr}")
+    found: dict[str, str] = json.loads(told.stdout)
+    return found
+
+
 def hidden_imports() -> list[str]:
     """Modules that are imported by name at run time, or that no import names: commands and their libraries' parts."""
     from PyInstaller.utils.hooks import collect_submodules
 
-    names = [*own_modules(), "pyverbs.device"]
+    names = [*own_modules(), *loaded_by(["pyverbs.device"])]
     for distribution in requirements():
         if distribution == "pyroute2":
             continue  # only what is imported: it is large
@@ -85,9 +105,11 @@ def hidden_imports() -> list[str]:
 
 def data_files() -> list[tuple[str, str]]:
     """Pairs (source, destination folder) of our packages' and their requirements' data."""
-    from PyInstaller.utils.hooks import collect_data_files
+    from PyInstaller.utils.hooks import collect_data_files, copy_metadata
 
     found: list[tuple[str, str]] = []
+    for distribution in requirements():
+        found += copy_metadata(distribution)
     for package in ("ib_sriov_cni", "ipam"):
         found += collect_data_files(package)
     for distribution in requirements():

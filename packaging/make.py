@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import io
@@ -32,7 +33,8 @@ def main(target: str) -> int:
     pyinstaller(work, target)
     one = onefile.OneFile(work)
     one.gather()
-    found = sbom.components(sorted({*one.files(), *(path for _, path, kind in one.found["binaries"] if kind != "SYMLINK")}))
+    of_the_folder = {path for _, path, kind in one.found["binaries"] if kind != "SYMLINK"}
+    found = sbom.components(sorted({*one.files(), *of_the_folder}))
     licences = sbom.licences(found)
     inside = sbom.document(ib_sriov_cni.__version__, found, {})
     one.archive["LICENSES.txt"] = licences.encode()
@@ -66,12 +68,13 @@ def python_distributions(work: str, target: str) -> None:
     """Make wheel and sdist, of a copy: setuptools leaves its own files where it builds."""
     copy = os.path.join(work, "copy")
     for name in ("ib_sriov_cni", "ipam"):
-        shutil.copytree(os.path.join(ROOT, name), os.path.join(copy, name), ignore=shutil.ignore_patterns("__pycache__"))
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(os.path.join(ROOT, name), os.path.join(copy, name), ignore=ignore)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(os.path.join(ROOT, name), copy)
     made = os.path.join(work, "distributions")
     os.makedirs(made)
-    code = "import sys; from setuptools import build_meta as b; b.build_wheel(sys.argv[1]); print(b.build_sdist(sys.argv[1]))"
+    code = "import sys; to = sys.argv[1]; from setuptools import build_meta as b; b.build_wheel(to); b.build_sdist(to)"
     onefile.run([sys.executable, "-c", code, made], cwd=copy)
     for name in sorted(os.listdir(made)):
         if name.endswith(".tar.gz"):
@@ -123,6 +126,7 @@ def pyinstaller(work: str, target: str) -> None:
     shutil.move(os.path.join(made, "ib-sriov-folder"), os.path.join(target, "ib-sriov-folder"))
 
 
+@functools.cache
 def fingerprint() -> str:
     """Short name of what goes in: our own sources and the versions of everything else."""
     digest = hashlib.sha256(sys.version.encode())

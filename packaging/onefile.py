@@ -47,12 +47,8 @@ def run(command: list[str], **options: Any) -> str:
 def hot_modules() -> dict[str, str]:
     """Modules that the verbs import, by name, with the path of each: found by importing them in a bare interpreter."""
     names = [name for name in contents.own_modules() if not name.startswith(COLD) and not name.endswith("__main__")]
-    code = "\n".join(f"import {name}" for name in (*names, *ALSO_HOT))
-    code += "\nfound = {n: getattr(m.__spec__, 'origin', None) or '' for n, m in sys.modules.items() if m.__spec__}"
-    code += "\nimport json\nprint(json.dumps(found))"
-    path = [ROOT, *(item for item in sys.path if item.endswith("-packages"))]
-    text = run([sys.executable, "-I", "-S", "-c", f"import sys\nsys.path += {path!r}\n{code}"])
-    found = {name: origin for name, origin in json.loads(text).items() if origin.endswith((".py", ".so"))}
+    loaded = contents.loaded_by([*names, *ALSO_HOT])
+    found = {name: origin for name, origin in loaded.items() if origin.endswith((".py", ".so"))}
     import pyroute2
 
     found["pyroute2"] = pyroute2.__file__  # its spec is looked for, itself is never run

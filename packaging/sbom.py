@@ -63,7 +63,11 @@ def distribution(name: str) -> dict[str, Any]:
         if re.search(r"(^|/)(licen[cs]e|copying|notice)[^/]*$", str(path), re.IGNORECASE) and path.suffix != ".py"
     ]
     if not texts:
-        sys.exit(f"build: the distribution {name} has no licence text")
+        # One that came with the operating system's own package: that has the terms.
+        package = next((it for it in (owner(str(path.locate())) for path in found.files or []) if it), "")
+        if not package:
+            sys.exit(f"build: the distribution {name} has no licence text")
+        return debian(package)
     return {
         "type": "library",
         "name": facts["Name"],
@@ -93,7 +97,7 @@ def components(paths: list[str]) -> list[dict[str, Any]]:
         ]
         found.append(component)
     found += [distribution(name) for name in contents.requirements()]
-    return found
+    return list({item["purl"]: item for item in found}.values())
 
 
 def document(version: str, found: list[dict[str, Any]], programs: dict[str, str]) -> dict[str, Any]:

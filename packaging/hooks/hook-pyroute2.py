@@ -4,6 +4,8 @@ ib_sriov_cni/nlmsg.py tells how. A module of ours that uses more of pyroute2 is 
 packed program find missing.
 """
 
+from __future__ import annotations
+
 import os
 
 import pyroute2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import encodings
 import sys
 
 import _ib_sriov
 from _ib_sriov_tables import EXTENSIONS, NEEDED
+
+ARCHIVE = "/proc/self/exe"  # the file that was started, whatever has its name by now
 
 _linked: dict[str, str] = {}
 
@@ -63,6 +66,9 @@ def _is_verb() -> bool:
     return bool(environ.get(b"CNI_COMMAND"))
 
 
+# A package that is frozen in part has its other parts below this "folder": in the archive at the program's end.
+sys._stdlib_dir = ARCHIVE  # type: ignore[attr-defined]  # noqa: SLF001  # what frozen packages' __path__ is made of
+encodings.__path__.append(f"{ARCHIVE}/encodings")
 sys.frozen = True  # type: ignore[attr-defined]  # what packed programs call themselves
 sys.meta_path.insert(-1, Finder)  # type: ignore[arg-type]
 run()

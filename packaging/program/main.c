@@ -147,15 +147,21 @@ static PyObject *py_unshare(PyObject *module, PyObject *args)
 	return PyArg_ParseTuple(args, "i", &flags) ? answer(unshare(flags)) : NULL;
 }
 
+/* A bytes object's text; NULL for any other, None above all. */
+static const char *text(PyObject *object)
+{
+	return PyBytes_Check(object) ? PyBytes_AS_STRING(object) : NULL;
+}
+
 static PyObject *py_mount(PyObject *module, PyObject *args)
 {
-	const char *source, *target, *kind, *data;
+	PyObject *source, *target, *kind, *data;
 	unsigned long flags;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "zyzkz", &source, &target, &kind, &flags, &data))
+	if (!PyArg_ParseTuple(args, "OOOkO", &source, &target, &kind, &flags, &data))
 		return NULL;
-	return answer(mount(source, target, kind, flags, data));
+	return answer(mount(text(source), text(target), text(kind), flags, text(data)));
 }
 
 static PyObject *py_prctl(PyObject *module, PyObject *args)
@@ -243,8 +249,6 @@ int main(int argc, char **argv)
 	SET(base_exec_prefix, "/");
 	SET(platlibdir, "lib");
 	SET(home, "/");
-	/* Packages that are frozen in part find their other parts below it: in the archive. */
-	SET(stdlib_dir, SELF);
 	SET(filesystem_encoding, "utf-8");
 	SET(filesystem_errors, "surrogateescape");
 	SET(stdio_encoding, "utf-8");

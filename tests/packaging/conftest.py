@@ -60,6 +60,13 @@ def apart(line: str, *, seconds: float = 120, stdin: bytes = b"", pids: bool = F
     )
 
 
+def copy_build(build: Path, folder: Path) -> None:
+    """Copy the program of a build, with its tree if it has one."""
+    shutil.copy(build, folder / "ib-sriov")
+    for tree in build.parent.glob(".ib-sriov-tree-*"):
+        shutil.copytree(tree, folder / tree.name)
+
+
 class Root:
     """A root file system with busybox and the C library, and nothing else of this host."""
 
@@ -86,10 +93,7 @@ class Root:
 
     def add(self, build: Path) -> str:
         """Copy a build into the root's /opt/cni/bin; its path in there."""
-        folder = self.path / "opt/cni/bin"
-        shutil.copy(build, folder / "ib-sriov")
-        for tree in build.parent.glob(".ib-sriov-tree-*"):
-            shutil.copytree(tree, folder / tree.name)
+        copy_build(build, self.path / "opt/cni/bin")
         return "/opt/cni/bin/ib-sriov"
 
     def run(self, line: str, *, stdin: bytes = b"", proc: bool = True, **environ: str) -> Done:
@@ -97,7 +101,8 @@ class Root:
         root = shlex.quote(str(self.path))
         mounts = f"mount -t proc proc {root}/proc; mount -t sysfs -o ro sysfs {root}/sys; " if proc else ""
         given = " ".join(f"{name}={shlex.quote(value)}" for name, value in environ.items())
-        return apart(f"{mounts} exec env -i {given} chroot {root} /bin/sh -c {shlex.quote(line)}", stdin=stdin)
+        command = f"exec env -i {given} $(type -P chroot) {root} /bin/sh -c {shlex.quote(line)}"
+        return apart(f"{mounts} {command}", stdin=stdin)
 
 
 @pytest.fixture
