@@ -16,7 +16,7 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 	@$(PY) -m tests.demo
 
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
-	@$(need) python lint netns build lab clients
+	@$(need) python lint netns build image lab clients
 	-@packaging/build
 	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns packaging lab build $(conformance)
 
@@ -25,12 +25,12 @@ build: ## what is released, in dist/: the one file, the one-folder tree, wheel, 
 	@packaging/build
 
 test-build: ## the packed program in the place of the source: bare hosts, the lab's attachments, conformance
-	@$(need) python build netns lab clients
+	@$(need) python build image netns lab clients
 	-@packaging/build
 	@$(PY) tests/tools/suites.py packaging build-all $(conformance:%=build-%)
 
 image: ## a container image whose entry point installs the packed program into a mounted folder
-	@$(need) python build
+	@$(need) python build image
 	@[ -x dist/ib-sriov ] || packaging/build
 	@packaging/image
 

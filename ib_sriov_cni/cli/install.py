@@ -158,7 +158,7 @@ def ask_version(program: str) -> str:
         done = subprocess.run(
             [program],
             env={"CNI_COMMAND": "VERSION"},
-            stdin=subprocess.DEVNULL,
+            input=b"",
             capture_output=True,
             timeout=VERSION_SECONDS,
             check=False,
