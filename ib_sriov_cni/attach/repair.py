@@ -383,8 +383,7 @@ def _apply_to_pod(host: Host, repair: Repair) -> bool:
     if repair.kind not in names:
         return False
     if repair.kind == OWNER:
-        host.records.claim(record.pci, record.key)
-        return True
+        return _claim(host, record)
     if repair.kind == LINK_STATE:
         host.vf_configs.set_link_state(host.sysfs.read_function(record.pci), str(repair.about))
         return True
@@ -393,6 +392,15 @@ def _apply_to_pod(host: Host, repair: Repair) -> bool:
         return False
     with netns:
         return _apply_inside(host, repair, record, netns)
+
+
+def _claim(host: Host, record: Record) -> bool:
+    owner = host.records.read_owner(record.pci)
+    rival = host.records.read(owner) if owner is not None else None
+    if rival is not None and rival.pci == record.pci and is_alive(host, rival):
+        return False
+    host.records.claim(record.pci, record.key)
+    return True
 
 
 def _is_about(fault: Difference, repair: Repair) -> bool:

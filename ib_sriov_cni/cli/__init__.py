@@ -41,8 +41,18 @@ Examples:
 
 # The one list of commands: name, module of this package, what the overview says of it.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "list": ("listing", "List PFs and VFs, and which pod holds which."),
+    "show": ("show", "Show one attachment: its record, what the kernel has, and any difference."),
+    "watch": ("watch", "Watch PFs, VFs and attachments as they change."),
+    "check": ("check", "Check attachments: interface, addresses, routes, GUIDs, link state, RDMA device, reservation."),
+    "gc": ("gc", "Release what dead attachments hold: VFs, addresses, records."),
+    "repair": ("repair", "Put right what can be put right, and name what cannot."),
+    "add": ("add", "Attach a VF to a network namespace or a running container."),
+    "del": ("delete", "Detach what was attached by hand: the VF comes home as it was."),
+    "config": ("config", "Validate, explain and describe network configurations."),
     "install": ("install", "Put this program into the folder of CNI plugins."),
     "completion": ("completion", "Print the completion script of a shell."),
+    "doctor": ("doctor", "Look at everything that must be right on a node, and say what to do."),
     "version": ("version", "Print the versions of this program and of what it stands on."),
 }
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from ib_sriov_cni import __version__, cli
 from ib_sriov_cni.cli import output
+from tests.tools.helptext import render_cli
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
@@ -41,7 +42,7 @@ def test_unknown_command_is_refused() -> None:
 def test_every_command_has_help_that_the_overview_quotes_and_examples(name: str) -> None:
     result = CliRunner().invoke(cli.main, [name, "--help"], prog_name="ib-sriov")
     assert result.exit_code == 0
-    assert cli.COMMANDS[name][1] in result.output
+    assert cli.COMMANDS[name][1] in " ".join(result.output.split())
     assert f"ib-sriov {name}" in result.output.partition("Examples:")[2]
 
 
@@ -145,3 +146,16 @@ def test_a_table_that_is_piped_is_as_wide_as_what_is_in_it() -> None:
     assert lines[0].split() == ["NAME", "WORDS"]
     assert lines[2].split() == ["b", "-"]
     assert not any(line.endswith(" ") for line in lines)
+
+
+def test_the_reference_is_current() -> None:
+    with open(os.path.join(ROOT, "docs/cli.md"), encoding="utf-8") as file:
+        assert file.read() == render_cli(), "docs/cli.md is not what --help says: make reference"
+
+
+def test_no_command_hides_a_builtin() -> None:
+    """A module of the package becomes a name in it: one called `list` took the place of the real one."""
+    import builtins
+
+    modules = {module for module, _ in cli.COMMANDS.values()}
+    assert modules & set(dir(builtins)) == set()
