@@ -163,13 +163,13 @@ def ask_version(program: str) -> str:
             timeout=VERSION_SECONDS,
             check=False,
         )
-        told = json.loads(done.stdout)
-        versions = [str(version) for version in told["supportedVersions"]]
     except OSError as fault:
         hint = "is the folder mounted noexec, or the file for another machine?"
         raise Failure(f"run {program}: {error_of(fault)}", hint) from None
     except subprocess.TimeoutExpired:
         raise Failure(f"run {program}: no answer to VERSION within {VERSION_SECONDS:g} s") from None
+    try:
+        versions = [str(version) for version in json.loads(done.stdout)["supportedVersions"]]
     except (ValueError, KeyError, TypeError):
         said = (done.stdout + done.stderr).decode(errors="replace").strip()[:300]
         raise Failure(

@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -35,27 +35,28 @@ def one_file() -> Path:
     return path
 
 
+SECONDS = 120.0
 Done = subprocess.CompletedProcess[bytes]
 
 
-def call(program: Path | str, *arguments: str, stdin: bytes = b"", seconds: float = 120, **environ: str) -> Done:
+def call(program: Path | str, *arguments: str, stdin: bytes = b"", **environ: str) -> Done:
     """Run a program with these variables and no others."""
     return subprocess.run(
-        [str(program), *arguments], env=environ, input=stdin, capture_output=True, timeout=seconds, check=False
+        [str(program), *arguments], env=environ, input=stdin, capture_output=True, timeout=SECONDS, check=False
     )
 
 
-def apart(line: str, *, seconds: float = 120, stdin: bytes = b"", pids: bool = False, **environ: str) -> Done:
+def apart(line: str, *, stdin: bytes = b"", pids: bool = False) -> Done:
     """Run a shell line in a mount namespace of its own, where what it mounts is its own affair."""
     command = ["unshare", "--mount", "--propagation", "private"]
     if pids:
         command += ["--pid", "--fork", "--mount-proc"]
     return subprocess.run(
         [*command, "/bin/bash", "-euc", line],
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environ},
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         input=stdin,
         capture_output=True,
-        timeout=seconds,
+        timeout=SECONDS,
         check=False,
     )
 
@@ -96,11 +97,13 @@ class Root:
         copy_build(build, self.path / "opt/cni/bin")
         return "/opt/cni/bin/ib-sriov"
 
-    def run(self, line: str, *, stdin: bytes = b"", proc: bool = True, **environ: str) -> Done:
+    def run(
+        self, line: str, environ: Mapping[str, str] | None = None, *, stdin: bytes = b"", proc: bool = True
+    ) -> Done:
         """Run a line of the root's own shell under a chroot, with these variables and no others."""
         root = shlex.quote(str(self.path))
         mounts = f"mount -t proc proc {root}/proc; mount -t sysfs -o ro sysfs {root}/sys; " if proc else ""
-        given = " ".join(f"{name}={shlex.quote(value)}" for name, value in environ.items())
+        given = " ".join(f"{name}={shlex.quote(value)}" for name, value in (environ or {}).items())
         command = f"exec env -i {given} $(type -P chroot) {root} /bin/sh -c {shlex.quote(line)}"
         return apart(f"{mounts} {command}", stdin=stdin)
 

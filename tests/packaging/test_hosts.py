@@ -99,14 +99,14 @@ def test_what_it_stands_on_is_inside(build: Path, root: Root) -> None:
 def test_version_in_a_root_with_nothing(build: Path, root: Root, proc: bool) -> None:
     program = root.add(build)
     assert root.run("ls /usr/bin /etc/libibverbs.d", proc=False).returncode != 0
-    done = root.run(f"exec {program}", proc=proc, CNI_COMMAND="VERSION")
+    done = root.run(f"exec {program}", {"CNI_COMMAND": "VERSION"}, proc=proc)
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout)["supportedVersions"]
 
 
 def test_a_verb_in_a_root_with_nothing(build: Path, root: Root) -> None:
     program = root.add(build)
-    done = root.run(f"exec {program}", stdin=conf(), **ADD)
+    done = root.run(f"exec {program}", ADD, stdin=conf())
     assert done.returncode == 1
     assert json.loads(done.stdout)["code"] == 101, done.stdout
     assert not list((root.path / "tmp").iterdir())
@@ -217,7 +217,8 @@ def test_what_it_executes_sees_the_callers_environment(build: Path, tmp_path: Pa
     plugin.chmod(0o755)
     environ = ADD | {"CNI_COMMAND": "DEL", "CNI_PATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
     state = str(tmp_path / "state")
-    for given in ({}, {"LD_LIBRARY_PATH": "/some/where"}):
+    both: tuple[dict[str, str], ...] = ({}, {"LD_LIBRARY_PATH": "/some/where"})
+    for given in both:
         done = call(build, stdin=conf(stateDir=state, ipam={"type": "witness"}), **environ, **given)
         assert done.returncode == 0, done.stdout
         seen = (tmp_path / "seen").read_text()
