@@ -151,13 +151,9 @@ class Packed:
             names = base.namelist()
         for entry in names:
             name = entry.removesuffix(".pyc").replace("/", ".").removesuffix(".__init__")
-            if name in self.frozen:
-                continue
-            spec = importlib.util.find_spec(name)
-            if spec is None or not (spec.has_location or spec.origin == "frozen"):
-                sys.exit(f"build: no source of {name}, which PyInstaller put into its base library")
-            origin = spec.loader_state.filename if spec.origin == "frozen" else spec.origin
-            self.archive[entry] = pyc(compile_module(name, origin))
+            if name not in self.frozen:
+                source = os.path.join(os.path.dirname(os.__file__), entry.removesuffix("c"))
+                self.archive[entry] = pyc(compile_module(name, source))
 
     def add_extension(self, name: str, path: str) -> None:
         for suffix in EXTENSION_SUFFIXES:
@@ -181,18 +177,24 @@ class Packed:
         return name
 
     def resolve(self) -> None:
-        """Say for each shared object which others of the program it needs; one that is nowhere is a fault."""
-        for name, path in self.shared.items():
-            wanted = [item for item in elf.needed(path) if not item.startswith(OF_THE_HOST)]
-            self.needed[name] = wanted
-            for item in wanted:
+        """Say for each shared object which others of the program it needs, and leave out what none needs.
+
+        One that is nowhere is a fault.
+        """
+        left = [*self.extensions.values(), *self.providers.values()]
+        while left:
+            name = left.pop()
+            if name in self.needed:
+                continue
+            path = self.shared[name]
+            self.needed[name] = [item for item in elf.needed(path) if not item.startswith(OF_THE_HOST)]
+            for item in self.needed[name]:
                 if item.startswith(LIBPYTHON):
                     self.shared_stub(item)
                 elif item not in self.shared:
                     sys.exit(f"build: {path} needs {item}, which PyInstaller did not find")
-        for name in self.stubs:
-            self.needed[name] = []
-            self.shared[name] = self.stubs[name]
+                left.append(item)
+        self.shared = {name: path for name, path in self.shared.items() if name in self.needed}
 
     def shared_stub(self, soname: str) -> None:
         """Make an empty library of that name: modules that ask for libpython find its symbols in the program."""
@@ -201,7 +203,7 @@ class Packed:
         path = os.path.join(self.work, soname)
         options = ("-shared", "-nostdlib", f"-Wl,-soname,{soname}", "-Wl,--build-id=none")
         run([*compiler(), *options, "-x", "c", os.devnull, "-o", path])
-        self.stubs[soname] = path
+        self.stubs[soname] = self.shared[soname] = path
 
     def write(self, target: str, tree: str = "") -> None:
         """Compile and link the program and put the archive at its end; with a tree, without the shared objects."""
