@@ -31,7 +31,8 @@ ROOT = os.path.dirname(HERE)
 PROGRAM = os.path.join(HERE, "program")
 # What the verbs may import besides our own modules: what opens an RDMA device, and where fastjson falls back to.
 ALSO_HOT = ("pyverbs.device", "json", "traceback", "encodings.utf_8", "encodings.ascii", "encodings.latin_1")
-COLD = ("ib_sriov_cni.cli", "ib_sriov_cni.agent")
+# Packages inside ib_sriov_cni whose modules verbs import; the others (cli, doctor, agent) are for people.
+HOT_PACKAGES = {"attach"}
 # These are in every process that is linked with glibc; of Python there is one, and it is ours.
 OF_THE_HOST = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so", "ld-linux")
 LIBPYTHON = "libpython"
@@ -48,7 +49,7 @@ def run(command: list[str], **options: Any) -> str:
 
 def hot_modules() -> dict[str, str]:
     """Modules that the verbs import, by name, with the path of each: found by importing them in a bare interpreter."""
-    names = [name for name in contents.own_modules() if not name.startswith(COLD) and not name.endswith("__main__")]
+    names = [name for name in contents.own_modules() if is_hot(name) and not name.endswith("__main__")]
     loaded = contents.loaded_by([*names, *ALSO_HOT])
     found = {name: origin for name, origin in loaded.items() if origin.endswith((".py", ".so"))}
     import pyroute2
@@ -57,6 +58,14 @@ def hot_modules() -> dict[str, str]:
     found["ib_sriov_cni.__main__"] = os.path.join(ROOT, "ib_sriov_cni", "__main__.py")
     found.pop("__main__", None)
     return found
+
+
+def is_hot(name: str) -> bool:
+    """Whether a module of ours is one of the verbs'."""
+    package, _, rest = name.partition(".")
+    part = rest.partition(".")[0]
+    cold = os.path.isdir(os.path.join(ROOT, package, part)) and part not in HOT_PACKAGES
+    return package == "ipam" or not rest or not cold
 
 
 def compile_module(name: str, path: str) -> bytes:
