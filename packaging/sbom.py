@@ -95,7 +95,13 @@ def components(files: dict[str, str]) -> list[dict[str, Any]]:
             {"name": f"file:{files[path]}", "value": f"sha256:{digest(path)}"} for path in paths
         ]
         found.append(component)
-    found += [distribution(name) for name in contents.requirements()]
+    for name in contents.requirements():
+        component = distribution(name)
+        mine = {str(metadata.distribution(name).locate_file(path)) for path in metadata.files(name) or []}
+        component.setdefault("properties", []).extend(
+            {"name": f"file:{files[path]}", "value": f"sha256:{digest(path)}"} for path in sorted(mine & set(files))
+        )
+        found.append(component)
     return list({item["purl"]: item for item in found}.values())
 
 
