@@ -184,16 +184,19 @@ class Records:
 
         Raises StateFailure (106) if it is there but cannot be read.
         """
-        set_links_aside(self._attachments, os.path.dirname(self.file_of(key)))
+        path = self.file_of(key)
+        set_links_aside(self._attachments, os.path.dirname(path))
         try:
             return self.inspect(key)
         except ValueError:
-            set_aside(self.file_of(key))
+            set_aside(path)
             return None
 
     def inspect(self, key: Key) -> Record | None:
         """Give a record as `read` does, but leave a damaged one where it is: ValueError tells what is wrong with it."""
         path = self.file_of(key)
+        if os.path.islink(self._attachments) or os.path.islink(os.path.dirname(path)):
+            raise ValueError("its folder is a link, which somebody planted")
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as fault:

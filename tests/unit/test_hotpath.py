@@ -130,7 +130,8 @@ def every_module() -> list[str]:
         for folder, _, files in os.walk(os.path.join(ROOT, package)):
             for file in files:
                 name = os.path.relpath(os.path.join(folder, file), ROOT).removesuffix(".py").replace(os.sep, ".")
-                if file.endswith(".py") and not name.startswith(("ib_sriov_cni.cli", "ib_sriov_cni.doctor")):
+                cold = name.startswith(("ib_sriov_cni.agent", "ib_sriov_cni.cli", "ib_sriov_cni.doctor"))
+                if file.endswith(".py") and not cold:
                     names.append(name.removesuffix(".__init__"))
     return sorted(names)
 

@@ -44,7 +44,7 @@ PLUGIN = (
     ("leftovers", "vfconfig"),  # doors
     ("host",),
     ("attach",),
-    ("doctor",),
+    ("agent", "doctor"),
     ("cni", "cli"),  # edges
     ("__main__",),
 )
@@ -60,6 +60,7 @@ FOREIGN = {
     "pyroute2": {"ib_sriov_cni.nlmsg", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ib_sriov_cni.cli"},
     "pyverbs": {"ib_sriov_cni.verbs"},
     "_ib_sriov": {"ib_sriov_cni.syscalls"},  # the packed program's own (packaging/program/main.c)
+    "prometheus_client": {"ib_sriov_cni.agent"},
     "_json": {"ipam.fastjson"},  # of the standard library, but no promise of it
 }
 # Too slow to start (docs/performance.md): on the path of ADD, DEL and CHECK imported, if at all,
@@ -68,7 +69,7 @@ SLOW = {
     *("argparse", "asyncio", "collections.abc", "contextlib", "dataclasses", "enum", "inspect", "ipaddress"),
     *("json", "logging", "pathlib", "re", "shutil", "socket", "subprocess", "tempfile", "traceback", "typing"),
 }
-COLD = {"ib_sriov_cni.cli", "ib_sriov_cni.doctor"}
+COLD = {"ib_sriov_cni.agent", "ib_sriov_cni.cli", "ib_sriov_cni.doctor"}
 
 
 class Import:
