@@ -1,7 +1,8 @@
 """Run test suites one after the other, and sum their junit files into one line.
 
-    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns lab conformance; what lab leaves out: matrix;
-                          matrix-6.1, a sample of it on the other kernel; udev, in a guest with a real udevd
+    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns packaging lab conformance; what lab leaves
+                          out: matrix; matrix-6.1, a sample of it on the other kernel; udev, in a guest with a real
+                          udevd; build, build-all, build-conformance: dist/ib-sriov in the place of the source
 
 A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
@@ -9,6 +10,7 @@ skip, an error, a suite that is empty or died before it wrote its results all co
 
 from __future__ import annotations
 
+import glob
 import os
 import subprocess
 import sys
@@ -25,9 +27,21 @@ IN_GUEST = {
     "udev": ["tests/lab/test_udev.py"],
     "matrix-6.1": ["tests/lab", "-m", "matrix"],
     "conformance": ["tests/conformance"],
+    "build": ["tests/packaging/guest", *(f"tests/lab/test_attach_{name}.py" for name in ("main", "guid", "del"))],
+    "build-all": [
+        "tests/packaging/guest",
+        *sorted(glob.glob("tests/lab/test_attach_*.py", root_dir=ROOT)),
+        *("-m", "not matrix"),
+    ],
+    "build-conformance": ["tests/conformance"],
 }
+# What these suites call is the one file that `make build` made.
+ONE_FILE = os.path.join(ROOT, "dist", "ib-sriov")
 # What a suite of those has in its environment besides.
-SETTINGS = {"matrix-6.1": {"KERNEL": "6.1", "LAB_EVERY": "7"}}
+SETTINGS = {
+    "matrix-6.1": {"KERNEL": "6.1", "LAB_EVERY": "7"},
+    **{name: {"IB_SRIOV_PLUGIN": ONE_FILE} for name in IN_GUEST if name.startswith("build")},
+}
 # For a suite on a slow machine; one that hangs must still end before CI's own limit.
 GUEST_SECONDS = "2700"
 # Each of these counts as one test.
@@ -109,7 +123,9 @@ def pytest_suite(name: str) -> tuple[int, int]:
         command = [os.path.join(ROOT, "tests", "lab", "pytest"), *IN_GUEST[name]]
     else:
         command = [*PYTEST, folder, f"--junitxml={junit}"]
-        if name == "netns":
+        if name == "packaging":
+            command.append("--ignore=tests/packaging/guest")
+        if name in {"netns", "packaging"}:
             command = as_root(command)
     try:
         status = run(command, SETTINGS.get(name))

@@ -59,6 +59,7 @@ FOREIGN = {
     "yaml": {"ib_sriov_cni.cli", "ib_sriov_cni.doctor"},
     "pyroute2": {"ib_sriov_cni.nlmsg", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ib_sriov_cni.cli"},
     "pyverbs": {"ib_sriov_cni.verbs"},
+    "_ib_sriov": {"ib_sriov_cni.syscalls"},  # the packed program's own (packaging/program/main.c)
     "prometheus_client": {"ib_sriov_cni.agent"},
     "_json": {"ipam.fastjson"},  # of the standard library, but no promise of it
 }
