@@ -383,6 +383,7 @@ def why_dead(host: Host, record: Record) -> str:
         return ""
     if not host.sysfs.read_driver(record.pci):
         return f"VF {record.pci} has no driver"
-    if read_home(host, record.pci) is not None:
+    rdma = host.sysfs.read_rdma(record.pci)
+    if rdma is not None and rdma.node_guid is not None and host.sysfs.read_netdev(record.pci):
         return f"VF {record.pci} is back in the host's namespace"
     return ""
