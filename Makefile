@@ -6,7 +6,7 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo test matrix quick conformance-table lint lab-shell bench clean
+.PHONY: help demo test matrix quick conformance-table site lint lab-shell bench clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -16,8 +16,8 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 	@$(PY) -m tests.demo
 
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
-	@$(need) python lint netns lab clients
-	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns lab $(conformance)
+	@$(need) python lint netns manifests lab clients
+	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs lab $(conformance)
 
 matrix: ## every step of ADD, DEL and GC killed, in both RDMA modes; long
 	@$(need) python lab
@@ -29,6 +29,10 @@ quick: ## the unit tests, under 30 s
 
 conformance-table: ## docs/conformance.md from the results of the last `make test`
 	@tests/conformance/table
+
+site: ## the documentation as a site, in build/site
+	@$(need) python
+	@$(PY) -m mkdocs build --strict --quiet
 
 lint: ## ruff, mypy --strict, shellcheck
 	@$(need) python lint

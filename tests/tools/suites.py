@@ -1,6 +1,7 @@
 """Run test suites one after the other, and sum their junit files into one line.
 
-    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns lab conformance; matrix: what lab leaves out
+    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs lab conformance;
+                          matrix: what lab leaves out
 
 A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
