@@ -20,7 +20,7 @@ def main() -> int:
         return serve()
     from ib_sriov_cni.cli import main as run_cli
 
-    run_cli()
+    run_cli(prog_name="ib-sriov")
     return 0
 
 

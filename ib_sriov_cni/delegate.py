@@ -27,6 +27,7 @@ SIGPIPE = 13
 # What a plugin answers that is older than the command: skel gives 4, others 1 or these words alone.
 NOT_KNOWN = (1, 4)
 NOT_KNOWN_WORDS = "unknown CNI_COMMAND"
+NOT_IMPLEMENTED_WORDS = "CHECK method is not implemented"  # whereabouts, and others made after it
 
 
 class _Refusal(AddressManagement):
@@ -67,8 +68,13 @@ def check_addresses(request: Request, kind: str, log: Log) -> None:
         from ipam.plugin import check
 
         check(request)
-    else:
+        return
+    try:
         _execute(request, kind, "CHECK", log)
+    except _Refusal as refusal:
+        if NOT_IMPLEMENTED_WORDS not in str(refusal):
+            raise
+        log.debug("the IPAM plugin has no CHECK", plugin=kind, answer=refusal.msg)
 
 
 def collect_addresses(request: Request, kind: str, log: Log) -> None:

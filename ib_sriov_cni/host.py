@@ -13,7 +13,9 @@ from ib_sriov_cni.vfconfig import VfConfigs
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
+    from ib_sriov_cni.leftovers import Leftovers
     from ib_sriov_cni.log import Log
     from ib_sriov_cni.rdma import Rdma
     from ib_sriov_cni.rtnl import Rtnl
@@ -36,10 +38,26 @@ class Host:
         self.sysfs = Sysfs(sysfs_root)
         self.vf_configs = VfConfigs(lambda: self.rtnl, sysfs_root)
         self.locks = Locks(lock_dir)
-        self.records = Records(state_dir or DEFAULT_STATE_DIR)
+        self._state_dir = state_dir or DEFAULT_STATE_DIR
+        self.records = Records(self._state_dir)
         self._proc = proc_root
         self._rtnl: Rtnl | None = None
         self._rdma: Rdma | None = None
+
+    def close(self) -> None:
+        """Close the sockets; they open again when they are wanted again."""
+        for door in (self._rtnl, self._rdma):
+            if door is not None:
+                door.close()
+        self._rtnl = self._rdma = None
+
+    def __enter__(self) -> Self:
+        """For `with`, where an invocation is not the process's only one."""
+        return self
+
+    def __exit__(self, *_fault: object) -> None:
+        """Close."""
+        self.close()
 
     @property
     def rtnl(self) -> Rtnl:
@@ -47,6 +65,13 @@ class Host:
         if self._rtnl is None:
             self._rtnl = self.open_rtnl()
         return self._rtnl
+
+    @property
+    def leftovers(self) -> Leftovers:
+        """What else is in the state directory."""
+        from ib_sriov_cni.leftovers import Leftovers
+
+        return Leftovers(self._state_dir)
 
     @property
     def rdma(self) -> Rdma:

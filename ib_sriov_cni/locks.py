@@ -62,6 +62,28 @@ class Locks:
             pass  # a full tmpfs: the lock holds, only its holder stays unnamed
         return Lock(fd)
 
+    def read_holder(self, pci: str) -> str:
+        """Tell who holds the VF's lock, empty if nobody does. Raises StateFailure (106) if that cannot be seen."""
+        import fcntl
+
+        path = f"{self._folder}/{pci}.lock"
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return ""
+        except OSError as fault:
+            raise StateFailure(f"open lock {path}: {fault.strerror}", "run it as root") from None
+        try:
+            # Held for a moment; a take at just that moment tries again.
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _describe(fd)
+        except OSError as fault:
+            raise StateFailure(f"lock {path}: {fault.strerror}") from None
+        finally:
+            os.close(fd)
+        return ""
+
 
 class Lock:
     """A lock that is held; `with` lets go at the end."""

@@ -119,6 +119,18 @@ class RdmaDevice:
 
 
 @value
+class Port:
+    """What sysfs says of an RDMA device's port; texts are empty where it says nothing."""
+
+    state: str  # DOWN, INIT, ARMED, ACTIVE …
+    physical: str  # Disabled, Polling, LinkUp …
+    rate: str  # "200 Gb/sec (4X HDR)"
+    link_layer: str  # InfiniBand, Ethernet
+    lid: int
+    sm_lid: int
+
+
+@value
 class Link:
     """A netdev. `pci` is empty on kernels that do not report the parent device (before 5.14)."""
 

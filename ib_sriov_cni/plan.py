@@ -12,6 +12,8 @@ from ipam.value import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Self
+
     from ib_sriov_cni.netconf import NetConf
     from ipam.result import Result, Route
 
@@ -182,6 +184,21 @@ def derive_guid(pf_guid: Guid | None, function: VfFunction, others: set[Guid]) -
 # ---- wanted and found
 
 
+class Difference(str):
+    """One difference, in words; `kind` tells what sort it is, `about` the thing it is of (an address, a route …)."""
+
+    __slots__ = ("about", "kind")
+
+    kind: str
+    about: object
+
+    def __new__(cls, kind: str, words: str, about: object = None) -> Self:
+        """Keep what may be done about it beside the words."""
+        made = super().__new__(cls, words)
+        made.kind, made.about = kind, about
+        return made
+
+
 def identity_differences(plan_guid: Guid, plan_node: Guid, facts: Facts) -> list[str]:
     """Compare a VF's own GUIDs with the planned ones."""
     found = []
@@ -192,30 +209,35 @@ def identity_differences(plan_guid: Guid, plan_node: Guid, facts: Facts) -> list
     return found
 
 
-def link_differences(link: Link | None, *, name: str, guid: Guid, mtu: int | None, pci: str) -> list[str]:
+def link_differences(link: Link | None, *, name: str, guid: Guid, mtu: int | None, pci: str) -> list[Difference]:
     """Compare the netdev in the pod with what it must be."""
     if link is None:
-        return [f"interface {name} is gone"]
+        return [Difference("interface", f"interface {name} is gone")]
     found = []
     if not link.up:
-        found.append(f"interface {name} is down")
+        found.append(Difference("down", f"interface {name} is down", name))
     if link.pci and link.pci != pci:
-        found.append(f"interface {name} is not the VF's: its PCI device is {link.pci}, not {pci}")
-    if link.port_guid != guid:
-        found.append(f"interface {name} has port GUID {link.port_guid}, not {guid}")
+        words = f"interface {name} is not the VF's: its PCI device is {link.pci}, not {pci}"
+        found.append(Difference("interface", words))
+    if guid and link.port_guid != guid:  # zero: the Go plugin's record does not tell
+        found.append(Difference("guid", f"interface {name} has port GUID {link.port_guid}, not {guid}"))
     if mtu and link.mtu != mtu:
-        found.append(f"interface {name} has mtu {link.mtu}, not {mtu}")
+        found.append(Difference("mtu", f"interface {name} has mtu {link.mtu}, not {mtu}"))
     return found
 
 
-def address_differences(wanted: Result, index: int | None, addresses: list[str], routes: list[Route]) -> list[str]:
+def address_differences(
+    wanted: Result, index: int | None, addresses: list[str], routes: list[Route]
+) -> list[Difference]:
     """Compare the addresses and routes in the pod with those of a result (interface `index` of it)."""
     found = [
-        f"address {ip.address} is gone" for ip in wanted.ips if ip.interface == index and ip.address not in addresses
+        Difference("address", f"address {ip.address} is gone", ip.address)
+        for ip in wanted.ips
+        if ip.interface == index and ip.address not in addresses
     ]
     there = {(route.dst, route.gw) for route in routes}
     found += [
-        f"route {route.dst} via {route.gw or 'link'} is gone"
+        Difference("route", f"route {route.dst} via {route.gw or 'link'} is gone", route)
         for route in effective_routes(wanted)
         if (normal_destination(route.dst), route.gw) not in there
     ]
@@ -261,14 +283,15 @@ def needs_child(report: PortReport, pkey: int) -> bool:
     return normalize_pkey(report.pkeys[0]) != normalize_pkey(pkey)
 
 
-def child_differences(link: Link, parent: Link | None, pkey: int) -> list[str]:
+def child_differences(link: Link, parent: Link | None, pkey: int) -> list[Difference]:
     """Compare a P_Key's interface in the pod, and the VF's netdev that it stands on, with what they must be."""
     found = []
     lower = parent.index if parent is not None else link.lower
     if not lower or link.lower != lower or normalize_pkey(link.pkey or 0) != normalize_pkey(pkey):
-        found.append(f"interface {link.name} is not the one of P_Key {pkey:#06x}")
+        found.append(Difference("interface", f"interface {link.name} is not the one of P_Key {pkey:#06x}"))
     if parent is not None and not parent.up:
-        found.append(f"interface {parent.name} is down, which {link.name} needs")
+        words = f"interface {parent.name} is down, which {link.name} needs"
+        found.append(Difference("down", words, parent.name))
     return found
 
 

@@ -32,6 +32,7 @@ SCHEMA = 1
 DEFAULT_STATE_DIR = "/var/lib/cni/ib-sriov"
 MAX_RECORD = 1 << 24  # a configuration and a result of 1 MiB each, in ASCII
 TRIES = 100
+DAMAGED, UNFINISHED = ".damaged", ".new"  # endings of files that nobody reads
 # There is none, and with a name too long for a file there never was one.
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
@@ -169,15 +170,22 @@ class Records:
 
         Raises StateFailure (106) if it is there but cannot be read.
         """
+        try:
+            return self.inspect(key)
+        except ValueError:
+            self._set_aside(self.file_of(key))
+            return None
+
+    def inspect(self, key: Key) -> Record | None:
+        """Give a record as `read` does, but leave a damaged one where it is: ValueError tells what is wrong with it."""
         path = self.file_of(key)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as fault:
             if fault.errno in NO_RECORD:
                 return None
-            if fault.errno == errno.ELOOP:  # a link somebody planted
-                self._set_aside(path)
-                return None
+            if fault.errno == errno.ELOOP:
+                raise ValueError("it is a link, which somebody planted") from None
             raise StateFailure(f"read record {path}: {fault.strerror}") from None
         try:
             text = os.read(fd, MAX_RECORD)
@@ -187,14 +195,13 @@ class Records:
             os.close(fd)
         try:
             record = parse_record(loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self._set_aside(path)
-            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as fault:
+            raise ValueError(f"{type(fault).__name__}: {fault}") from None
         return record if record.key == key else None
 
     def _set_aside(self, path: str) -> None:
         try:
-            os.rename(path, path + ".damaged")
+            os.rename(path, path + DAMAGED)
         except OSError as fault:
             raise StateFailure(f"set aside damaged record {path}: {fault.strerror}", "remove it by hand") from None
 
@@ -211,7 +218,7 @@ class Records:
 
     def _write(self, key: Key, path: str, text: bytes) -> None:
         folder = _make_folders(self._attachments, key.network)
-        temporary = f"{path}.new"
+        temporary = f"{path}{UNFINISHED}"
         _remove_quietly(temporary)
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -283,7 +290,7 @@ class Records:
         """Give the attachments of a network that the Go plugin's records speak of."""
         keys = []
         for name in _names(self._state_dir):
-            cut = -1 if name.endswith(".damaged") else name.find("-")
+            cut = -1 if name.endswith(DAMAGED) else name.find("-")
             while cut > 0:  # either part may have a hyphen: the record itself says where the second one begins
                 key = Key(network=network, container_id=name[:cut], ifname=name[cut + 1 :])
                 if os.path.isfile(f"{self._state_dir}/{name}") and self.read_foreign(key):
@@ -316,7 +323,7 @@ class Records:
 
     def read_owners(self) -> list[tuple[str, Key]]:
         """Give each owned VF's PCI address with its owner."""
-        names = [name for name in _names(self._devices) if not name.endswith(".new")]  # what a killed claim left
+        names = [name for name in _names(self._devices) if not name.endswith(UNFINISHED)]  # what a killed claim left
         pairs = [(name, self.read_owner(PciAddress(name))) for name in names]
         return [(pci, key) for pci, key in pairs if key is not None]
 
@@ -329,7 +336,7 @@ class Records:
             raise StateFailure(f"write owner of VF {path}: {fault.strerror}") from None
 
     def _claim(self, path: str, key: Key) -> None:
-        temporary = f"{path}.new"
+        temporary = f"{path}{UNFINISHED}"
         _make_folders(self._devices, "")
         _remove_quietly(temporary)
         os.symlink(key.path, temporary)

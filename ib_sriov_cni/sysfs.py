@@ -21,7 +21,7 @@ import errno
 import os
 
 from ib_sriov_cni.errors import DeviceUnusable, KernelRefused
-from ib_sriov_cni.model import Guid, PciAddress, RdmaDevice, VfFunction
+from ib_sriov_cni.model import Guid, PciAddress, Port, RdmaDevice, VfFunction
 
 
 class Sysfs:
@@ -134,6 +134,34 @@ class Sysfs:
         gid = read_attribute(f"{device}/infiniband/{name}/ports/1/gids/0")
         return RdmaDevice(name=name, uverbs=uverbs, node_guid=_guid(node), port_guid=_guid(gid[20:]))
 
+    def read_counts(self, pf: PciAddress) -> tuple[int, int]:
+        """Give how many VFs a PF has, and how many it can have."""
+        texts = [read_attribute(f"{self._devices}/{pf}/{name}") for name in ("sriov_numvfs", "sriov_totalvfs")]
+        return int(texts[0]) if texts[0].isdigit() else 0, int(texts[1]) if texts[1].isdigit() else 0
+
+    def read_port(self, rdma: str) -> Port:
+        """Give what sysfs says of the first port of an RDMA device in this sysfs's namespace."""
+        folder = f"{self._root}/class/infiniband/{rdma}/ports/1"
+        lids = [read_attribute(f"{folder}/{name}") for name in ("lid", "sm_lid")]
+        return Port(
+            # A number, a colon, then the word (drivers/infiniband/core/sysfs.c).
+            state=read_attribute(f"{folder}/state").partition(": ")[2],
+            physical=read_attribute(f"{folder}/phys_state").partition(": ")[2],
+            rate=read_attribute(f"{folder}/rate"),
+            link_layer=read_attribute(f"{folder}/link_layer"),
+            lid=_number(lids[0]),
+            sm_lid=_number(lids[1]),
+        )
+
+    def read_override(self, pci: PciAddress) -> str:
+        """Give the one driver that may have this function, empty if any may (driver_override)."""
+        found = read_attribute(f"{self._devices}/{pci}/driver_override")
+        return "" if found == "(null)" else found
+
+    def probes_automatically(self, pf: PciAddress) -> bool:
+        """Whether a PF's VFs are given to a driver as they appear (sriov_drivers_autoprobe)."""
+        return read_attribute(f"{self._devices}/{pf}/sriov_drivers_autoprobe") != "0"
+
     def unbind(self, pci: PciAddress) -> None:
         """Take the VF from its driver; one that has none is fine (ENODEV)."""
         driver = self.read_driver(pci)
@@ -182,6 +210,14 @@ def _routing_id(pci: str) -> int:
     _domain, bus, rest = pci.split(":")
     slot, function = rest.split(".")
     return int(bus, 16) << 8 | int(slot, 16) << 3 | int(function, 16)
+
+
+def _number(text: str) -> int:
+    """Read `0x1a`; 0 for what is none."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        return 0
 
 
 def _guid(text: str) -> Guid | None:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from ib_sriov_cni.attach.add import NEWEST, refuse_own_namespace
+from ib_sriov_cni.attach.release import open_sandbox, request_of
 from ib_sriov_cni.delegate import check_addresses
 from ib_sriov_cni.errors import CheckDifference, CniError, InvalidConfiguration
+from ib_sriov_cni.netconf import parse_netconf
 from ib_sriov_cni.netns import open_netns
-from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS, address_differences, child_differences, link_differences
+from ib_sriov_cni.plan import (
+    PASS_THROUGH_DRIVERS,
+    Difference,
+    address_differences,
+    child_differences,
+    link_differences,
+)
 from ib_sriov_cni.records import Key
-from ipam.result import Result, parse_result
+from ipam.fastjson import dumps
+from ipam.request import version_at_least
+from ipam.result import Result, parse_result, render_result
+from ipam.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.host import Host
+    from ib_sriov_cni.model import VfConfig
     from ib_sriov_cni.netconf import NetConf
     from ib_sriov_cni.netns import Netns
     from ib_sriov_cni.records import Record
     from ib_sriov_cni.rtnl import Rtnl
     from ipam.request import Request
+
+CHECK_SINCE = "0.4.0"
 
 
 def check(host: Host, request: Request, conf: NetConf) -> None:
@@ -37,42 +51,90 @@ def check(host: Host, request: Request, conf: NetConf) -> None:
         )
 
 
-def find_differences(host: Host, request: Request, conf: NetConf, netns: Netns, wanted: Result) -> list[str]:
+def find_differences(host: Host, request: Request, conf: NetConf, netns: Netns, wanted: Result) -> list[Difference]:
     """Give every difference as a few words."""
     key = Key(network=conf.name, container_id=request.container_id, ifname=request.ifname)
     record = host.records.read(key)
-    faults = [] if record else [f"there is no record of it ({host.records.file_of(key)})"]
-    if record:
-        faults += _vf_differences(host, record)
-        if record.driver not in PASS_THROUGH_DRIVERS:
-            faults += _pod_differences(host, conf, record, netns, wanted)
-    if conf.ipam_type:
-        try:
-            check_addresses(request, conf.ipam_type, host.log)
-        except CniError as fault:
-            faults.append(f"reservation: {fault.msg}")
+    if record is None:
+        faults = [Difference("record", f"there is no record of it ({host.records.file_of(key)})")]
+    else:
+        faults = compare(host, record, conf, netns, wanted)
+    return faults + _reservation_differences(host, request, conf)
+
+
+def record_differences(host: Host, record: Record, *, reservation: bool = True) -> list[Difference]:
+    """Compare an attachment with its own record, where no runtime brings a prevResult; otherwise as CHECK does.
+
+    `reservation`: have the IPAM plugin say whether the addresses are still reserved, as CHECK has it.
+    """
+    request = request_of(record)
+    conf = parse_netconf(request, lenient=True)
+    netns = open_sandbox(record)
+    if netns is None:
+        return [Difference("namespace", f"its network namespace {record.netns_path} is gone")]
+    with netns:
+        faults = compare(host, record, conf, netns, parse_result(record.result, NEWEST))
+    if not reservation or not version_at_least(request.version, CHECK_SINCE):
+        return faults  # an IPAM plugin of that version has no CHECK
+    document = {**record.conf, "prevResult": render_result(parse_result(record.result, NEWEST), request.version)}
+    environ = {**request.environ, "CNI_COMMAND": "CHECK", "CNI_NETNS": record.netns_path}
+    asked = replace(
+        request,
+        command="CHECK",
+        netns=record.netns_path,
+        conf=document,
+        environ=environ,
+        stdin=dumps(document).encode(),
+    )
+    return faults + _reservation_differences(host, asked, conf)
+
+
+def compare(host: Host, record: Record, conf: NetConf, netns: Netns, wanted: Result) -> list[Difference]:
+    """Compare what the kernel has with the record, and the pod's addresses with `wanted`."""
+    faults = _vf_differences(host, record)
+    if record.driver not in PASS_THROUGH_DRIVERS:
+        faults += _pod_differences(host, conf, record, netns, wanted)
     return faults
 
 
-def _vf_differences(host: Host, record: Record) -> list[str]:
+def _reservation_differences(host: Host, request: Request, conf: NetConf) -> list[Difference]:
+    if not conf.ipam_type:
+        return []
+    try:
+        check_addresses(request, conf.ipam_type, host.log)
+    except CniError as fault:
+        return [Difference("reservation", f"reservation: {fault.msg}")]
+    return []
+
+
+def _vf_differences(host: Host, record: Record) -> list[Difference]:
     """What the host's side says: owner, driver, GUIDs and link state on the PF."""
     pci = record.pci
     faults = []
-    if host.records.read_owner(pci) != record.key:
-        faults.append(f"VF {pci} belongs to another attachment")
+    owner = host.records.read_owner(pci)
+    if owner != record.key:
+        faults.append(Difference("owner", f"VF {pci} belongs to {'another attachment' if owner else 'nobody'}", owner))
     if not record.committed:
-        faults.append("its ADD was never finished")
+        faults.append(Difference("unfinished", "its ADD was never finished"))
     if not host.sysfs.exists(pci):
-        return [*faults, f"VF {pci} is gone"]
+        return [*faults, Difference("vf", f"VF {pci} is gone")]
     function = host.sysfs.read_function(pci)
     if function.driver != record.driver:
-        faults.append(f"VF {pci} has driver {function.driver or 'none'}, not {record.driver}")
+        faults.append(
+            Difference("driver", f"VF {pci} has driver {function.driver or 'none'}, not {record.driver}", record.driver)
+        )
     try:
         config = host.vf_configs.read(function)[1].get(function.index)
     except CniError as fault:
-        return [*faults, fault.msg]
+        return [*faults, Difference("pf", fault.msg)]
     if config is None:
-        return [*faults, f"PF {function.pf_netdev} does not list VF {function.index}"]
+        return [*faults, Difference("pf", f"PF {function.pf_netdev} does not list VF {function.index}")]
+    return faults + _config_differences(record, config)
+
+
+def _config_differences(record: Record, config: VfConfig) -> list[Difference]:
+    """What the PF has for the VF, against what the ADD left there."""
+    pci = record.pci
     if record.set_guid:
         pairs = (("node", config.node_guid, record.node_guid), ("port", config.port_guid, record.guid))
     else:
@@ -80,14 +142,21 @@ def _vf_differences(host: Host, record: Record) -> list[str]:
             ("node", config.node_guid, record.had_config_node_guid),
             ("port", config.port_guid, record.had_config_port_guid),
         )
-    faults += [f"the PF has {which} GUID {now} for VF {pci}, not {then}" for which, now, then in pairs if now != then]
+    faults = [
+        Difference("config_guid", f"the PF has {which} GUID {now} for VF {pci}, not {then}", then)
+        for which, now, then in pairs
+        if now != then
+    ]
     state = record.link_state or record.had_link_state
     if config.link_state != state:
-        faults.append(f"the PF has link state {config.link_state} for VF {pci}, not {state}")
+        words = f"the PF has link state {config.link_state} for VF {pci}, not {state}"
+        faults.append(Difference("link_state", words, state))
     return faults
 
 
-def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wanted: Result) -> list[str]:
+def _pod_differences(
+    host: Host, conf: NetConf, record: Record, netns: Netns, wanted: Result
+) -> list[Difference]:
     """What the pod's side says: interface, addresses, routes, RDMA device."""
     ifname = record.key.ifname
     pod = host.open_rtnl(netns)
@@ -97,7 +166,7 @@ def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wa
         if link is None:
             names = _names_there(pod, record)
             if names:
-                faults = [f"interface {ifname} is called {names[0]} now"]
+                faults = [Difference("interface", f"interface {ifname} is called {names[0]} now")]
         else:
             if record.child_pkey:
                 faults += child_differences(link, pod.find_link(record.pci), record.child_pkey)
@@ -121,14 +190,18 @@ def _names_there(pod: Rtnl, record: Record) -> list[str]:
     return [link.name] if link is not None else []
 
 
-def _rdma_differences(host: Host, record: Record, netns: Netns) -> list[str]:
+def _rdma_differences(host: Host, record: Record, netns: Netns) -> list[Difference]:
     rdma = host.sysfs.read_rdma(record.pci)
     if rdma is None:
-        return [f"VF {record.pci} has no RDMA device"]
+        return [Difference("rdma", f"VF {record.pci} has no RDMA device")]
     if record.rdma_isolation:
         inside = host.open_rdma(netns)
         try:
-            return [] if inside.find_device(rdma.name) is not None else [f"RDMA device {rdma.name} is not in the pod"]
+            if inside.find_device(rdma.name) is not None:
+                return []
         finally:
             inside.close()
-    return [] if rdma.node_guid is not None else [f"RDMA device {rdma.name} has left the host's namespace"]
+        return [Difference("rdma", f"RDMA device {rdma.name} is not in the pod")]
+    if rdma.node_guid is not None:
+        return []
+    return [Difference("rdma", f"RDMA device {rdma.name} has left the host's namespace")]

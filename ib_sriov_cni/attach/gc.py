@@ -26,7 +26,7 @@ def collect(host: Host, request: Request, conf: NetConf) -> None:
     for key in host.records.read_keys():
         if key.network == conf.name and not _is_listed(key, valid):
             with host.log.step("collect", attachment=key.path) as step:
-                step.tell(released=undo.attempt(lambda key=key: _collect_one(host, key, conf, undo)))  # type: ignore[misc]  # bound per turn
+                step.tell(released=undo.attempt(lambda key=key: release_dead(host, key, conf.lock_timeout, undo)))  # type: ignore[misc]  # bound per turn
     if conf.ipam_type:
         undo.attempt(lambda: _collect_addresses(host, request, conf, valid))
     undo.raise_faults()
@@ -54,16 +54,19 @@ def _is_listed(key: Key, valid: list[tuple[str, str]]) -> bool:
     return any(container_id == key.container_id for container_id, _ in valid)
 
 
-def _collect_one(host: Host, key: Key, conf: NetConf, undo: Undo) -> None:
+def release_dead(host: Host, key: Key, lock_timeout: float, undo: Undo) -> bool:
+    """Release an attachment if it is dead, and tell whether it was; waits up to lock_timeout seconds for its VF."""
     record = host.records.read(key)
     if record is None:
-        return
+        return False
     holder = f"{key.container_id} {key.ifname}"
-    with host.locks.take(record.pci, holder, conf.lock_timeout):
+    with host.locks.take(record.pci, holder, lock_timeout):
         # An ADD may have been on its way: what decides is read under the lock.
         record = host.records.read(key)
-        if record is not None and not is_alive(host, record):
-            release_recorded(host, record, undo)
+        if record is None or is_alive(host, record):
+            return False
+        release_recorded(host, record, undo)
+        return True
 
 
 def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[tuple[str, str]]) -> None:

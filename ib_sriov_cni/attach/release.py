@@ -326,14 +326,23 @@ def heal(host: Host, pci: PciAddress, key: Key) -> None:
 
 
 def is_alive(host: Host, record: Record) -> bool:
-    """Whether the attachment serves a pod: finished, its namespace lives, and the VF is not at home.
+    """Whether the attachment serves a pod."""
+    return not why_dead(host, record)
+
+
+def why_dead(host: Host, record: Record) -> str:
+    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and the VF is not at home.
 
     Its VF may have been moved on, into a namespace inside the pod; it serves the pod there.
     """
-    if not record.committed or record.boot_id != host.read_boot_id():
-        return False
+    if not record.committed:
+        return "its ADD was never finished"
+    if record.boot_id != host.read_boot_id():
+        return "it was made before the last boot"
     netns = open_sandbox(record)
     if netns is None:
-        return False
+        return f"its network namespace {record.netns_path} is gone"
     netns.close()
-    return record.driver in PASS_THROUGH_DRIVERS or not _is_home(host, record.pci)
+    if record.driver not in PASS_THROUGH_DRIVERS and _is_home(host, record.pci):
+        return f"VF {record.pci} is back in the host's namespace"
+    return ""

@@ -279,3 +279,11 @@ def test_the_bootloaders_library_path_is_taken_back(
     environ = {**plugins.request("DEL").environ, "PYTHONPATH": ROOT, **given}
     subprocess.run([sys.executable, "-c", FROZEN, frozen], env=environ, check=True, cwd=ROOT)
     assert (plugins.folder / "seen").read_text() == f"{seen} gone\n"
+
+
+def test_a_plugin_without_check_has_nothing_to_say(tmp_path: Path) -> None:
+    """Whereabouts answers every CHECK so; an attachment is not wrong for it."""
+    plugins = Plugins(tmp_path)
+    plugins.add("""echo '{"cniVersion":"1.0.0","code":100,"msg":"CNI CHECK method is not implemented"}'; exit 1""")
+    check_addresses(plugins.request("CHECK"), "my-ipam", plugins.log)
+    assert "has no CHECK" in plugins.log_file.read_text()

@@ -40,7 +40,7 @@ PLUGIN = (
     ("log", "nlmsg", "syscalls"),  # what doors share
     ("nlsock",),
     ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),
-    ("vfconfig",),  # doors
+    ("leftovers", "vfconfig"),  # doors
     ("host",),
     ("attach",),
     ("cni", "cli"),  # edges
@@ -53,6 +53,8 @@ DOORS = next(i for i, row in enumerate(PLUGIN) if "sysfs" in row)
 # Who may import a package that is not ours; any other is a dependency nobody has declared.
 FOREIGN = {
     "click": {"ib_sriov_cni.cli"},
+    "rich": {"ib_sriov_cni.cli"},
+    "yaml": {"ib_sriov_cni.cli"},
     "pyroute2": {"ib_sriov_cni.nlmsg", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ib_sriov_cni.cli"},
     "pyverbs": {"ib_sriov_cni.verbs"},
     "_json": {"ipam.fastjson"},  # of the standard library, but no promise of it

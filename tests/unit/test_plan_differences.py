@@ -28,7 +28,7 @@ def test_identity_differences() -> None:
 
 def test_link_differences() -> None:
     def differences(link: Link | None, mtu: int | None = 2044) -> list[str]:
-        return link_differences(link, name="net1", guid=HAS, mtu=mtu, pci=PCI)
+        return [*link_differences(link, name="net1", guid=HAS, mtu=mtu, pci=PCI)]
 
     assert differences(netdev()) == []
     assert differences(netdev(pci=""), mtu=None) == []  # kernels before 5.14 do not tell

@@ -1,0 +1,151 @@
+"""`ib-sriov add`: attach a VF to a namespace by hand, for trying out. The same code as ADD."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ib_sriov_cni.attach.add import add
+from ib_sriov_cni.cli.byhand import (
+    VERSION,
+    find_netns,
+    make_request,
+    read_base,
+    target_options,
+    undo_when_terminated,
+    warn_without_root,
+)
+from ib_sriov_cni.cli.output import (
+    Failure,
+    Site,
+    note,
+    output_option,
+    pass_site,
+    print_json,
+    print_table,
+    state_dir_option,
+    verbose_option,
+)
+from ib_sriov_cni.model import LINK_STATES
+from ib_sriov_cni.netconf import parse_netconf
+from ipam.result import render_result
+
+if TYPE_CHECKING:
+    from ipam.result import Result
+
+EXAMPLES = """\
+The VF is free again after `ib-sriov del` with the same --pid or --netns, or after the namespace's end and
+`ib-sriov gc`.
+
+Examples:
+
+\b
+  ip netns add try && ib-sriov add --device 0000:3b:00.2 --netns try
+  ib-sriov add --device 0000:3b:00.2 --pid 1234 --ipam-subnet 10.56.0.0/24
+  ib-sriov add --device 0000:3b:00.2 --netns try --ipam-subnet 10.56.0.0/24 --address 10.56.0.7 --isolate
+  ib-sriov add --device 0000:3b:00.2 --pid 1234 --config fabric.yaml
+  ib-sriov add --device 0000:3b:00.2 --netns try --guid 02:11:22:33:44:55:66:77 --dry-run
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--device", metavar="PCI", help="The VF's PCI address; `ib-sriov list --state free` lists free ones.")
+@target_options
+@click.option("--config", "config_file", metavar="FILE", help="A configuration to start from, JSON or YAML.")
+@click.option("--ipam-subnet", metavar="CIDR", help="Take an address of this subnet from the bundled host-local.")
+@click.option("--gateway", metavar="ADDRESS", help="The subnet's gateway.  [default: its first address]")
+@click.option("--address", metavar="ADDRESS", help="This address of the subnet, and no other.")
+@click.option("--route", "routes", metavar="CIDR[,GATEWAY]", multiple=True, help="A route by it; repeatable.")
+@click.option("--guid", metavar="GUID", help="The VF's GUID.  [default: the one it has, or one derived]")
+@click.option("--isolate", is_flag=True, help="Move the RDMA device too (needs the RDMA namespace mode exclusive).")
+@click.option("--link-state", type=click.Choice(list(LINK_STATES)), help="Set the VF's link state on the PF.")
+@click.option("--pkey", metavar="P_KEY", help="The partition, such as 0x8001.")
+@click.option("--mtu", type=int, metavar="BYTES", help="The interface's MTU.")
+@click.option("--port-timeout", type=float, metavar="SECONDS", help="How long to wait for the port to be ACTIVE.")
+@click.option("--dry-run", is_flag=True, help="Print the configuration that would be used, and do nothing.")
+@output_option
+@verbose_option
+@state_dir_option
+@pass_site
+def command(
+    site: Site, /, *, pid: int | None, netns: str | None, output: str, verbose: bool, **options: object
+) -> None:
+    """Attach a VF to a network namespace or a running container.
+
+    What a runtime's ADD would do, with everything of it: verified in the namespace before it says done, and as before
+    if anything fails. Nothing of it is known to Kubernetes.
+    """
+    path, container_id = find_netns(site, pid, netns)
+    conf = make_configuration(options)
+    request = make_request("ADD", conf, netns=path, container_id=container_id, ifname=str(options["ifname"]))
+    parsed = parse_netconf(request)
+    if options["dry_run"]:
+        print_json(conf)
+        return
+    warn_without_root()
+    undo_when_terminated()
+    with site.open_host(state_dir=parsed.state_dir, verbose=verbose, log_file=parsed.log_file) as host:
+        result = add(host, request, parsed)
+    if output == "json":
+        print_json(render_result(result, request.version))
+    else:
+        _print(result, container_id, str(parsed.device))
+
+
+def make_configuration(options: dict[str, object]) -> dict[str, object]:
+    """Give the network configuration that the options ask for, over that of --config."""
+    base = read_base(str(options["config_file"])) if options["config_file"] else {"cniVersion": VERSION}
+    conf: dict[str, object] = {**base, "type": "ib-sriov"}
+    if not options["config_file"] or not conf.get("name"):
+        conf["name"] = options["network"]
+    simple = {
+        "deviceID": options["device"],
+        "guid": options["guid"],
+        "link_state": options["link_state"],
+        "pkey": options["pkey"],
+        "mtu": options["mtu"],
+        "portTimeout": options["port_timeout"],
+        "stateDir": options["state_dir"] or None,
+        "rdmaIsolation": True if options["isolate"] else None,
+    }
+    conf |= {key: item for key, item in simple.items() if item is not None}
+    routes = [_route(str(text)) for text in options["routes"]] if isinstance(options["routes"], tuple) else []
+    if options["ipam_subnet"]:
+        one = {"subnet": options["ipam_subnet"], **({"gateway": options["gateway"]} if options["gateway"] else {})}
+        conf["ipam"] = {"type": "host-local", "ranges": [[one]]}
+    ipam = conf.get("ipam")
+    if (routes or options["address"]) and not isinstance(ipam, dict):
+        raise click.UsageError("--address and --route need --ipam-subnet, or a --config with ipam")
+    if routes and isinstance(ipam, dict):
+        conf["ipam"] = {**ipam, "routes": routes}
+    if options["address"]:
+        conf["runtimeConfig"] = {"ips": [options["address"]]}
+    return conf
+
+
+def _route(text: str) -> dict[str, object]:
+    destination, _, gateway = text.partition(",")
+    return {"dst": destination, **({"gw": gateway} if gateway else {})}
+
+
+def _print(result: Result, container_id: str, device: str) -> None:
+    ours = next((each for each in result.interfaces if each.pci_id == device), None)
+    if ours is None:
+        if not result.ips:
+            raise Failure(f"VF {device} is attached, and the result names no interface")
+        note(f"VF {device} is passed through: it has no interface")
+    addresses = [ip.address for ip in result.ips]
+    routes = [f"{route.dst} via {route.gw}" if route.gw else route.dst for route in result.routes]
+    rows = [
+        ("interface", ours.name if ours else ""),
+        ("namespace", ours.sandbox if ours else ""),
+        ("VF", device),
+        ("hardware address", ours.mac if ours else ""),
+        ("GUID", ours.mac[-23:] if ours else ""),
+        ("mtu", str(ours.mtu or "") if ours else ""),
+        ("addresses", ", ".join(addresses)),
+        ("routes", ", ".join(routes)),
+        ("kept as", container_id),
+    ]
+    print_table(("ATTACHED", ""), rows)

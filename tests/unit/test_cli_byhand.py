@@ -1,0 +1,134 @@
+"""add and del by hand: options to the configuration that the parser of ADD takes, and who may be deleted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ib_sriov_cni import cli
+from ib_sriov_cni.cli.byhand import MARK
+from ib_sriov_cni.cli.output import FAILED, NO_SUCH
+from ib_sriov_cni.netconf import parse_netconf
+from ipam.config import parse_settings
+from ipam.request import parse_request
+from tests.unit.node import VFS, Node
+
+DEVICE = "0000:3b:00.2"
+HERE = "/proc/self/ns/net"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path)
+    with made.host:
+        yield made
+
+
+def run(*words: str, node: Node | None = None) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.main, list(words), obj=node.site if node else None, prog_name="ib-sriov")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def conf_of(*words: str) -> Any:
+    status, out, err = run("add", "--device", DEVICE, "--netns", HERE, "--dry-run", *words)
+    assert status == 0, err
+    return json.loads(out)
+
+
+def test_the_least() -> None:
+    assert conf_of() == {"cniVersion": "1.1.0", "type": "ib-sriov", "name": "by-hand", "deviceID": DEVICE}
+
+
+def test_every_option_arrives_at_the_parser() -> None:
+    words = "--guid 0211223344556677 --link-state enable --pkey 0x8001 --mtu 2000 --port-timeout 3 --isolate"
+    words += " --ipam-subnet 10.5.0.0/24 --gateway 10.5.0.254 --address 10.5.0.7 --network mine --state-dir /x"
+    conf = conf_of(*words.split(), "--route", "10.0.0.0/8", "--route", "10.9.0.0/16,10.5.0.9")
+    environ = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c",
+        "CNI_NETNS": HERE,
+        "CNI_IFNAME": "net1",
+        "CNI_PATH": "/x",
+    }
+    request = parse_request(environ, json.dumps(conf).encode(), known_args=frozenset())
+    parsed, settings = parse_netconf(request), parse_settings(request)
+    assert str(parsed.guid) == "02:11:22:33:44:55:66:77"
+    assert (parsed.link_state, parsed.pkey, parsed.mtu, parsed.port_timeout) == ("enable", 0x8001, 2000, 3.0)
+    assert (parsed.rdma_isolation, parsed.name, parsed.state_dir) == (True, "mine", "/x")
+    assert [(route.dst, route.gw) for route in settings.routes] == [("10.0.0.0/8", None), ("10.9.0.0/16", "10.5.0.9")]
+    assert len(settings.requested) == 1
+    assert str(settings.sets[0][0]) == "10.5.0.1-10.5.0.254"
+
+
+def test_a_configuration_to_start_from(tmp_path: Path) -> None:
+    path = tmp_path / "fabric.yaml"
+    path.write_text(
+        "kind: NetworkAttachmentDefinition\nmetadata: {name: fabric}\nspec:\n  config: |\n"
+        '    {"cniVersion": "1.0.0", "type": "ib-sriov", "mtu": 4092, "ipam": {"type": "host-local", '
+        '"ranges": [[{"subnet": "10.6.0.0/24"}]]}}\n'
+    )
+    conf = conf_of("--config", str(path), "--mtu", "2000", "--route", "10.0.0.0/8")
+    assert (conf["name"], conf["mtu"], conf["deviceID"]) == ("fabric", 2000, DEVICE)
+    assert conf["ipam"]["ranges"] == [[{"subnet": "10.6.0.0/24"}]]
+    assert conf["ipam"]["routes"] == [{"dst": "10.0.0.0/8"}]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--device", DEVICE], 2, "give one of --pid and --netns"),
+        (["--device", DEVICE, "--pid", "1", "--netns", "x"], 2, "give one of --pid and --netns"),
+        (["--device", DEVICE, "--netns", "nobody-has-this"], FAILED, "there is none of that name"),
+        (["--device", DEVICE, "--pid", "4194304"], FAILED, "process 4194304: there is none"),
+        (["--netns", HERE], FAILED, "deviceID is missing"),
+        (["--device", "eth0", "--netns", HERE], FAILED, "'eth0' is not a PCI address"),
+        (["--device", DEVICE, "--netns", HERE, "--guid", "0"], FAILED, "is not a GUID"),
+        (["--device", DEVICE, "--netns", HERE, "--address", "10.0.0.1"], 2, "need --ipam-subnet"),
+        (["--device", DEVICE, "--netns", HERE, "--ifname", "a/b"], FAILED, "contains '/'"),
+        (["--device", DEVICE, "--netns", HERE, "--config", "/nowhere"], FAILED, "No such file"),
+        (["--device", DEVICE, "--netns", HERE, "--config", "/dev/null"], FAILED, "0 configurations of type ib-sriov"),
+    ],
+)
+def test_what_add_refuses(words: list[str], status: int, said: str) -> None:
+    found = run("add", *words)
+    assert found[0] == status
+    assert said in found[2]
+
+
+def test_del_leaves_a_runtimes_attachment_alone(node: Node) -> None:
+    record = node.record(VFS[0], boot_id="another")
+    status, _, err = run("del", "w-0", node=node)
+    assert status == FAILED
+    assert "attached by a runtime" in err
+    assert node.host.records.read_keys() == [record.key]
+    status, out, _ = run("del", "w-0", "--force", "-o", "json", node=node)
+    assert status == 0
+    assert json.loads(out)["outcome"] == "released"
+    assert node.host.records.read_keys() == []
+
+
+def test_del_what_was_added_by_hand(node: Node) -> None:
+    from ib_sriov_cni.records import Key
+    from ipam.value import replace
+
+    key = Key(network="mine", container_id="netns-try", ifname="net1")
+    record = node.record(VFS[0], boot_id="another", args=f"IgnoreUnknown=1;{MARK}=1", pod="")
+    node.host.records.forget(record.key)
+    node.host.records.write(replace(record, key=key, conf={"name": "mine"}))
+    status, _, err = run("del", "--netns", "other", node=node)
+    assert status == NO_SUCH
+    assert "attached by hand: mine/netns-try:net1" in err
+    # Its namespace may be gone, and its network is another than the default: it is the only one there.
+    assert run("del", "--netns", "try", node=node)[0] == 0
+    assert node.host.records.read_keys() == []
+
+
+def test_del_wants_one_name(node: Node) -> None:
+    assert run("del", node=node)[0] == 2
+    assert run("del", "x", "--netns", "y", node=node)[0] == 2
