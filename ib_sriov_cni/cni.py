@@ -6,7 +6,7 @@ import os
 import sys
 
 from ipam.edge import serve
-from ipam.errors import CniError, TryAgainLater
+from ipam.errors import CniError, InternalFault, TryAgainLater
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,31 +63,41 @@ class _Plugin:
         from ib_sriov_cni.attach.status import status
 
         conf, host = self._open(request, needs_device=False)
-        self._told(lambda: status(host, request, conf))
+        # Asked every few seconds: a line for each would bury the others.
+        self._told(lambda: status(host, request, conf), level="debug")
 
     def _open(self, request: Request, *, lenient: bool = False, needs_device: bool = True) -> tuple[NetConf, Host]:
         from ib_sriov_cni.host import Host
         from ib_sriov_cni.log import Log
-        from ib_sriov_cni.netconf import parse_netconf
+        from ib_sriov_cni.netconf import parse_netconf, pod_of
 
-        conf = parse_netconf(request, lenient=lenient, needs_device=needs_device)
         context = {
             "cmd": request.command,
-            "pod": conf.pod,
+            "pod": pod_of(request.args),
             "container": request.container_id[:12],
             "if": request.ifname,
         }
+        try:
+            conf = parse_netconf(request, lenient=lenient, needs_device=needs_device)
+        except CniError as fault:
+            path = request.conf.get("logFile")
+            if isinstance(path, str) and path.startswith("/") and "\0" not in path:
+                Log(path=path, context=context).refuse(code=fault.code, error=fault.msg, hint=fault.details)
+            raise
         self.log = Log(level=conf.log_level, path=conf.log_file, context=context)
         return conf, Host(log=self.log, state_dir=conf.state_dir)
 
-    def _told(self, act: Callable[[], T]) -> T:
-        """Log a refusal once, with everything the runtime will be told."""
+    def _told(self, act: Callable[[], T], level: str = "info") -> T:
+        """Log the end once: that it went well, or a refusal with everything the runtime will be told."""
         try:
-            return act()
+            result = act()
         except CniError as fault:
             if self.log:
                 self.log.refuse(code=fault.code, error=fault.msg, hint=fault.details)
             raise
+        if self.log:
+            self.log.done(level)
+        return result
 
     def on_fault(self, fault: BaseException) -> str:
         """Write the traceback to the log; tell where that is."""
@@ -97,7 +107,7 @@ class _Plugin:
         if self.log is None:
             sys.stderr.write(text)
             return "standard error has the traceback"
-        self.log.error("internal fault", traceback=text)
+        self.log.fail(code=InternalFault.code, traceback=text)
         return f"the traceback is in {self.log.where}"
 
 

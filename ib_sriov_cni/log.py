@@ -30,6 +30,7 @@ class Log:
         self._level = LEVELS[level]
         self._path = path
         self._context = _fields(context or {})
+        self._start = time.monotonic()
         self.steps: list[str] = []  # names of the steps that were done, in order
 
     @property
@@ -46,6 +47,10 @@ class Log:
         """Write a line at debug."""
         self._write("debug", {"msg": message, **facts})
 
+    def info(self, message: str, **facts: object) -> None:
+        """Write a line at info."""
+        self._write("info", {"msg": message, **facts})
+
     def warning(self, message: str, **facts: object) -> None:
         """Write a line at warning."""
         self._write("warning", {"msg": message, **facts})
@@ -54,9 +59,20 @@ class Log:
         """Write a line at error."""
         self._write("error", {"msg": message, **facts})
 
+    def done(self, level: str = "info") -> None:
+        """Write the line of a command that ends well; the node agent counts these and the refusals."""
+        self._write(level, {"msg": "done", "code": 0, "ms": self._elapsed()})
+
     def refuse(self, *, code: int, error: str, hint: str) -> None:
         """Write the line of a command that ends with an error document."""
-        self._write("error", {"msg": "refused", "code": code, "error": error, "hint": hint})
+        self._write("error", {"msg": "refused", "code": code, "error": error, "hint": hint, "ms": self._elapsed()})
+
+    def fail(self, *, code: int, traceback: str) -> None:
+        """Write the line of a command that ends with a defect of ours."""
+        self._write("error", {"msg": "internal fault", "code": code, "traceback": traceback, "ms": self._elapsed()})
+
+    def _elapsed(self) -> str:
+        return f"{(time.monotonic() - self._start) * 1000:.1f}"
 
     def step(self, name: str, **facts: object) -> Step:
         """Give a `with` block that is one step: its line tells the facts, the result and the milliseconds."""

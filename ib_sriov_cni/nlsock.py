@@ -151,6 +151,10 @@ class LinkEvents:
         self._socket = NetlinkSocket(NETLINK_ROUTE, groups=RTMGRP_LINK)
         self._socket._socket.setblocking(False)  # noqa: SLF001  # one module, one socket
 
+    def fileno(self) -> int:
+        """For poll()."""
+        return self._socket.fileno()
+
     def wait(self, seconds: float) -> None:
         """Sleep until an event comes, or that long."""
         from select import POLLIN, poll

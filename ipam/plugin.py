@@ -30,7 +30,7 @@ _ATTACHMENTS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 def add(request: Request) -> Result:
     """Reserve one address of each range set for the attachment (H3, H4, H7)."""
     settings = parse_settings(request)
-    sets = _own_sets(settings)
+    sets = own_sets(settings)
     dns = _read_dns(settings.resolv_conf)
     holder = _holder(request)
     store = open_store(settings.place, create=True)
@@ -96,7 +96,7 @@ def status(request: Request) -> None:
     """Say nothing if an ADD could be served; NotAvailable tells what is in the way (H8, C18)."""
     settings = parse_settings(request)
     try:
-        sets = _own_sets(settings)
+        sets = own_sets(settings)
         _read_dns(settings.resolv_conf)
     except CniError as error:
         raise NotAvailable(error.msg, error.details) from None
@@ -151,7 +151,8 @@ def _holder(request: Request) -> Holder:
     return Holder(container_id=request.container_id, ifname=request.ifname)
 
 
-def _own_sets(settings: Settings) -> tuple[RangeSet, ...]:
+def own_sets(settings: Settings) -> tuple[RangeSet, ...]:
+    """Give the range sets that this node gives addresses from."""
     if settings.slices is None:
         return settings.sets
     from ipam.slices import cut_sets, find_slice

@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "add": ("add", "Attach a VF to a network namespace or a running container."),
     "del": ("delete", "Detach what was attached by hand: the VF comes home as it was."),
     "config": ("config", "Validate, explain and describe network configurations."),
+    "agent": ("agent", "Heal what no container runtime asks for."),
     "completion": ("completion", "Print the completion script of a shell."),
     "version": ("version", "Print the versions of this program and of what it stands on."),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,22 @@ def test_a_refusal_is_in_the_log(conf: dict[str, Any]) -> None:
     ask(environment("ADD", CNI_ARGS="K8S_POD_NAMESPACE=n;K8S_POD_NAME=p"), conf)
     (line,) = Path(conf["logFile"]).read_text().splitlines()
     assert " level=error cmd=ADD pod=n/p container=c1 if=net1 msg=refused code=3 error=" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "ending"),
+    [
+        ("DEL", {}, r"level=info cmd=DEL container=c1 if=net1 msg=done code=0 ms=\d+\.\d"),
+        ("ADD", {}, r"level=error cmd=ADD container=c1 if=net1 msg=refused code=3 error=.* ms=\d+\.\d"),
+        ("ADD", {"mtu": "x"}, r"level=error cmd=ADD container=c1 if=net1 msg=refused code=7 error=.* ms=\d+\.\d"),
+    ],
+)
+def test_the_last_line_of_a_call_tells_how_it_ended(
+    conf: dict[str, Any], command: str, changes: dict[str, Any], ending: str
+) -> None:
+    """The node agent counts them; a configuration that cannot be read is told there too."""
+    ask(environment(command), {**conf, **changes})
+    assert re.search(ending + "$", Path(conf["logFile"]).read_text().splitlines()[-1])
 
 
 JSON = st.recursive(

@@ -112,7 +112,7 @@ def every_module() -> list[str]:
         for folder, _, files in os.walk(os.path.join(ROOT, package)):
             for file in files:
                 name = os.path.relpath(os.path.join(folder, file), ROOT).removesuffix(".py").replace(os.sep, ".")
-                if file.endswith(".py") and not name.startswith("ib_sriov_cni.cli"):
+                if file.endswith(".py") and not name.startswith(("ib_sriov_cni.agent", "ib_sriov_cni.cli")):
                     names.append(name.removesuffix(".__init__"))
     return sorted(names)
 

@@ -43,6 +43,7 @@ PLUGIN = (
     ("leftovers", "vfconfig"),  # doors
     ("host",),
     ("attach",),
+    ("agent",),
     ("cni", "cli"),  # edges
     ("__main__",),
 )
@@ -57,6 +58,7 @@ FOREIGN = {
     "yaml": {"ib_sriov_cni.cli"},
     "pyroute2": {"ib_sriov_cni.nlmsg", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ib_sriov_cni.cli"},
     "pyverbs": {"ib_sriov_cni.verbs"},
+    "prometheus_client": {"ib_sriov_cni.agent"},
     "_json": {"ipam.fastjson"},  # of the standard library, but no promise of it
 }
 # Too slow to start (docs/performance.md): on the path of ADD, DEL and CHECK imported, if at all,
@@ -65,7 +67,7 @@ SLOW = {
     *("argparse", "asyncio", "collections.abc", "contextlib", "dataclasses", "enum", "inspect", "ipaddress"),
     *("json", "logging", "pathlib", "re", "shutil", "socket", "subprocess", "tempfile", "traceback", "typing"),
 }
-COLD = {"ib_sriov_cni.cli"}
+COLD = {"ib_sriov_cni.agent", "ib_sriov_cni.cli"}
 
 
 class Import:

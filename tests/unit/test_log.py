@@ -99,7 +99,7 @@ def test_levels(tmp_path: Path, capfd: pytest.CaptureFixture[str], level: str, c
     say_all(log)
     written = lines(path)
     assert [fields(line)["level"] for line in written] == ["debug", "info", "warning", "error", "error"][-count:]
-    assert written[-1].endswith("level=error msg=refused code=7 error=five hint=six")
+    assert re.search(r"level=error msg=refused code=7 error=five hint=six ms=\d+\.\d$", written[-1])
     assert log.debugging == (level == "debug")
     assert log.where == str(path)
     # What a runtime shows: warnings and worse, and nothing twice.

@@ -1,0 +1,86 @@
+"""What a pass found, as the samples of the metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+from ib_sriov_cni.agent.judge import DEAD, HIDDEN, Verdict
+from ib_sriov_cni.agent.leases import read_usage
+from ib_sriov_cni.agent.metrics import Samples
+from ib_sriov_cni.attach import inventory as inv
+from ib_sriov_cni.attach.inventory import Inventory, PfEntry, VfEntry
+from ib_sriov_cni.errors import CniError
+from ib_sriov_cni.host import Host
+from ib_sriov_cni.records import Key, Record
+
+PORT_STATES = {"DOWN": 1, "INIT": 2, "ARMED": 3, "ACTIVE": 4}  # IBA 14.2.5.6
+# The states of an inventory's VFs, in the words of ib_sriov_vfs.
+VF_STATES = {inv.FREE: "free", inv.IN_USE: "in_use", inv.BUSY: "busy", inv.FOREIGN: "in_use", inv.LEFTOVER: "leftover"}
+VF_WORDS = ("free", "in_use", "busy", "leftover", "unhealthy")
+ATTACHMENT_WORDS = ("live", "adding", "dead", "hidden")
+
+Rows = list[tuple[tuple[str, ...], float]]
+
+
+def facts_of(
+    host: Host,
+    inventory: Inventory,
+    verdicts: Mapping[Key, Verdict],
+    newest: Mapping[str, Record],
+    differing: Collection[Key],
+) -> Samples:
+    """Give the samples of all facts. `newest`: a record of each network; `differing`: attachments with a finding."""
+    samples: dict[str, Rows] = {
+        "ib_sriov_pf_info": [((pf.pci, pf.netdev, pf.rdma, pf.driver), 1.0) for pf in inventory.pfs],
+        "ib_sriov_vfs": [],
+        "ib_sriov_port_state": [],
+        "ib_sriov_attachments": [],
+        "ib_sriov_attachments_differing": [],
+        "ib_sriov_damaged_records": [((), float(len(inventory.damaged)))],
+        "ib_sriov_leases": lease_rows(newest),
+    }
+    for pf in inventory.pfs:
+        counts = Counter(vf_word(vf, verdicts) for vf in pf.vfs)
+        samples["ib_sriov_vfs"] += [((pf.pci, word), float(counts[word])) for word in VF_WORDS]
+        samples["ib_sriov_port_state"] += port_rows(host, pf)
+    for network in sorted({key.network for key in verdicts} | set(newest)):
+        states = Counter(verdict.state for key, verdict in verdicts.items() if key.network == network)
+        samples["ib_sriov_attachments"] += [((network, word), float(states[word])) for word in ATTACHMENT_WORDS]
+        number = sum(key.network == network for key in differing)
+        samples["ib_sriov_attachments_differing"].append(((network,), float(number)))
+    return samples
+
+
+def vf_word(vf: VfEntry, verdicts: Mapping[Key, Verdict]) -> str:
+    """Give the state of a VF; one whose attachment only seems dead is in use."""
+    verdict = verdicts.get(vf.attachment.key) if vf.attachment is not None else None
+    if vf.state == inv.LEFTOVER and verdict is not None and verdict.state != DEAD:
+        return "in_use" if verdict.state == HIDDEN else "unhealthy"
+    return VF_STATES.get(vf.state, "unhealthy")
+
+
+def port_rows(host: Host, pf: PfEntry) -> Rows:
+    """Give the port states of a PF and of those of its VFs whose RDMA device is in the host's namespace."""
+    rows: Rows = []
+    if pf.port is not None and pf.port.state in PORT_STATES:
+        rows.append(((pf.pci, pf.pci, "pf", pf.rdma), float(PORT_STATES[pf.port.state])))
+    for vf in pf.vfs:
+        state = host.sysfs.read_port(vf.rdma).state if vf.rdma_here else ""
+        if state in PORT_STATES:
+            rows.append(((pf.pci, vf.pci, "vf", vf.rdma), float(PORT_STATES[state])))
+    return rows
+
+
+def lease_rows(newest: Mapping[str, Record]) -> Rows:
+    """Give used and free addresses of each network that the bundled host-local serves."""
+    rows: Rows = []
+    for record in newest.values():
+        try:
+            usages = read_usage(record)
+        except (CniError, OSError):
+            continue  # a slice that is not known yet, a folder that is not ours: no figure is better than a wrong one
+        for usage in usages:
+            rows.append(((usage.network, usage.range_set, "used"), float(usage.used)))
+            rows.append(((usage.network, usage.range_set, "free"), float(usage.free)))
+    return rows

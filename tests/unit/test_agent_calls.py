@@ -1,0 +1,170 @@
+"""ib_sriov_cni.agent.calls: every call that ended is read once, over rotation and restarts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ib_sriov_cni.agent.calls import LONGEST, Call, CallLog, parse_call
+from ib_sriov_cni.log import Log
+
+ADD = "time=x level=info cmd=ADD pod=n/p container=c if=net1 msg=done code=0 ms=412.0"
+
+
+def write(path: Path, code: int = 0, command: str = "ADD") -> None:
+    """A call that ended, as the plugin writes it."""
+    log = Log(path=str(path), context={"cmd": command, "pod": 'n/"p" code=9 x', "container": "c", "if": "net1"})
+    with log.step("lock", vf="0000:3b:00.2"):
+        pass
+    if code == 0:
+        log.done()
+    elif code == 100:
+        log.fail(code=code, traceback='File "x"\n  msg=done code=0 ms=1.0')
+    else:
+        log.refuse(code=code, error='it said "msg=done code=0"', hint="h")
+
+
+def codes(log: CallLog) -> list[int]:
+    return [call.code for call in log.read()]
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        (ADD, Call(command="ADD", code=0, seconds=0.412)),
+        (ADD.replace("done code=0", 'refused code=101 error="no \\"such\\" VF" hint=h'), ("ADD", 101)),
+        (ADD.replace("done code=0", '"internal fault" code=100 traceback="a\\u000ab"'), ("ADD", 100)),
+        (ADD.replace("ADD", "GC"), ("GC", 0)),
+        (ADD.replace("ADD", "cli"), None),
+        (ADD.replace("done", "more"), None),
+        (ADD.replace(" code=0", ""), None),
+        (ADD.replace("code=0", "code=zero"), None),
+        (ADD.replace("ms=412.0", "ms=soon"), None),
+        (ADD.replace("ms=412.0", ""), None),
+        (ADD[:-20], None),
+        ('level=error cmd=ADD error="msg=done code=0 ms=1.0"', None),
+        ("", None),
+        (" code=", None),
+    ],
+)
+def test_lines(line: str, call: object) -> None:
+    found = parse_call(line)
+    assert (found if isinstance(call, Call) or found is None else (found.command, found.code)) == call
+
+
+def test_what_the_plugin_writes(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.touch()
+    log = CallLog(str(path))
+    assert log.read() == []
+    for code in (0, 101, 100):
+        write(path, code)
+    write(path, 0, "DEL")
+    assert [(call.command, call.code) for call in log.read()] == [("ADD", 0), ("ADD", 101), ("ADD", 100), ("DEL", 0)]
+    assert log.read() == []
+
+
+def test_what_was_there_before_the_first_agent_is_not_counted(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    write(path, 7)
+    log = CallLog(str(path), str(tmp_path / "offset"))
+    assert log.read() == []
+    write(path, 11)
+    assert codes(log) == [11]
+
+
+def test_a_log_that_comes_later_is_read_whole(tmp_path: Path) -> None:
+    log = CallLog(str(tmp_path / "log"), str(tmp_path / "offset"))
+    assert log.read() == []
+    write(tmp_path / "log", 11)
+    assert codes(log) == [11]
+
+
+def test_a_line_is_read_when_it_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.touch()
+    log = CallLog(str(path), str(tmp_path / "offset"))
+    log.read()
+    with path.open("a") as file:
+        file.write(ADD[:30])
+    assert log.read() == []
+    # a restart in the middle of a line loses nothing of it either
+    log = CallLog(str(path), str(tmp_path / "offset"))
+    assert log.read() == []
+    with path.open("a") as file:
+        file.write(ADD[30:] + "\n")
+    assert codes(log) == [0]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("way", ["rename", "rename, nothing new", "copytruncate"])
+def test_rotation_loses_nothing_and_doubles_nothing(tmp_path: Path, way: str, restart: bool) -> None:
+    path, offset = tmp_path / "log", str(tmp_path / "offset")
+    path.touch()
+    log = CallLog(str(path), offset)
+    write(path, 1)
+    log.read()
+    write(path, 2)
+    if restart:
+        log.close()
+        log = CallLog(str(path), offset)
+    if way == "copytruncate":
+        assert codes(log) == [2]  # what is truncated before it is read is lost, here as for everybody
+        os.truncate(path, 0)
+    else:
+        path.rename(tmp_path / "log.1")
+    if way != "rename, nothing new":
+        write(path, 3)
+    assert codes(log) == {"rename": [2, 3], "rename, nothing new": [2], "copytruncate": [3]}[way]
+    write(path, 4)
+    assert codes(log) == [4]
+
+
+def test_a_restart_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
+    path, offset = tmp_path / "log", str(tmp_path / "offset")
+    path.touch()
+    CallLog(str(path), offset).read()
+    write(path, 1)
+    assert codes(CallLog(str(path), offset)) == [1]
+    assert codes(CallLog(str(path), offset)) == []
+    write(path, 2)
+    assert codes(CallLog(str(path), offset)) == [2]
+    log = path.read_text()
+    # another log, of the same inode: a number that was used again
+    path.write_text(log.replace("time=2", "time=3"))
+    assert codes(CallLog(str(path), offset)) == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["", "junk", "1 2", "1 2 3 4 5", "w x y z", "-1 -1 -1 -1", "9" * 300])
+def test_a_damaged_memory_is_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "log"
+    write(path, 1)
+    (tmp_path / "offset").write_text(text)
+    log = CallLog(str(path), str(tmp_path / "offset"))
+    assert log.read() == []
+    write(path, 2)
+    assert codes(log) == [2]
+
+
+def test_junk_and_endless_lines_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.touch()
+    log = CallLog(str(path))
+    log.read()
+    with path.open("ab") as file:
+        file.write(b"\xff\0\n\n" + b"x" * (LONGEST + 100_000))
+    assert log.read() == []
+    with path.open("ab") as file:
+        file.write(b" code=\n")
+    write(path, 5)
+    assert codes(log) == [5]
+
+
+def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "planted").write_text(ADD + "\n")
+    (tmp_path / "log").symlink_to(tmp_path / "planted")
+    log = CallLog(str(tmp_path / "log"))
+    with pytest.raises(OSError, match="symbolic links"):
+        log.read()

@@ -1,0 +1,278 @@
+"""ib_sriov_cni.agent.rounds: what a pass does when, on made trees; with real devices it is tested in the lab."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ib_sriov_cni.agent.judge import DEAD, Processes, Witness, judge
+from ib_sriov_cni.agent.kube import Events
+from ib_sriov_cni.agent.leases import Usage, newest_of_each_network, read_usage
+from ib_sriov_cni.agent.metrics import Metrics
+from ib_sriov_cni.agent.rounds import Care, Rounds, record_pod
+from ib_sriov_cni.agent.watch import FIRST_PAUSE
+from ib_sriov_cni.host import Host
+from ib_sriov_cni.locks import Locks
+from ib_sriov_cni.log import Log
+from ib_sriov_cni.records import Key, Record
+from ipam.value import replace
+from tests.unit.trees import KEY, PF, RECORD, VF, Tree, write
+
+GRACE = 60.0
+
+
+class Node:
+    """A node in a folder: a PF with one VF at home, a state directory, leases; and an agent on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.now = 1000.0
+        self.acts = 0
+        tree = Tree(root / "sys")
+        tree.add_pf()
+        tree.add_rdma(PF, "mlx5_0", minor=0)
+        tree.add_vf(VF, 0)
+        tree.add_netdev(VF, "ib1", index=5)
+        tree.add_rdma(VF, "mlx5_3", minor=3)
+        write(root / "sys/class/infiniband/mlx5_0/ports/1/state", "4: ACTIVE\n")
+        write(root / "proc/sys/kernel/random/boot_id", "now\n")
+        self.leases = root / "networks"
+        self.log = root / "log"
+        self.host = Host(
+            log=Log(path=str(self.log)),
+            state_dir=str(root / "state"),
+            lock_dir=str(root / "run"),
+            sysfs_root=str(root / "sys"),
+            proc_root=str(root / "proc"),
+        )
+        self.metrics = Metrics()
+        self.stop = False
+        self.rounds = Rounds(
+            self.host,
+            self.metrics,
+            Events({}, tell=print, count=print),
+            Care(grace=GRACE, proc_root=str(root / "proc")),
+            stopping=lambda: self.stop,
+            alive=self.count,
+            clock=lambda: self.now,
+        )
+
+    def count(self) -> None:
+        self.acts += 1
+
+    def conf(self, **ipam: Any) -> dict[str, object]:
+        section = {"type": "host-local", "subnet": "10.0.0.0/29", "dataDir": str(self.leases), **ipam}
+        return {"cniVersion": "1.1.0", "name": KEY.network, "type": "ib-sriov", "ipam": section}
+
+    def attach(self, container_id: str = "c1", *, boot_id: str = "before", **more: Any) -> Record:
+        """A finished attachment, of an earlier boot unless told, with an address."""
+        key = Key(network=KEY.network, container_id=container_id, ifname="net1")
+        record = replace(RECORD, key=key, committed=True, boot_id=boot_id, conf=self.conf(), **more)
+        self.host.records.write(record)
+        self.host.records.claim(record.pci, key)
+        number = 2 + len(list(self.leases.glob("ib/10.*")))
+        write(self.leases / f"ib/10.0.0.{number}", f"{container_id}\r\nnet1")
+        return record
+
+    def turn(self, after: float = 0.0) -> float:
+        self.now += after
+        return self.rounds.turn()
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+    def leased(self) -> list[str]:
+        return sorted(path.name for path in self.leases.glob("ib/10.*"))
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def test_a_dead_attachment_is_released_after_the_grace_period(node: Node) -> None:
+    record = node.attach()
+    assert node.turn() == GRACE
+    assert node.value("ib_sriov_attachments", network="ib", state="dead") == 1
+    assert node.turn(GRACE - 1) == 1
+    assert node.host.records.read(record.key) is not None
+    assert node.leased() == ["10.0.0.2"]
+    assert node.turn(1) == float("inf")
+    assert node.host.records.read(record.key) is None
+    assert node.host.records.read_owner(VF) is None
+    assert node.leased() == []
+    assert node.value("ib_sriov_agent_releases_total", network="ib") == 1
+    assert node.value("ib_sriov_attachments", network="ib", state="dead") == 0
+    assert "the node was rebooted since" in node.log.read_text()
+
+
+def test_a_new_agent_waits_anew(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.attach()
+    node.turn()
+    other = Node.__new__(Node)
+    other.__dict__.update(node.__dict__)
+    other.rounds = Rounds(
+        node.host, Metrics(), Events({}, tell=print, count=print), Care(grace=GRACE), clock=lambda: node.now
+    )
+    assert other.turn(GRACE) == GRACE
+    assert node.leased() == ["10.0.0.2"]
+
+
+def test_a_later_attachment_of_the_same_name_has_its_own_time(node: Node) -> None:
+    node.attach()
+    node.turn()
+    node.attach(since=99.0)
+    assert node.turn(GRACE) == GRACE
+    assert len(node.leased()) == 2
+
+
+def test_who_is_at_work_on_the_vf_is_not_disturbed(node: Node) -> None:
+    node.attach()
+    node.turn()
+    with Locks(str(node.root / "run")).take(VF, "c9 net1", 0):
+        thread = threading.Thread(target=node.turn, args=(GRACE,))
+        thread.start()
+        thread.join()
+        assert len(node.leased()) == 1
+    node.turn(1)
+    assert node.leased() == []
+
+
+def test_an_add_on_its_way_is_not_dead(node: Node) -> None:
+    record = replace(node.attach(boot_id="now"), committed=False)
+    node.host.records.write(record)
+    with Locks(str(node.root / "run")).take(VF, "c1 net1", 0):
+        node.turn()
+        assert node.value("ib_sriov_attachments", network="ib", state="adding") == 1
+        node.turn(GRACE * 2)
+    assert node.host.records.read(record.key) is not None
+    witness = Witness(processes=Processes(str(node.root / "proc")))
+    assert judge(node.host, record, witness).state == DEAD
+
+
+def test_a_release_that_fails_is_tried_again_later(node: Node) -> None:
+    record = node.attach()
+    plugin = node.root / "bin" / "other-ipam"
+    node.host.records.write(replace(record, conf=node.conf(type="other-ipam")))
+    before = os.environ.get("CNI_PATH")
+    os.environ["CNI_PATH"] = str(plugin.parent)
+    try:
+        node.turn()
+        node.turn(GRACE)
+        assert node.value("ib_sriov_agent_release_failures_total", code="104") == 1
+        assert node.turn(1) == FIRST_PAUSE - 1
+        write(plugin, "#!/bin/sh\nexit 0\n")
+        plugin.chmod(0o755)
+        node.turn(FIRST_PAUSE)
+    finally:
+        os.environ.pop("CNI_PATH")
+        if before is not None:
+            os.environ["CNI_PATH"] = before
+    assert node.host.records.read(record.key) is None
+    assert node.value("ib_sriov_agent_releases_total", network="ib") == 1
+
+
+def test_sigterm_is_obeyed_between_two_acts(node: Node) -> None:
+    for name in ("c1", "c2", "c3"):
+        node.attach(name)
+    node.turn()
+    count = node.count
+
+    def stop_after_one() -> None:
+        count()
+        node.stop = node.acts >= 2  # before and after the first act
+
+    node.rounds._alive = stop_after_one  # noqa: SLF001  # as the process's signal handler would
+    node.turn(GRACE)
+    assert len(node.leased()) == 2
+
+
+def test_a_defect_in_one_part_stops_no_other(node: Node) -> None:
+    """A configuration that no ADD would take: its ranges have no figure, and it is released all the same."""
+    record = node.attach()
+    node.host.records.write(replace(record, conf={"name": "ib", "ipam": {"type": "host-local", "ranges": 5}}))
+    node.turn()
+    node.turn(GRACE)
+    assert node.host.records.read(record.key) is None
+
+
+def test_an_owner_without_record_is_disowned_after_the_grace_period(node: Node) -> None:
+    node.host.records.claim(VF, KEY)
+    node.turn()
+    node.turn(GRACE - 1)
+    assert node.host.records.read_owner(VF) == KEY
+    node.turn(1)
+    assert node.host.records.read_owner(VF) is None
+    assert node.value("ib_sriov_agent_repairs_total", kind="disown") == 1
+
+
+def test_figures(node: Node) -> None:
+    node.attach()
+    node.turn()
+    assert node.value("ib_sriov_vfs", pf=PF, state="leftover") == 1
+    assert node.value("ib_sriov_vfs", pf=PF, state="free") == 0
+    assert node.value("ib_sriov_port_state", pf=PF, device=PF, kind="pf", rdma="mlx5_0") == 4
+    # 10.0.0.0/29: .1 to .6, of which .1 is the gateway
+    labels = {"network": "ib", "range": "10.0.0.1-10.0.0.6"}
+    assert node.value("ib_sriov_leases", state="used", **labels) == 1
+    assert node.value("ib_sriov_leases", state="free", **labels) == 4
+    node.turn(GRACE)
+    assert node.value("ib_sriov_vfs", pf=PF, state="free") == 1
+    # its network is remembered, so that a range does not vanish with its last pod
+    assert node.value("ib_sriov_leases", state="free", **labels) == 5
+
+
+def test_a_network_that_is_released_at_first_sight_has_figures(node: Node) -> None:
+    node.attach()
+    node.rounds = Rounds(node.host, node.metrics, Events({}, tell=print, count=print), Care(grace=0))
+    node.turn()
+    assert node.leased() == []
+    assert node.value("ib_sriov_attachments", network="ib", state="dead") == 0
+    assert node.value("ib_sriov_leases", network="ib", range="10.0.0.1-10.0.0.6", state="used") == 0
+
+
+def test_a_damaged_record_is_counted_and_left(node: Node) -> None:
+    path = Path(node.host.records.file_of(KEY))
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    node.turn()
+    node.turn(GRACE * 10)
+    assert node.value("ib_sriov_damaged_records") == 1
+    assert path.read_text() == "{"
+
+
+def test_leases_of_ranges_and_slices(node: Node) -> None:
+    record = node.attach()
+    four = {"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.10", "rangeEnd": "10.0.0.19"}
+    conf = node.conf(subnet=None, ranges=[[four], [{"subnet": "fd00::/64"}]])
+    for name in ("10.0.0.10", "10.0.0.11", "10.0.0.99", "fd00::5", "last_reserved_ip.0", "lock"):
+        write(node.leases / "ib" / name, "c\r\nnet1")
+    found = read_usage(replace(record, conf=conf))
+    assert found[0] == Usage(network="ib", range_set="10.0.0.10-10.0.0.19", used=2, free=8)
+    assert (found[1].used, found[1].free) == (1, 2**64 - 3)
+    sliced = node.conf(subnet="10.0.0.0/24", slices={"index": 1, "count": 16})
+    (part,) = read_usage(replace(record, conf=sliced))
+    assert part == Usage(network="ib", range_set="10.0.0.16-10.0.0.31", used=0, free=16)
+    assert read_usage(replace(record, conf=node.conf(type="whereabouts"))) == []
+    assert read_usage(replace(record, conf={"name": "ib"})) == []
+
+
+def test_the_newest_record_speaks_for_its_network() -> None:
+    old, new = replace(RECORD, since=1.0), replace(RECORD, since=2.0)
+    assert newest_of_each_network([new, old]) == {"ib": new}
+
+
+def test_pods_of_records() -> None:
+    args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=train;K8S_POD_NAME=worker-0;K8S_POD_UID=u-1"
+    pod = record_pod(replace(RECORD, args=args))
+    assert pod is not None
+    assert (pod.namespace, pod.name, pod.uid) == ("train", "worker-0", "u-1")
+    assert record_pod(replace(RECORD, pod="")) is None
+    assert record_pod(replace(RECORD, pod="/x")) is None
+    assert json.dumps(pod.uid)
