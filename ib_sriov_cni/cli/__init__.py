@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config", "Validate, explain and describe network configurations."),
     "agent": ("agent", "Heal what no container runtime asks for."),
     "completion": ("completion", "Print the completion script of a shell."),
+    "doctor": ("doctor", "Look at everything that must be right on a node, and say what to do."),
     "version": ("version", "Print the versions of this program and of what it stands on."),
 }
 

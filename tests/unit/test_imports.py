@@ -43,7 +43,7 @@ PLUGIN = (
     ("leftovers", "vfconfig"),  # doors
     ("host",),
     ("attach",),
-    ("agent",),
+    ("agent", "doctor"),
     ("cni", "cli"),  # edges
     ("__main__",),
 )
@@ -55,7 +55,7 @@ DOORS = next(i for i, row in enumerate(PLUGIN) if "sysfs" in row)
 FOREIGN = {
     "click": {"ib_sriov_cni.cli"},
     "rich": {"ib_sriov_cni.cli"},
-    "yaml": {"ib_sriov_cni.cli"},
+    "yaml": {"ib_sriov_cni.cli", "ib_sriov_cni.doctor"},
     "pyroute2": {"ib_sriov_cni.nlmsg", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ib_sriov_cni.cli"},
     "pyverbs": {"ib_sriov_cni.verbs"},
     "prometheus_client": {"ib_sriov_cni.agent"},
@@ -67,7 +67,7 @@ SLOW = {
     *("argparse", "asyncio", "collections.abc", "contextlib", "dataclasses", "enum", "inspect", "ipaddress"),
     *("json", "logging", "pathlib", "re", "shutil", "socket", "subprocess", "tempfile", "traceback", "typing"),
 }
-COLD = {"ib_sriov_cni.agent", "ib_sriov_cni.cli"}
+COLD = {"ib_sriov_cni.agent", "ib_sriov_cni.cli", "ib_sriov_cni.doctor"}
 
 
 class Import:

@@ -1,0 +1,173 @@
+"""Facts of the node around the plugin: kernel, programs in CNI_PATH, Multus, kubelet's device manager, log files.
+
+<CNI_PATH>/ib-sriov                                     the plugin, ours or the Go one of the same name
+<CNI_PATH>/multus, multus-shim                          thin Multus, or the shim of the thick one
+/run/multus/multus.sock                                 the thick one's daemon
+/var/lib/kubelet/device-plugins/*.sock                  kubelet's socket, and each device plugin's
+/kubelet_internal_checkpoint     {"Data": {"RegisteredDevices": {resource: [id]}}}
+/run/k8s.cni.cncf.io/devinfo/dp/<resource>-<id>-device.json     what the device plugin says of a VF
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+
+from ib_sriov_cni.doctor.aside import describe
+from ib_sriov_cni.doctor.facts import DevicePlugin, NodeFacts, Program
+from ib_sriov_cni.sysfs import read_attribute
+from ipam.fastjson import loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.doctor.facts import Network, Options, Roots
+
+PLUGIN = "ib-sriov"
+GO_MARK = b"\xff Go buildinf:"  # debug/buildinfo of the Go tool chain
+MULTUS = ("multus", "multus-shim")
+SOCKETS = ("/run/multus/multus.sock", "/run/multus/socket/multus.sock")
+KUBELET = "/var/lib/kubelet/device-plugins"
+DEVINFO = "/run/k8s.cni.cncf.io/devinfo/dp"
+LIMIT = 1 << 24
+PROGRAM_SECONDS = 4.0
+
+
+def read_node(roots: Roots, options: Options, networks: tuple[Network, ...]) -> NodeFacts:
+    """Read all of it."""
+    release = read_attribute(f"{roots.proc}/sys/kernel/osrelease")
+    folders = [roots.path(folder) for folder in options.cni_path]
+    paths = [f"{folder}/{name}" for folder in folders for name in _names(folder)]
+    return NodeFacts(
+        kernel=parse_release(release),
+        release=release,
+        root=os.geteuid() == 0,
+        plugin=next((read_program(path, roots) for path in paths if os.path.basename(path) == PLUGIN), None),
+        programs=frozenset([os.path.basename(path) for path in paths if os.access(path, os.X_OK)]),
+        multus=tuple([path for path in paths if os.path.basename(path) in MULTUS]),
+        multus_socket=any(_is_socket(roots.path(path)) for path in SOCKETS),
+        device_plugin=_read_device_plugin(roots),
+        log_folders=tuple(_read_logs(roots, networks)),
+    )
+
+
+def parse_release(release: str) -> tuple[int, int]:
+    """Give the first two numbers of a kernel's release; zeros if it has none."""
+    parts = release.split(".")
+    digits = [part.partition("-")[0] for part in parts[:2]]
+    return (int(digits[0]), int(digits[1])) if len(digits) == 2 and all(part.isdigit() for part in digits) else (0, 0)
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def read_program(path: str, roots: Roots) -> Program:
+    """Tell whose plugin a file is. A Go one is known by its build information and not run."""
+    kind, version, fault = "unknown", "", ""
+    executable = os.path.isfile(path) and os.access(path, os.X_OK)
+    if not executable:
+        return Program(path=path, executable=False, kind=kind, version="", fault="it cannot be executed")
+    try:
+        with open(path, "rb") as file:
+            if GO_MARK in file.read(LIMIT):
+                return Program(path=path, executable=True, kind="go", version="", fault="")
+    except OSError as refusal:
+        return Program(path=path, executable=True, kind=kind, version="", fault=describe(refusal))
+    if roots.root:  # another file system's program is not for us to run
+        return Program(path=path, executable=True, kind=kind, version="", fault="")
+    try:
+        environ = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
+        done = subprocess.run(
+            [path, "version"],
+            check=False,
+            capture_output=True,
+            timeout=PROGRAM_SECONDS,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as refusal:
+        fault = describe(refusal) if isinstance(refusal, OSError) else f"no answer within {PROGRAM_SECONDS:g} s"
+    else:
+        words = done.stdout.decode(errors="replace").split()
+        if done.returncode == 0 and words[:1] == [PLUGIN] and len(words) == 2:
+            kind, version = "ours", words[1]
+        elif done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            fault = f"it ends with status {done.returncode}: {said[-1][:200] if said else 'it says nothing'}"
+    return Program(path=path, executable=True, kind=kind, version=version, fault=fault)
+
+
+def _read_device_plugin(roots: Roots) -> DevicePlugin:
+    folder = roots.path(KUBELET)
+    names = _names(folder)
+    resources, reason = None, ""
+    try:
+        with open(f"{folder}/kubelet_internal_checkpoint", "rb") as file:
+            resources = parse_checkpoint(loads(file.read(LIMIT)))
+    except FileNotFoundError:
+        reason = "kubelet has written no checkpoint"
+    except (OSError, ValueError) as fault:
+        reason = describe(fault) if isinstance(fault, OSError) else f"its checkpoint is not understood: {fault}"
+    return DevicePlugin(
+        kubelet=os.path.isdir(folder) or os.path.isdir(roots.path("/var/lib/kubelet")),
+        sockets=tuple([name for name in names if name.endswith(".sock")]),
+        resources=resources,
+        devinfo=tuple(_read_devinfo(roots)),
+        reason=reason,
+    )
+
+
+def parse_checkpoint(doc: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Give the registered devices by resource. ValueError if it is no checkpoint."""
+    data = doc.get("Data") if isinstance(doc, dict) else None
+    if not isinstance(data, dict):
+        raise ValueError("it has no Data")  # noqa: TRY004  # of the document, not of the program
+    registered = data.get("RegisteredDevices")
+    if not isinstance(registered, dict):
+        registered = {}  # null, before any device plugin has come
+    return tuple([
+        (str(name), tuple([str(device) for device in devices] if isinstance(devices, list) else []))
+        for name, devices in sorted(registered.items())
+    ])
+
+
+def _read_devinfo(roots: Roots) -> list[tuple[str, str, str]]:
+    found = []
+    for name in _names(roots.path(DEVINFO)):
+        try:
+            with open(roots.path(f"{DEVINFO}/{name}"), "rb") as file:
+                doc = loads(file.read(LIMIT))
+        except (OSError, ValueError):
+            continue
+        device = doc.get("pci") if isinstance(doc, dict) else None
+        if isinstance(device, dict):
+            found.append((name, str(device.get("pci-address", "")), str(device.get("rdma-device", ""))))
+    return found
+
+
+def _read_logs(roots: Roots, networks: tuple[Network, ...]) -> list[tuple[str, str]]:
+    """Tell which log files cannot be written."""
+    found = []
+    for path in dict.fromkeys([network.log_file for network in networks if network.log_file]):
+        there = roots.path(path)
+        folder = os.path.dirname(there)
+        if not os.path.isdir(folder):
+            found.append((path, "its folder does not exist"))
+        elif os.path.islink(there):
+            found.append((path, "it is a symbolic link, which is not followed"))
+        elif os.path.isdir(there):
+            found.append((path, "it is a folder"))
+        elif os.geteuid() == 0 and not os.access(there if os.path.exists(there) else folder, os.W_OK):
+            found.append((path, "it cannot be written"))
+    return found

@@ -1,0 +1,52 @@
+"""One case of a doctor's check, and short ways to change the healthy node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ib_sriov_cni.doctor.facts import Facts
+from ipam.value import replace
+from tests.unit.doctor_node import FOLDER, HEALTHY, NETWORK, RECORD, change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is changed, and what the check then says."""
+
+    check: str
+    facts: Facts
+    status: str
+    text: str
+    hint: str = ""
+
+
+PORTS = HEALTHY.ports or {}
+CONFIGS = HEALTHY.vf_configs or {}
+NODE, CONFIG, STATE = HEALTHY.node, HEALTHY.config, HEALTHY.state
+assert NODE is not None
+assert CONFIG is not None
+assert STATE is not None
+
+
+def program(**fields: object) -> Facts:
+    return change("node", plugin=replace(NODE.plugin, **fields))
+
+
+def device_plugin(**fields: object) -> Facts:
+    return change("node", device_plugin=replace(NODE.device_plugin, **fields))
+
+
+def network(**fields: object) -> Facts:
+    return change("config", networks=(replace(NETWORK, **fields),))
+
+
+def record(**fields: object) -> Facts:
+    return change("state", records=(replace(RECORD, **fields),))
+
+
+def folder(**fields: object) -> Facts:
+    return change("state", folders=(replace(FOLDER, **fields),))
+
+
+def case(check: str, facts: Facts, status: str, text: str, hint: str = "") -> Case:
+    return Case(check=check, facts=facts, status=status, text=text, hint=hint)
