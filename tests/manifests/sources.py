@@ -49,8 +49,8 @@ def build(folder: Path) -> tuple[dict[str, Any], ...]:
 
 
 def manifest_files() -> list[Path]:
-    """Every YAML file below packaging/, but kustomize's own."""
-    return [file for file in sorted((ROOT / "packaging").rglob("*.y*ml")) if file.name != "kustomization.yaml"]
+    """Every YAML file of packaging/kubernetes, but kustomize's own."""
+    return [file for file in sorted(KUBERNETES.rglob("*.y*ml")) if file.name != "kustomization.yaml"]
 
 
 def objects(text: str) -> list[dict[str, Any]]:

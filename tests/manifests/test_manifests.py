@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import yaml
 
+from ib_sriov_cni.cli import main
+from ib_sriov_cni.cli.output import Site
 from tests.manifests.schemas import CUSTOM, custom_schema, faults, versions
 from tests.manifests.sources import (
     KUBERNETES,
@@ -111,6 +116,28 @@ def test_the_agent_listens_on_loopback_unless_it_is_scraped() -> None:
     labels = daemonset("monitoring")["spec"]["template"]["metadata"]["labels"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] in {port["name"] for port in scraped["ports"]}
+
+
+def test_the_alerts_are_the_ones_we_have() -> None:
+    things = build(KUBERNETES / "overlays/monitoring")
+    (rule,) = [thing for thing in things if thing["kind"] == "PrometheusRule"]
+    alerts = yaml.safe_load((ROOT / "packaging/prometheus/alerts.yaml").read_text())
+    assert rule["spec"] == alerts
+    (monitor,) = [thing for thing in things if thing["kind"] == "PodMonitor"]
+    jobs = [item for item in monitor["spec"]["podMetricsEndpoints"][0]["relabelings"] if item["targetLabel"] == "job"]
+    assert f'job="{jobs[0]["replacement"]}"' in json.dumps(alerts).replace(chr(92), "")
+
+
+@pytest.mark.parametrize("overlay", ["plain", "isolation", "monitoring"])
+def test_the_programs_take_their_arguments(overlay: str) -> None:
+    spec = daemonset(overlay)["spec"]["template"]["spec"]
+    (settings,) = [thing["data"] for thing in build(KUBERNETES / "overlays" / overlay) if thing["kind"] == "ConfigMap"]
+    values = {"LISTEN_HOST": "192.0.2.1", **settings}
+    for container in [*spec["initContainers"], *spec["containers"]]:
+        name, *words = [re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], word) for word in container["args"]]
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        command.make_context(name, words, obj=Site())
 
 
 @pytest.mark.parametrize("overlay", ["plain", "isolation", "monitoring"])
