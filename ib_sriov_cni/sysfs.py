@@ -139,13 +139,17 @@ class Sysfs:
         texts = [read_attribute(f"{self._devices}/{pf}/{name}") for name in ("sriov_numvfs", "sriov_totalvfs")]
         return int(texts[0]) if texts[0].isdigit() else 0, int(texts[1]) if texts[1].isdigit() else 0
 
+    def read_port_state(self, rdma: str) -> str:
+        """Give the state of an RDMA device's first port (ACTIVE …): one question to the firmware."""
+        # A number, a colon, then the word (drivers/infiniband/core/sysfs.c).
+        return read_attribute(f"{self._root}/class/infiniband/{rdma}/ports/1/state").partition(": ")[2]
+
     def read_port(self, rdma: str) -> Port:
         """Give what sysfs says of the first port of an RDMA device in this sysfs's namespace."""
         folder = f"{self._root}/class/infiniband/{rdma}/ports/1"
         lids = [read_attribute(f"{folder}/{name}") for name in ("lid", "sm_lid")]
         return Port(
-            # A number, a colon, then the word (drivers/infiniband/core/sysfs.c).
-            state=read_attribute(f"{folder}/state").partition(": ")[2],
+            state=self.read_port_state(rdma),
             physical=read_attribute(f"{folder}/phys_state").partition(": ")[2],
             rate=read_attribute(f"{folder}/rate"),
             link_layer=read_attribute(f"{folder}/link_layer"),

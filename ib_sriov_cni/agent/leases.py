@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from ib_sriov_cni.attach.release import request_of
 from ib_sriov_cni.delegate import BUNDLED
 from ib_sriov_cni.records import Record
-from ipam.config import parse_settings
+from ipam.config import parse_place, parse_settings
 from ipam.plugin import own_sets
 from ipam.ranges import range_of, render_set
-from ipam.store import lease_address
+from ipam.store import lease_address, parse_lease
 
 if TYPE_CHECKING:
     from ipam.ranges import RangeSet
@@ -56,6 +56,28 @@ def read_usage(record: Record) -> list[Usage]:
         used = sum(range_of(range_set, address) is not None for address in leased)
         free = max(0, count(range_set) - used)
         found.append(Usage(network=record.key.network, range_set=render_set(range_set), used=used, free=free))
+    return found
+
+
+def unreserved(record: Record) -> list[str]:
+    """Give the addresses of an attachment that the bundled host-local has not reserved for it (any more).
+
+    CHECK asks the same, under the leases' lock; here a process that holds it must not keep the agent waiting.
+    """
+    ipam, ips = record.conf.get("ipam"), record.result.get("ips")
+    if not isinstance(ipam, dict) or ipam.get("type") != BUNDLED or not isinstance(ips, list):
+        return []
+    place = parse_place(record.conf)
+    folder = os.path.join(place.data_dir, place.network)
+    found = []
+    for address in [str(ip.get("address")).partition("/")[0] for ip in ips if isinstance(ip, dict)]:
+        try:
+            with open(os.path.join(folder, address), "rb") as file:
+                holder = parse_lease(file.read(4096))
+        except FileNotFoundError:
+            holder = None
+        if holder is None or holder.container_id != record.key.container_id:
+            found.append(address)
     return found
 
 

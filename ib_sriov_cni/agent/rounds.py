@@ -15,6 +15,7 @@ from typing import TypeVar
 from ib_sriov_cni.agent.cri import list_pods
 from ib_sriov_cni.agent.judge import ADDING, DEAD, LIVE, Processes, Verdict, Witness, judge
 from ib_sriov_cni.agent.kube import Events, PodRef
+from ib_sriov_cni.agent.leases import unreserved
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.samples import facts_of
 from ib_sriov_cni.agent.watch import Watch
@@ -22,7 +23,6 @@ from ib_sriov_cni.attach import repair as repairs
 from ib_sriov_cni.attach.inventory import Inventory, read_inventory
 from ib_sriov_cni.attach.release import release_recorded
 from ib_sriov_cni.attach.repair import Repair, RepairPlan, apply_repair, plan_repairs
-from ib_sriov_cni.delegate import BUNDLED
 from ib_sriov_cni.errors import CniError, TryAgainLater
 from ib_sriov_cni.host import Host
 from ib_sriov_cni.records import Key, Record
@@ -30,6 +30,8 @@ from ib_sriov_cni.undo import Undo
 from ipam.request import parse_args
 
 T = TypeVar("T")
+Findings = dict[Hashable, tuple[Key | None, str]]
+"""What is wrong: a name for it, whose it is, and the words."""
 
 SETTLE = 5.0  # seconds for which a difference must last: later plugins of a chain, or a person, may be at work
 # What touches no traffic. That an interface is down in a pod may be the pod's own will, so it is only told.
@@ -128,7 +130,7 @@ class Rounds:
         now = self._clock()
         dead = [held.record for held in inventory.attachments if verdicts[held.key].state == DEAD]
         grace = {key: max(self._care.grace, verdict.grace) for key, verdict in verdicts.items()}
-        plan = self._try("plan", lambda: plan_repairs(self._host, inventory, reservations=_all_bundled(inventory)))
+        plan = self._try("plan", lambda: plan_repairs(self._host, inventory, reservations=False))
         planned = self._ours(plan, verdicts) if plan else []
         orphans = [each for each in plan.repairs if each.kind == repairs.DISOWN] if plan else []
         self._dead.see([*map(_identity, dead), *map(_thing, orphans)], now)
@@ -233,14 +235,16 @@ class Rounds:
         verdicts: dict[Key, Verdict],
         plan: RepairPlan | None,
         planned: list[Repair],
-    ) -> dict[Hashable, tuple[Key | None, str]]:
-        """What is wrong and will not be put right by us: a name for each, whose it is, and the words."""
-        found: dict[Hashable, tuple[Key | None, str]] = {}
+    ) -> Findings:
+        """Give what is wrong and will not be put right by us."""
+        found = self._unreserved(inventory, verdicts)
         for key, verdict in verdicts.items():
             if verdict.state not in (LIVE, DEAD, ADDING):
                 found["hidden", key] = (key, f"{verdict.why}: left alone; does the agent see the host's namespaces?")
         if plan is None:
             return found
+        for text in plan.unseen:
+            found["unseen", None, text] = (None, f"not seen: {text}")
         for finding in plan.findings:
             found["differs", finding.key, finding.what] = (finding.key, f"{finding.what}; {finding.hint}")
         now = self._clock()
@@ -254,7 +258,16 @@ class Rounds:
         pods = {held.key for held in inventory.attachments}
         return {name: (key if key in pods else None, words) for name, (key, words) in found.items()}
 
-    def _report(self, findings: dict[Hashable, tuple[Key | None, str]]) -> None:
+    def _unreserved(self, inventory: Inventory, verdicts: dict[Key, Verdict]) -> Findings:
+        found: Findings = {}
+        for held in inventory.attachments:
+            if verdicts[held.key].state == LIVE:
+                for address in self._try("leases", lambda held=held: unreserved(held.record)) or []:  # type: ignore[misc]  # bound per turn
+                    words = f"address {address} is not reserved for it: another pod may get it; delete this one"
+                    found["differs", held.key, address] = (held.key, words)
+        return found
+
+    def _report(self, findings: Findings) -> None:
         """Tell each once, and again only after it was gone."""
         for name, (key, words) in findings.items():
             if name not in self._told:
@@ -302,8 +315,3 @@ def _identity(record: Record) -> Hashable:
 def _thing(repair: Repair) -> Hashable:
     return repair.kind, repair.pci, repair.key, str(repair.about)
 
-
-def _all_bundled(inventory: Inventory) -> bool:
-    """Whether asking for the reservations executes nothing: each pass would start a program for each attachment."""
-    kinds = [held.record.conf.get("ipam") for held in inventory.attachments]
-    return all(not ipam or (isinstance(ipam, dict) and ipam.get("type") == BUNDLED) for ipam in kinds)

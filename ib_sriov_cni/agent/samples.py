@@ -66,7 +66,7 @@ def port_rows(host: Host, pf: PfEntry) -> Rows:
     if pf.port is not None and pf.port.state in PORT_STATES:
         rows.append(((pf.pci, pf.pci, "pf", pf.rdma), float(PORT_STATES[pf.port.state])))
     for vf in pf.vfs:
-        state = host.sysfs.read_port(vf.rdma).state if vf.rdma_here else ""
+        state = host.sysfs.read_port_state(vf.rdma) if vf.rdma_here else ""
         if state in PORT_STATES:
             rows.append(((pf.pci, vf.pci, "vf", vf.rdma), float(PORT_STATES[state])))
     return rows

@@ -328,6 +328,9 @@ def test_its_metrics_are_right(rig: Rig, agents: Agents) -> None:
     ports = {name[1] for name in found if name[0] == "ib_sriov_port_state" and name[2] == "vf"}
     assert ports >= {rig.hca.pci(vf) for vf in range(2, 7)}
     assert rig.hca.bind(7) == "OK"
+    passes = [found["ib_sriov_agent_pass_duration_seconds_" + part,] for part in ("sum", "count")]
+    memory = found["process_resident_memory_bytes",]
+    print(f"a pass: {passes[0] / passes[1] * 1000:.0f} ms, memory: {memory / 1e6:.0f} MB, {passes[1]:.0f} passes")
     agent.stop()
     delete(rig, pods)
     rig.assert_as_before()

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from ib_sriov_cni.agent.cri import list_pods
 from tests.lab.clients import image, multus, node
-from tests.lab.clients.containerd import Containerd, tail
+from tests.lab.clients.containerd import SOCKET, Containerd, tail
 from tests.lab.clients.cri import READY, CriError, container_config, pod_config
 from tests.lab.commands import names, wait
 from tests.lab.conftest import MakeHca, TakeSnapshot
@@ -90,6 +91,7 @@ def test_a_pod_sandbox_lives_through_a_restart(
     containerd.kill()
     containerd.start()
     assert containerd.cri.pods() == {pod: READY}
+    assert list_pods(SOCKET) == {pod}  # the node agent's own way of asking
     assert containerd.cri.execute(container, ["ping", "-c", "1", multus.GATEWAY]).status == 0
     for _ in range(2):
         containerd.cri.stop_pod(pod)
@@ -98,6 +100,7 @@ def test_a_pod_sandbox_lives_through_a_restart(
     for _ in range(2):
         containerd.cri.remove_pod(pod)
     assert containerd.cri.pods() == {}
+    assert list_pods(SOCKET) == frozenset()
     multus.forget_bridge()
     before.assert_as_before()
 

@@ -12,7 +12,7 @@ import pytest
 
 from ib_sriov_cni.agent.judge import DEAD, Processes, Witness, judge
 from ib_sriov_cni.agent.kube import Events
-from ib_sriov_cni.agent.leases import Usage, newest_of_each_network, read_usage
+from ib_sriov_cni.agent.leases import Usage, newest_of_each_network, read_usage, unreserved
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.rounds import Care, Rounds, record_pod
 from ib_sriov_cni.agent.watch import FIRST_PAUSE
@@ -261,6 +261,18 @@ def test_leases_of_ranges_and_slices(node: Node) -> None:
     assert part == Usage(network="ib", range_set="10.0.0.16-10.0.0.31", used=0, free=16)
     assert read_usage(replace(record, conf=node.conf(type="whereabouts"))) == []
     assert read_usage(replace(record, conf={"name": "ib"})) == []
+
+
+def test_addresses_that_are_not_reserved(node: Node) -> None:
+    result = {"ips": [{"address": "10.0.0.2/29"}, {"address": "10.0.0.3/29"}, {"address": "10.0.0.4/29"}]}
+    record = replace(node.attach(), result=result)
+    write(node.leases / "ib/10.0.0.3", "somebody else\r\nnet1")
+    assert unreserved(record) == ["10.0.0.3", "10.0.0.4"]
+    write(node.leases / "ib/10.0.0.3", "c1")  # as old versions wrote it
+    write(node.leases / "ib/10.0.0.4", "")  # what a crash leaves
+    assert unreserved(record) == ["10.0.0.4"]
+    assert unreserved(replace(record, conf=node.conf(type="whereabouts"))) == []
+    assert unreserved(replace(record, result={})) == []
 
 
 def test_the_newest_record_speaks_for_its_network() -> None:
