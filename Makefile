@@ -6,7 +6,7 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo test matrix quick conformance-table reference site lint lab-shell bench clean
+.PHONY: help demo test matrix quick conformance-table pictures reference site lint lab-shell bench clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -29,6 +29,10 @@ quick: ## the unit tests, under 30 s
 
 conformance-table: ## docs/conformance.md from the results of the last `make test`
 	@tests/conformance/table
+
+pictures: ## docs/pictures: what list and doctor print on a node in the virtual machine, for the README
+	@$(need) python lab
+	@$(PY) -m tests.demo.pictures
 
 reference: ## docs/cli.md from the help of the commands, the table of keys in docs/configuration.md
 	@$(need) python

@@ -108,6 +108,7 @@ class PfEntry:
     port: Port | None
     total_vfs: int  # as many as it can have
     vfs: tuple[VfEntry, ...]
+    num_vfs: int = 0  # as many as it has, of which `vfs` may be a choice
 
 
 @value
@@ -143,6 +144,7 @@ class Inventory:
     foreign: tuple[Foreign, ...]
     mode: str  # RDMA namespace mode; "" where it could not be asked
     unseen: tuple[str, ...]
+    blind: str = ""  # why the records could not be read, which is the first of `unseen` then
 
     @property
     def vfs(self) -> list[VfEntry]:
@@ -164,6 +166,7 @@ def read_inventory(host: Host) -> Inventory:
         foreign=tuple(foreign),
         mode=reader.read_mode(),
         unseen=tuple(dict.fromkeys(reader.unseen)),
+        blind=reader.blind,
     )
 
 
@@ -275,6 +278,7 @@ class _Reader:
             port=sysfs.read_port(rdma.name) if rdma else None,
             total_vfs=sysfs.read_counts(pci)[1],
             vfs=tuple(vfs),
+            num_vfs=len(functions),
         )
 
     def _function(self, pci: PciAddress) -> VfFunction | None:

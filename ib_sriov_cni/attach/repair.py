@@ -42,6 +42,7 @@ REPAIRABLE = {"link_state": LINK_STATE, "down": UP, "address": ADDRESS, "route":
 HINTS = {
     "link_state": "set it on the PF: ip link set <PF> vf <index> state auto",
     "address": "delete the pod: the address is not reserved for it any more",
+    "route": "delete the pod: the address it needs is not reserved for it any more",
     "owner": "two attachments claim one VF: delete the pod that came first",
     "vf": "delete the pod; were the VFs removed under it (sriov_numvfs)?",
     "driver": "delete the pod: binding the driver would take the VF out of it",
@@ -160,8 +161,9 @@ def _sort_difference(
     """Put one difference of a living attachment among what can be repaired, or among what cannot."""
     record = attachment.record
     kind = REPAIRABLE.get(fault.kind, "")
-    if fault.kind == ADDRESS and any(other.kind == "reservation" for other in faults):
-        kind = ""  # it may be another pod's by now
+    there = {other.kind for other in faults}
+    if "reservation" in there and (kind == ADDRESS or (kind == ROUTE and ADDRESS in there)):
+        kind = ""  # the address may be another pod's by now, and without it there is no way to the gateway
     if kind == LINK_STATE and not fault.about:
         kind = ""  # the PF did not tell what it was
     if fault.kind == OWNER and not _has_living_rival(attachment, inventory):
@@ -383,8 +385,7 @@ def _apply_to_pod(host: Host, repair: Repair) -> bool:
     if repair.kind not in names:
         return False
     if repair.kind == OWNER:
-        host.records.claim(record.pci, record.key)
-        return True
+        return _claim(host, record)
     if repair.kind == LINK_STATE:
         host.vf_configs.set_link_state(host.sysfs.read_function(record.pci), str(repair.about))
         return True
@@ -393,6 +394,15 @@ def _apply_to_pod(host: Host, repair: Repair) -> bool:
         return False
     with netns:
         return _apply_inside(host, repair, record, netns)
+
+
+def _claim(host: Host, record: Record) -> bool:
+    owner = host.records.read_owner(record.pci)
+    rival = host.records.read(owner) if owner is not None else None
+    if rival is not None and rival.pci == record.pci and is_alive(host, rival):
+        return False
+    host.records.claim(record.pci, record.key)
+    return True
 
 
 def _is_about(fault: Difference, repair: Repair) -> bool:

@@ -27,11 +27,13 @@ from ib_sriov_cni.cli.output import (
     state_dir_option,
     verbose_option,
 )
+from ib_sriov_cni.errors import CniError
 from ib_sriov_cni.model import LINK_STATES
 from ib_sriov_cni.netconf import parse_netconf
 from ipam.result import render_result
 
 if TYPE_CHECKING:
+    from ib_sriov_cni.host import Host
     from ipam.result import Result
 
 EXAMPLES = """\
@@ -86,11 +88,20 @@ def command(
     warn_without_root()
     undo_when_terminated()
     with site.open_host(state_dir=parsed.state_dir, verbose=verbose, log_file=parsed.log_file) as host:
+        if not parsed.rdma_isolation and _is_exclusive(host):
+            note("RDMA namespaces are exclusive here: no program in there can open the RDMA device; add --isolate")
         result = add(host, request, parsed)
     if output == "json":
         print_json(render_result(result, request.version))
     else:
         _print(result, container_id, str(parsed.device))
+
+
+def _is_exclusive(host: Host) -> bool:
+    try:
+        return host.rdma.read_mode() == "exclusive"
+    except CniError:
+        return False  # no RDMA at all, which the ADD will say better
 
 
 def make_configuration(options: dict[str, object]) -> dict[str, object]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ib_sriov_cni.attach.inventory import differences, read_inventory
-from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment
+from ib_sriov_cni.attach.inventory import differences
+from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
     FOUND,
     INCOMPLETE,
@@ -51,7 +51,7 @@ def command(site: Site, *, names: tuple[str, ...], everything: bool, output: str
     if names and everything:
         raise click.UsageError("either --all or names")
     with site.open_host(state_dir=state_dir) as host:
-        inventory = read_inventory(host)
+        inventory = read_attachments(host)
         chosen = [find_attachment(name, inventory.attachments) for name in names] or list(inventory.attachments)
         results = []
         unseen = list(inventory.unseen)

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ib_sriov_cni.attach.inventory import read_inventory
 from ib_sriov_cni.attach.release import delete, request_of
 from ib_sriov_cni.cli.byhand import MARK, find_netns, target_options, warn_without_root
-from ib_sriov_cni.cli.find import complete_attachment, find_attachment
+from ib_sriov_cni.cli.find import complete_attachment, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
     NO_SUCH,
     Failure,
@@ -57,7 +56,7 @@ def command(
     now does not matter.
     """
     with site.open_host(state_dir=state_dir, verbose=verbose) as host:
-        attachments = read_inventory(host).attachments
+        attachments = read_attachments(host).attachments
         if name is not None:
             if target["pid"] is not None or target["netns"] is not None:
                 raise click.UsageError("give a name, or one of --pid and --netns")

@@ -129,10 +129,14 @@ def command(  # noqa: PLR0913  # one per option
     if explain:
         _explain(explain)
         return
+    from ib_sriov_cni.cli.keys import unknown_keys
     from ib_sriov_cni.doctor.examine import read_facts
 
     options = Options(
-        cni_path=tuple([folder for folder in cni_path.split(":") if folder]), config_files=configs, seconds=timeout
+        cni_path=tuple([folder for folder in cni_path.split(":") if folder]),
+        config_files=configs,
+        seconds=timeout,
+        unknown_keys=unknown_keys,
     )
     roots = Roots(root=site.root, sysfs=site.path("/sys"), proc=site.path("/proc"))
     findings = report.sort_findings(run_checks(choose(only, skip), read_facts(roots, options)))

@@ -14,6 +14,8 @@ from ib_sriov_cni.records import render_record
 if TYPE_CHECKING:
     from rich.tree import Tree
 
+    from ib_sriov_cni.model import Port
+
 COLUMNS = ("VF", "PF", "STATE", "POD", "NETWORK", "IF", "ADDRESS", "GUID", "SINCE")
 WIDE = (*COLUMNS, "DRIVER", "RDMA", "NETDEV", "LINK STATE")
 
@@ -45,7 +47,7 @@ def pf_words(pf: PfEntry) -> str:
         words.append(pf.port.rate)
     if pf.link is not None and not pf.link.up:
         words.append("netdev down")
-    words.append(f"{len(pf.vfs)} of {counted(pf.total_vfs, 'VF')}{_summary(pf.vfs)}")
+    words.append(f"{pf.num_vfs} of {counted(pf.total_vfs, 'VF')}{_summary(pf.vfs)}")
     return ", ".join([word for word in words if word])
 
 
@@ -93,6 +95,7 @@ def make_tree(inventory: Inventory, now: float) -> Tree:
     """Make a tree: PFs, their VFs, what each holds."""
     from rich.text import Text
     from rich.tree import Tree
+
 
     root = Tree(Text(f"RDMA namespaces {inventory.mode}" if inventory.mode else "InfiniBand", style="dim"))
     for pf in inventory.pfs:
@@ -153,9 +156,21 @@ def pf_document(pf: PfEntry) -> dict[str, object]:
         "rdma": pf.rdma or None,
         "nodeGuid": _guid(pf.node_guid),
         "portGuid": _guid(pf.port_guid),
-        "port": {**pf.port.__dict__} if pf.port else None,
+        "port": _port(pf.port) if pf.port else None,
+        "numVfs": pf.num_vfs,
         "totalVfs": pf.total_vfs,
         "vfs": [vf_document(vf) for vf in pf.vfs],
+    }
+
+
+def _port(port: Port) -> dict[str, object]:
+    return {
+        "state": port.state or None,
+        "physical": port.physical or None,
+        "rate": port.rate or None,
+        "linkLayer": port.link_layer or None,
+        "lid": port.lid,
+        "smLid": port.sm_lid,
     }
 
 

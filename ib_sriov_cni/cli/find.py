@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ib_sriov_cni.attach.inventory import read_inventory
 from ib_sriov_cni.cli.output import NO_SUCH, Failure, Site, counted
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from ib_sriov_cni.attach.inventory import Attachment
+    from ib_sriov_cni.attach.inventory import Attachment, Inventory
+    from ib_sriov_cni.host import Host
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 WAYS = "a pod (namespace/name or name), the beginning of a container ID, a VF's PCI address, or a network namespace"
@@ -37,6 +39,15 @@ def find_attachment(name: str, attachments: Iterable[Attachment]) -> Attachment:
     known = ", ".join([held.name for held in attachments][:10]) or "none"
     hint = f"it may be named by {WAYS}. Known here: {known}"
     raise Failure(f"{name}: there is no such attachment", hint, status=NO_SUCH)
+
+
+def read_attachments(host: Host) -> Inventory:
+    """Read the node for a command that is about attachments. Failure if the records cannot be read."""
+    inventory = read_inventory(host)
+    if inventory.blind:
+        words = f"who holds which VF cannot be seen: {inventory.blind}"
+        raise Failure(words, "run it as root" if os.geteuid() else "look at the state directory (--state-dir)")
+    return inventory
 
 
 def _is_exactly(name: str, held: Attachment) -> bool:

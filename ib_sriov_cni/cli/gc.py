@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ib_sriov_cni.attach.gc import release_dead
-from ib_sriov_cni.attach.inventory import read_inventory
 from ib_sriov_cni.cli.facts import attachment_document
+from ib_sriov_cni.cli.find import read_attachments
 from ib_sriov_cni.cli.output import (
     FAILED,
     INCOMPLETE,
@@ -84,7 +84,7 @@ def command(
     rows: list[tuple[dict[str, object], list[str]]] = []
     failed = False
     with site.open_host(state_dir=state_dir, verbose=verbose) as host:
-        inventory = read_inventory(host)
+        inventory = read_attachments(host)
         for held in inventory.attachments:
             if held.alive is not False or held.busy or (network and held.key.network != network):
                 continue

@@ -22,9 +22,11 @@ from ib_sriov_cni.cli.output import (
 )
 from ipam.value import replace
 
+# As one word, for a shell.
+WORDS = {state.lower().replace(" ", "-"): state for state in STATES}
 EXAMPLES = """\
 \b
-States of a VF:
+States of a VF, for --state in small letters with - for blanks:
 """ + "\n".join([f"  {state:<15} {words}" for state, words in STATES.items()]) + """
 
 Examples:
@@ -62,7 +64,7 @@ def filtered(inventory: Inventory, *, pf: str, states: tuple[str, ...], network:
 @click.option("--tree", is_flag=True, help="PFs, their VFs and what holds them, as a tree.")
 @click.option("-w", "--wide", is_flag=True, help="More columns: driver, RDMA device, netdev, link state.")
 @click.option("--pf", metavar="NAME", default="", help="The VFs of one PF: its netdev, RDMA device or PCI address.")
-@click.option("--state", "states", multiple=True, type=click.Choice(list(STATES)), help="VFs in that state.")
+@click.option("--state", "states", multiple=True, type=click.Choice(list(WORDS)), help="VFs in that state; repeatable.")
 @click.option("--network", metavar="NAME", default="", help="VFs that an attachment of this network holds.")
 @state_dir_option
 @pass_site
@@ -76,7 +78,7 @@ def command(
     """
     with site.open_host(state_dir=state_dir) as host:
         everything = read_inventory(host)
-    inventory = filtered(everything, pf=pf, states=states, network=network)
+    inventory = filtered(everything, pf=pf, states=tuple([WORDS[word] for word in states]), network=network)
     now = clock()
     if output == "json":
         print_json(inventory_document(inventory))

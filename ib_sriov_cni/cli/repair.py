@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ib_sriov_cni.attach.inventory import read_inventory
 from ib_sriov_cni.attach.repair import ORDER, Finding, Repair, apply_repair, plan_repairs
-from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment
+from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
     FAILED,
     FOUND,
@@ -85,7 +84,7 @@ def command(
     _check_kinds(kinds)
     outcomes: list[tuple[Repair, str, str]] = []
     with site.open_host(state_dir=state_dir, verbose=verbose) as host:
-        inventory = read_inventory(host)
+        inventory = read_attachments(host)
         keys = {find_attachment(name, inventory.attachments).key for name in names}
         plan = plan_repairs(host, inventory)
         repairs = [each for each in plan.repairs if not keys or each.key in keys]

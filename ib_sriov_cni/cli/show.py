@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ib_sriov_cni.attach.inventory import Attachment, Live, differences, read_inventory, read_live
+from ib_sriov_cni.attach.inventory import Attachment, Live, differences, read_live
 from ib_sriov_cni.cli.facts import attachment_document, clock, guid_words, record_document
-from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment
+from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
     FOUND,
     INCOMPLETE,
     OK,
-    Failure,
     Site,
     finish,
     output_option,
@@ -55,12 +54,8 @@ The exit status is 0 if the attachment is alive and as its record says, 1 if not
 def command(site: Site, *, name: str, output: str, state_dir: str) -> None:
     """Show one attachment: its record, what the kernel has, and any difference."""
     with site.open_host(state_dir=state_dir) as host:
-        inventory = read_inventory(host)
-        try:
-            held = find_attachment(name, inventory.attachments)
-        except Failure:
-            tell_unseen(inventory.unseen)
-            raise
+        inventory = read_attachments(host)
+        held = find_attachment(name, inventory.attachments)
         unseen, live, faults = _look(host, held)
         record_file = host.records.file_of(held.key)
     if output == "json":

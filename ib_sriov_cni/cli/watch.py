@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,8 @@ def command(site: Site, *, tree: bool, interval: float, output: str, state_dir: 
     """
     console = open_console()
     events = LinkEvents()
+    # As ^C does: the terminal is to be given back as it was.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with site.open_host(state_dir=state_dir) as host:
             if console.is_terminal and output != "json":

@@ -29,13 +29,15 @@ def look_at_configs(seen: Seen) -> Iterator[Outcome]:
     config = seen.config
     for network in config.networks:
         for fault in network.faults:
-            yield fail(f"{network.origin}: {fault}", "docs/configuration.md, docs/ipam.md; then delete the pods anew")
+            yield fail(f"{network.origin}: {fault}", "ib-sriov config explains it; docs/configuration.md, docs/ipam.md")
+        for words in network.unknown:
+            yield warn(f"{network.origin}: {words}", "a typing error? ib-sriov config explains the keys")
     for file in config.broken:
         hint = "correct it; until then runtime and Multus cannot read it either"
         yield fail(f"{file.path}: {file.reason}", hint) if file.ours else warn(f"{file.path}: {file.reason}", hint)
     if config.unread:
         yield skip(f"not read, run as root: {shorten(list(config.unread))}")
-    if any(network.faults for network in config.networks) or config.broken or config.unread:
+    if any(network.faults or network.unknown for network in config.networks) or config.broken or config.unread:
         return
     if config.networks:
         yield ok(f"{count(len(config.networks), 'configuration')} without fault: {shorten(_names(config))}")
@@ -92,7 +94,8 @@ def look_at_names(seen: Seen) -> Iterator[Outcome]:
     "plugins, or set ipam.type to host-local.",
 )
 def look_at_ipam(seen: Seen) -> Iterator[Outcome]:
-    wanted = list(dict.fromkeys([net.ipam_type for net in seen.config.networks if net.ipam_type not in {"", BUNDLED}]))
+    networks = [network for network in seen.config.networks if not network.faults]
+    wanted = list(dict.fromkeys([net.ipam_type for net in networks if net.ipam_type not in {"", BUNDLED}]))
     missing = [kind for kind in wanted if kind not in seen.node.programs]
     for kind in missing:
         yield fail(f"IPAM plugin {kind} is not in CNI_PATH", "install it there, or use the bundled host-local")

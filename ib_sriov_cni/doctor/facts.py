@@ -6,6 +6,8 @@ from ipam.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ib_sriov_cni.model import Guid, PciAddress, PortReport, VfConfig
     from ib_sriov_cni.records import Key
 
@@ -30,6 +32,8 @@ class Options:
     cni_path: tuple[str, ...] = ("/opt/cni/bin",)
     config_files: tuple[str, ...] = ()  # given by hand: NetworkAttachmentDefinitions or CNI configurations
     seconds: float = 5.0  # for each of the two rounds of reading
+    # What is to be said of a configuration's keys that nobody reads; the command line has the table of keys.
+    unknown_keys: Callable[[dict[str, object]], list[str]] | None = None
 
 
 # ---- the HCA, from sysfs, without asking its firmware
@@ -130,6 +134,7 @@ class Network:
     origin: str  # its file, or whose record has it
     name: str
     faults: tuple[str, ...]
+    unknown: tuple[str, ...] = ()  # what is to be said of keys that nobody reads
     isolation: bool = False
     link_state: str = ""
     pkey: int | None = None

@@ -73,6 +73,8 @@ def read_configs(roots: Roots, options: Options) -> ConfigFacts:
     networks = []
     for origin, conf in found.confs:
         network, request = _parse(origin, conf)
+        if options.unknown_keys:
+            network = replace(network, unknown=tuple(options.unknown_keys(conf)))
         networks.append(network)
         if request is not None and network.ipam_type == BUNDLED and not network.faults:
             settings = parse_settings(request)

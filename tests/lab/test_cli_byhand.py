@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 from pathlib import Path
@@ -66,7 +68,7 @@ def test_an_add_that_is_interrupted_is_undone(rig: Rig) -> None:
     process = subprocess.Popen(
         [*COMMAND, "add", "--device", rig.hca.pci(0), "--netns", pod.name, *NETWORK],
         cwd=PROJECT,
-        env=_with_trace("configure=stop"),
+        env={**os.environ, TRACE: "configure=stop"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -80,15 +82,16 @@ def test_an_add_that_is_interrupted_is_undone(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-def _with_trace(point: str) -> dict[str, str]:
-    import os
-
-    return {**os.environ, TRACE: point}
-
-
 def test_an_attachment_by_hand_whose_namespace_ends_is_collected(rig: Rig) -> None:
     pod = rig.pod("hand")
-    assert cli("add", "--device", rig.hca.pci(0), "--netns", pod.name, *NETWORK).status == 0
+    words = ["add", "--device", rig.hca.pci(0), "--netns", pod.name, *NETWORK]
+    if rig.exclusive:
+        without = cli(*words)
+        assert without.status == 4
+        assert "add --isolate" in without.stderr
+        words.append("--isolate")
+    added = cli(*words)
+    assert added.status == 0, str(added)
     pod.delete()
     assert wait(lambda: bool(rig.hca.netdevs(0)), 20)
     (released,) = json_of("gc", "--network", "by-hand")["attachments"]
@@ -126,9 +129,32 @@ def read_until(watch: subprocess.Popen[str], state: str) -> Any:
 
 
 def test_watch_draws_on_a_terminal(rig: Rig) -> None:
-    """`script` gives it one; ^C ends it with status 0 and gives the terminal back."""
-    words = " ".join([*COMMAND, "watch"])
-    shell = f"timeout --foreground -s INT 25 script -qefc '{words}' /dev/null"
-    done = subprocess.run(["bash", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
-    assert rig.hca.pci(0) in done.stdout
-    assert "\x1b[?1049h" in done.stdout
+    """^C ends it with status 0, and the terminal is given back as it was."""
+    ours, theirs = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm", "COLUMNS": "130", "LINES": "40"}
+    process = subprocess.Popen(
+        [*COMMAND, "watch"], cwd=PROJECT, env=environ, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    drawn = read_terminal(ours, rig.hca.pci(rig.vfs - 1).encode())
+    assert b"\x1b[?1049h" in drawn
+    process.send_signal(signal.SIGINT)
+    rest = read_terminal(ours, None)
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert b"\x1b[?1049l" in rest
+
+
+def read_terminal(terminal: int, until: bytes | None) -> bytes:
+    """Read until something is there, or to the end."""
+    heard = b""
+    while until is None or until not in heard:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # EIO: the last one has closed it
+            part = b""
+        if not part:
+            assert until is None, heard
+            break
+        heard += part
+    return heard

@@ -84,6 +84,14 @@ CASES = [
     ),
     case("config", change("config", unread=("/c",)), SKIP, "run as root"),
     case("config", change("config", networks=()), NOTE, "not seen", "--config nad.yaml"),
+    case(
+        "config",
+        network(unknown=("linkState is no key of it",)),
+        WARN,
+        "10-ib.conf: linkState is no",
+        "ib-sriov config",
+    ),
+    case("ipam-plugin", network(ipam_type="dhcp", faults=("ipam.type dhcp",)), OK, "no IPAM plugin but"),
     case("config-guid", network(guid="02:00:00:00:00:00:00:01"), NOTE, "one pod at a time", "docs/guids.md"),
     case(
         "config-names",

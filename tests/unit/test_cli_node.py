@@ -80,7 +80,7 @@ def test_list_wide_says_more(node: Node) -> None:
     ("words", "expected"),
     [
         (("--state", "free"), [2, 3]),
-        (("--state", "in use", "--state", "unbound"), [0, 1]),
+        (("--state", "in-use", "--state", "unbound"), [0, 1]),
         (("--network", "ib"), [1]),
         (("--network", "other"), []),
         (("--pf", "nopf0", "--state", "unbound"), [0]),
@@ -258,7 +258,8 @@ def test_attachments_are_completed(node: Node) -> None:
         assert argument.shell_complete(context, "nothing") == []
 
 
-def test_watch_tells_changes_line_by_line_and_ends_on_interrupt(node: Node) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_watch_tells_changes_line_by_line_and_ends_when_asked(node: Node, end: signal.Signals) -> None:
     code = (
         "import sys\nfrom ib_sriov_cni.cli import main\nfrom ib_sriov_cni.cli.output import Site\n"
         "main(['watch', '--interval', '0.1'], prog_name='ib-sriov', obj=Site(sys.argv[1]))"
@@ -279,7 +280,7 @@ def test_watch_tells_changes_line_by_line_and_ends_on_interrupt(node: Node) -> N
         changed = process.stdout.readline()
         assert f"{VFS[2]} free -> unbound" in changed
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, ""), err
 
@@ -290,3 +291,16 @@ def test_a_refusal_is_a_message_a_hint_and_a_status(node: Node) -> None:
     assert called.status == FAILED
     assert "is the plugin's own network namespace (code 8)" in called.err
     assert "what to do: nothing was touched" in called.err
+
+
+@pytest.mark.parametrize("words", ["show x", "check", "gc", "repair", "del x"])
+def test_what_is_about_attachments_says_that_it_cannot_see_them(node: Node, words: str) -> None:
+    """Nothing to do, it must not say: a loop of links stands for the right that is missing."""
+    node.state.parent.mkdir(parents=True)
+    os.symlink("loop", node.root / "var/lib/cni/loop")
+    os.symlink("loop", node.state)
+    called = call(node, *words.split())
+    assert called.status == FAILED
+    assert "who holds which VF cannot be seen" in called.err
+    assert called.out == ""
+    assert call(node, "list").status == INCOMPLETE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.demo.pictures import render
 from tests.demo.terminal import StepFailed, Story, last_line, run_with_progress, wants_colour
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -119,3 +121,20 @@ def test_the_demo_fails_when_nothing_can_be_built(host: Host, name: str) -> None
     assert status == 1
     assert "no compiler" in said
     assert not os.path.exists(os.path.join(host.root, "booted"))
+
+
+def test_a_picture_shows_the_terminals_text_and_fetches_nothing() -> None:
+    svg = render("$ ib-sriov list\n\x1b[1mVF\x1b[0m   \x1b[31mdead\x1b[0m", "ib-sriov list")
+    text = re.sub(r"<[^>]+>", "", svg).replace("&#160;", " ")
+    assert "$ ib-sriov list" in text
+    assert "dead" in text
+    assert "url(http" not in svg
+    assert "@font-face" not in svg
+    assert re.search(r"fill: #[0-9a-f]{6}", svg)
+
+
+@pytest.mark.parametrize("name", ["list", "doctor"])
+def test_the_readme_shows_pictures_that_are_there(name: str) -> None:
+    picture = f"docs/pictures/{name}.svg"
+    assert f"({picture})" in Path(ROOT, "README.md").read_text()
+    assert f"ib-sriov&#160;{name}" in Path(ROOT, picture).read_text()

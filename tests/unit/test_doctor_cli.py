@@ -71,6 +71,13 @@ def test_a_warning_is_a_failure_if_strict(tmp_path: Path, arguments: tuple[str, 
     assert (result.exit_code, len(lines(result, "WARN"))) == (status, 1)
 
 
+def test_a_misspelt_key(tmp_path: Path) -> None:
+    make_node(tmp_path)
+    write_conf(tmp_path, linkState="auto")
+    (found,) = lines(doctor(tmp_path, "--only", "config"), "WARN")
+    assert "linkState is no key of it and is ignored; is link_state meant?" in found
+
+
 def test_json(tmp_path: Path) -> None:
     make_node(tmp_path)
     result = doctor(tmp_path, "-o", "json", "--skip", "kernel")
