@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,6 +71,14 @@ def test_the_plugin_takes_it(conf: dict[str, Any]) -> None:
             subnet_env = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.2.1/24\n"
             part = find_slice(settings.slices, lambda _path: subnet_env)
             assert cut_sets(settings.sets, part)
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "packaging/kubernetes/networks").iterdir()), ids=lambda f: f.name)
+def test_the_command_line_has_nothing_to_say(folder: Path) -> None:
+    """Neither a fault nor a warning, in what a user may hand to `ib-sriov config validate`."""
+    command = [sys.executable, "-m", "ib_sriov_cni", "config", "validate", "--strict", str(folder / "network.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
