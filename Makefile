@@ -6,7 +6,7 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo test matrix quick conformance-table pictures reference site lint lab-shell bench clean
+.PHONY: help demo test build test-build image matrix quick conformance-table pictures reference site lint lab-shell bench clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -16,8 +16,23 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 	@$(PY) -m tests.demo
 
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
-	@$(need) python lint netns manifests lab clients
-	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs lab $(conformance)
+	@$(need) python lint netns manifests build image lab clients
+	-@packaging/build
+	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs packaging lab build $(conformance)
+
+build: ## what is released, in dist/: the one file, the one-folder tree, wheel, sdist, SBOM, licences
+	@$(need) python build
+	@packaging/build
+
+test-build: ## the packed program in the place of the source: bare hosts, the lab's attachments, conformance
+	@$(need) python build image netns lab clients
+	-@packaging/build
+	@$(PY) tests/tools/suites.py packaging build-all $(conformance:%=build-%)
+
+image: ## a container image whose entry point installs the packed program into a mounted folder
+	@$(need) python build image
+	@[ -x dist/ib-sriov ] || packaging/build
+	@packaging/image
 
 matrix: ## every step of ADD, DEL and GC killed, in both RDMA modes; long
 	@$(need) python lab

@@ -115,12 +115,8 @@ def _execute(request: Request, kind: str, command: str, log: Log) -> bytes:
     """Run the plugin; gives its stdout. AddressManagement quotes what it said if it failed."""
     program = find_plugin(kind, request.path)
     environ = {**request.environ, "CNI_COMMAND": command}
-    # PyInstaller's bootloader put its own folder there; the plugin must see what we were given.
-    original = environ.pop("LD_LIBRARY_PATH_ORIG", None)
-    if original is not None:
-        environ["LD_LIBRARY_PATH"] = original
-    elif getattr(sys, "frozen", False):
-        environ.pop("LD_LIBRARY_PATH", None)
+    if hasattr(sys, "_MEIPASS"):
+        environ = _without_bootloader(environ)
     with log.step("delegate", plugin=kind, command=command) as step:
         status, out, err = _run(program, environ, request.stdin, _seconds(request))
         step.tell(status=status, stderr=err.decode(errors="replace").strip()[-2000:])
@@ -130,6 +126,17 @@ def _execute(request: Request, kind: str, command: str, log: Log) -> bytes:
     if status == 0 and doc is None:
         return out
     raise _refusal(kind, command, status, doc, (out.strip() or err.strip()).decode(errors="replace")[:300])
+
+
+def _without_bootloader(environ: dict[str, str]) -> dict[str, str]:
+    """Take back what PyInstaller's bootloader put there for itself; the plugin must see what we were given."""
+    given = {name: value for name, value in environ.items() if not name.startswith("_PYI_")}
+    original = given.pop("LD_LIBRARY_PATH_ORIG", None)
+    if original is None:
+        given.pop("LD_LIBRARY_PATH", None)
+    else:
+        given["LD_LIBRARY_PATH"] = original
+    return given
 
 
 def _hand_on(err: bytes) -> None:

@@ -2,6 +2,7 @@
 
 Python 3.12 has os.setns and os.unshare; for 3.11, and for mount(2), `_ctypes` (the C half of ctypes) calls libc.
 Its calls do not save errno, so a failure carries the likeliest one: EPERM without CAP_SYS_ADMIN, else EINVAL.
+The packed program brings these calls as a module of its own (packaging/program/main.c).
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ RTLD_NOW = 2
 
 
 def _call(name: str, *arguments: int | bytes | None) -> None:
+    try:
+        import _ib_sriov  # type: ignore[import-not-found]  # see above
+    except ImportError:
+        _call_libc(name, *arguments)
+        return
+    try:
+        getattr(_ib_sriov, name)(*arguments)
+    except OSError as fault:
+        raise OSError(fault.errno, f"{name}: {fault.strerror}") from None
+
+
+def _call_libc(name: str, *arguments: int | bytes | None) -> None:
     import _ctypes
 
     libc = _ctypes.dlopen(None, RTLD_NOW)  # type: ignore[arg-type]  # dlopen(NULL): what the process has loaded

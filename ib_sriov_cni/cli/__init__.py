@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "del": ("delete", "Detach what was attached by hand: the VF comes home as it was."),
     "config": ("config", "Validate, explain and describe network configurations."),
     "agent": ("agent", "Heal what no container runtime asks for."),
+    "install": ("install", "Put this program into the folder of CNI plugins."),
     "completion": ("completion", "Print the completion script of a shell."),
     "doctor": ("doctor", "Look at everything that must be right on a node, and say what to do."),
     "version": ("version", "Print the versions of this program and of what it stands on."),

@@ -1,7 +1,8 @@
 """Run test suites one after the other, and sum their junit files into one line.
 
-    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs lab conformance;
-                          matrix: what lab leaves out
+    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs packaging lab conformance;
+                          matrix: what lab leaves out; build, build-all, build-conformance: dist/ib-sriov in the place
+                          of the source
 
 A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
@@ -9,6 +10,7 @@ skip, an error, a suite that is empty or died before it wrote its results all co
 
 from __future__ import annotations
 
+import glob
 import os
 import subprocess
 import sys
@@ -23,7 +25,16 @@ IN_GUEST = {
     "lab": ["tests/lab", "-m", "not matrix"],
     "matrix": ["tests/lab", "-m", "matrix"],
     "conformance": ["tests/conformance"],
+    "build": ["tests/packaging/guest", *(f"tests/lab/test_attach_{name}.py" for name in ("main", "guid", "del"))],
+    "build-all": [
+        "tests/packaging/guest",
+        *sorted(glob.glob("tests/lab/test_attach_*.py", root_dir=ROOT)),
+        *("-m", "not matrix"),
+    ],
+    "build-conformance": ["tests/conformance"],
 }
+# What these suites call is the one file that `make build` made.
+ONE_FILE = os.path.join(ROOT, "dist", "ib-sriov")
 # For a suite on a slow machine; one that hangs must still end before CI's own limit.
 GUEST_SECONDS = "2700"
 # Each of these counts as one test.
@@ -34,8 +45,8 @@ LINT = {
 }
 
 
-def run(command: list[str]) -> int:
-    return subprocess.run(command, cwd=ROOT, check=False, env=os.environ | {"PYTHONPATH": ROOT}).returncode
+def run(command: list[str], **environ: str) -> int:
+    return subprocess.run(command, cwd=ROOT, check=False, env=os.environ | {"PYTHONPATH": ROOT} | environ).returncode
 
 
 def as_root(command: list[str]) -> list[str]:
@@ -67,18 +78,23 @@ def lint() -> tuple[int, int]:
 def pytest_suite(name: str) -> tuple[int, int]:
     junit = os.path.join(RESULTS, f"{name}.xml")
     folder = os.path.join("tests", name)
+    environ: dict[str, str] = {}
     if os.path.exists(junit):
         os.remove(junit)
     if name in IN_GUEST:
         os.environ["JUNIT"] = junit
         os.environ.setdefault("TIMEOUT", GUEST_SECONDS)
+        if name.startswith("build"):
+            environ["IB_SRIOV_PLUGIN"] = ONE_FILE
         command = [os.path.join(ROOT, "tests", "lab", "pytest"), *IN_GUEST[name]]
     else:
         command = [*PYTEST, folder, f"--junitxml={junit}"]
-        if name == "netns":
+        if name == "packaging":
+            command.append("--ignore=tests/packaging/guest")
+        if name in {"netns", "packaging"}:
             command = as_root(command)
     try:
-        status = run(command)
+        status = run(command, **environ)
     except OSError as fault:
         print(f"{name}: {fault}", flush=True)
         return 0, 1

@@ -252,8 +252,8 @@ def test_a_type_that_is_no_name(kind: str) -> None:
 
 FROZEN = """
 import sys
-if sys.argv[1] == "frozen":
-    sys.frozen = True
+if sys.argv[1] == "bootloader":
+    sys._MEIPASS = "/opt/cni/bin/tree"
 from ib_sriov_cni.delegate import delete_addresses
 from ib_sriov_cni.log import Log
 from ipam.request import parse_request
@@ -264,21 +264,21 @@ delete_addresses(request, "my-ipam", Log())
 
 
 @pytest.mark.parametrize(
-    ("frozen", "given", "seen"),
+    ("started_by", "given", "seen"),
     [
-        ("frozen", {"LD_LIBRARY_PATH": "/tmp/_MEI", "LD_LIBRARY_PATH_ORIG": "/opt/lib"}, "/opt/lib"),
-        ("frozen", {"LD_LIBRARY_PATH": "/tmp/_MEI"}, "unset"),
+        ("bootloader", {"LD_LIBRARY_PATH": "/tmp/_MEI", "LD_LIBRARY_PATH_ORIG": "/opt/lib"}, "/opt/lib"),
+        ("bootloader", {"LD_LIBRARY_PATH": "/tmp/_MEI", "_PYI_ARCHIVE_FILE": "/opt/cni/bin/ib-sriov"}, "unset"),
         ("plain", {"LD_LIBRARY_PATH": "/opt/lib"}, "/opt/lib"),
         ("plain", {}, "unset"),
     ],
 )
 def test_the_bootloaders_library_path_is_taken_back(
-    plugins: Plugins, frozen: str, given: dict[str, str], seen: str
+    plugins: Plugins, started_by: str, given: dict[str, str], seen: str
 ) -> None:
-    plugins.add("echo ${LD_LIBRARY_PATH-unset} ${LD_LIBRARY_PATH_ORIG-gone} >$HERE/seen")
+    plugins.add("echo ${LD_LIBRARY_PATH-unset} ${LD_LIBRARY_PATH_ORIG-gone} ${_PYI_ARCHIVE_FILE-gone} >$HERE/seen")
     environ = {**plugins.request("DEL").environ, "PYTHONPATH": ROOT, **given}
-    subprocess.run([sys.executable, "-c", FROZEN, frozen], env=environ, check=True, cwd=ROOT)
-    assert (plugins.folder / "seen").read_text() == f"{seen} gone\n"
+    subprocess.run([sys.executable, "-c", FROZEN, started_by], env=environ, check=True, cwd=ROOT)
+    assert (plugins.folder / "seen").read_text() == f"{seen} gone gone\n"
 
 
 def test_a_plugin_without_check_has_nothing_to_say(tmp_path: Path) -> None:

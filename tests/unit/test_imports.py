@@ -59,6 +59,7 @@ FOREIGN = {
     "pyroute2": {"ib_sriov_cni.nlmsg", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ib_sriov_cni.cli"},
     "pyverbs": {"ib_sriov_cni.verbs"},
     "prometheus_client": {"ib_sriov_cni.agent"},
+    "_ib_sriov": {"ib_sriov_cni.syscalls"},  # the packed program's own (packaging/program/main.c)
     "_json": {"ipam.fastjson"},  # of the standard library, but no promise of it
 }
 # Too slow to start (docs/performance.md): on the path of ADD, DEL and CHECK imported, if at all,

@@ -1,0 +1,148 @@
+"""What goes into a build: packages, providers, and what is left out."""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PROJECT = "ib-sriov"
+# Of the standard library: what no command line of ours needs, and what would be drawn in by a mere "try: import".
+EXCLUDED = [
+    *("tkinter", "turtle", "test", "unittest", "pydoc", "doctest", "pdb", "lib2to3", "distutils", "ensurepip", "venv"),
+    *("setuptools", "pkg_resources", "pip", "wheel", "IPython", "numpy", "pytest", "sqlite3", "curses", "readline"),
+    *("pyverbs.providers", "ipywidgets", "attr", "twisted", "django", "jinja2", "cffi"),
+]
+# Shared objects that come with modules which are not used: their absence is an ImportError that is provided for.
+UNWANTED = re.compile(r"_codecs_(cn|hk|jp|kr|tw|iso2022)|_multibytecodec|_testcapi|libsqlite3|libreadline|libncurses")
+# A dependency's part that cannot be imported without a package it does not depend on.
+NOT_INSTALLED = ("prometheus_client.twisted",)
+
+
+def own_modules() -> list[str]:
+    """Dotted names of all modules of our two packages."""
+    found = []
+    for package in ("ib_sriov_cni", "ipam"):
+        for folder, _, files in os.walk(os.path.join(ROOT, package)):
+            for file in sorted(files):
+                if file.endswith(".py"):
+                    name = os.path.relpath(os.path.join(folder, file), ROOT).removesuffix(".py").replace(os.sep, ".")
+                    found.append(name.removesuffix(".__init__"))
+    return sorted(found)
+
+
+def requirements() -> list[str]:
+    """Names of the distributions that ours needs, with what those need; not those of extras."""
+    seen: set[str] = set()
+    left = [PROJECT]
+    while left:
+        for text in metadata.requires(left.pop()) or []:
+            name, _, marker = text.partition(";")
+            name = re.match(r"[\w.-]+", name).group().lower().replace("_", "-")  # type: ignore[union-attr]
+            # A requirement of an extra, or of another system: it is here only by chance.
+            if name in seen or "extra" in marker or ("win32" in marker.lower()) or not _is_installed(name):
+                continue
+            seen.add(name)
+            left.append(name)
+    return sorted(seen)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def packages(distribution: str) -> list[str]:
+    """Top-level packages and modules of a distribution."""
+    names = {
+        path.parts[0].removesuffix(".py")
+        for path in metadata.files(distribution) or []
+        if path.suffix == ".py" and not path.parts[0].startswith(("..", "_distutils"))
+    }
+    return sorted(names)
+
+
+def loaded_by(modules: list[str]) -> dict[str, str]:
+    """All modules that are there after importing those in a bare interpreter, by name: where each comes from.
+
+    Nobody else sees what a module written in Cython imports.
+    """
+    path = [ROOT, *(item for item in sys.path if item.endswith("-packages"))]
+    lines = [f"import sys\nsys.path += {path!r}", *(f"import {name}" for name in modules)]
+    lines += [
+        "found = {name: module.__spec__.origin or '' for name, module in sys.modules.items() if module.__spec__}",
+        "import json\nprint(json.dumps(found))",
+    ]
+    command = [sys.executable, "-I", "-S", "-c", "\n".join(lines)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    if told.returncode:
+        sys.exit(f"build: what the verbs import cannot be imported here:\n{told.stderr}")
+    found: dict[str, str] = json.loads(told.stdout)
+    return found
+
+
+def hidden_imports() -> list[str]:
+    """Modules that are imported by name at run time, or that no import names: commands and their libraries' parts."""
+    from PyInstaller.utils.hooks import collect_submodules
+
+    names = [*own_modules(), *loaded_by(["pyverbs.device"])]
+    for distribution in requirements():
+        if distribution == "pyroute2":
+            continue  # only what is imported: it is large
+        for package in packages(distribution):
+            names += [name for name in collect_submodules(package) if not name.startswith(NOT_INSTALLED)]
+    return sorted(set(names))
+
+
+def data_files() -> list[tuple[str, str]]:
+    """Pairs (source, destination folder) of our packages' and their requirements' data."""
+    from PyInstaller.utils.hooks import collect_data_files, copy_metadata
+
+    found: list[tuple[str, str]] = []
+    for distribution in requirements():
+        found += copy_metadata(distribution)
+    for package in ("ib_sriov_cni", "ipam"):
+        found += collect_data_files(package)
+    for distribution in requirements():
+        for package in packages(distribution):
+            if distribution != "pyroute2" and importlib.util.find_spec(package).submodule_search_locations:  # type: ignore[union-attr]
+                found += [pair for pair in collect_data_files(package) if not pair[0].endswith(("py.typed", ".pyi"))]
+    return sorted(found)
+
+
+def providers() -> dict[str, str]:
+    """Paths of libibverbs' providers, by name: those of the distribution, beside the libibverbs that pyverbs uses."""
+    library = _libibverbs()
+    found = glob.glob(os.path.join(os.path.dirname(library), "libibverbs", "lib*-rdmav*.so"))
+    named = {os.path.basename(path)[3:].partition("-")[0]: path for path in sorted(found)}
+    for name in ("mlx5", "mlx4", "rxe"):
+        if name not in named:
+            sys.exit(f"build: no provider {name} beside {library}: install ibverbs-providers")
+    return named
+
+
+def _libibverbs() -> str:
+    from importlib.machinery import EXTENSION_SUFFIXES
+
+    base = os.path.dirname(importlib.util.find_spec("pyverbs").origin or "")  # type: ignore[union-attr]
+    text = subprocess.run(
+        ["ldd", os.path.join(base, "device" + EXTENSION_SUFFIXES[0])], capture_output=True, text=True, check=True
+    ).stdout
+    match = re.search(r"libibverbs\.so\.1 => (\S+)", text)
+    if not match:
+        sys.exit(f"build: pyverbs' device module finds no libibverbs.so.1:\n{text}")
+    return os.path.realpath(match.group(1))
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a shared object that PyInstaller found goes into the build."""
+    return not UNWANTED.search(name)

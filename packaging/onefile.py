@@ -1,0 +1,284 @@
+"""The one file: an interpreter linked statically, with the modules of the verbs and all shared objects in it, and a
+zip archive of everything else at its end. What PyInstaller found (contents.json) decides what goes in.
+
+program/main.c says how it runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import marshal
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tokenize
+import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
+from typing import Any
+
+import contents
+import elf
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+PROGRAM = os.path.join(HERE, "program")
+# What the verbs may import besides our own modules: what opens an RDMA device, and where fastjson falls back to.
+ALSO_HOT = ("pyverbs.device", "json", "traceback", "encodings.utf_8", "encodings.ascii", "encodings.latin_1")
+COLD = ("ib_sriov_cni.cli", "ib_sriov_cni.agent")
+# These are in every process that is linked with glibc; of Python there is one, and it is ours.
+OF_THE_HOST = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so", "ld-linux")
+LIBPYTHON = "libpython"
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def run(command: list[str], **options: Any) -> str:
+    """Run a command of the build; its output. A build that fails ends here, with what was said."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if done.returncode:
+        sys.exit(f"build: {shlex.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def hot_modules() -> dict[str, str]:
+    """Modules that the verbs import, by name, with the path of each: found by importing them in a bare interpreter."""
+    names = [name for name in contents.own_modules() if not name.startswith(COLD) and not name.endswith("__main__")]
+    loaded = contents.loaded_by([*names, *ALSO_HOT])
+    found = {name: origin for name, origin in loaded.items() if origin.endswith((".py", ".so"))}
+    import pyroute2
+
+    found["pyroute2"] = pyroute2.__file__  # its spec is looked for, itself is never run
+    found["ib_sriov_cni.__main__"] = os.path.join(ROOT, "ib_sriov_cni", "__main__.py")
+    found.pop("__main__", None)
+    return found
+
+
+def compile_module(name: str, path: str) -> bytes:
+    """Marshalled code of a source file, which names no path of the machine that built it."""
+    with tokenize.open(path) as file:
+        text = file.read()
+    shown = name.replace(".", "/") + ("/__init__.py" if is_package(path) else ".py")
+    code = compile(text, shown, "exec", dont_inherit=True, optimize=0)
+    # Marshal's references depend on who else holds an object; what was read back is held by nobody.
+    return marshal.dumps(marshal.loads(marshal.dumps(code)))  # noqa: S302  # our own
+
+
+def is_package(path: str) -> bool:
+    return os.path.basename(path).startswith("__init__.")
+
+
+class OneFile:
+    """The parts of the one file, gathered from PyInstaller's contents and written into a folder."""
+
+    def __init__(self, work: str) -> None:
+        self.work = work
+        with open(os.path.join(work, "contents.json"), encoding="utf-8") as file:
+            self.found = json.load(file)
+        self.frozen: dict[str, tuple[bytes, bool]] = {}  # name: marshalled code, whether a package
+        self.shared: dict[str, str] = {}  # SONAME or module's file name: path
+        self.extensions: dict[str, str] = {}  # module: key of shared
+        self.providers: dict[str, str] = {}  # provider: key of shared
+        self.needed: dict[str, list[str]] = {}
+        self.stubs: dict[str, str] = {}  # SONAME of libpython: path of an empty library
+        self.archive: dict[str, bytes] = {}
+
+    def gather(self) -> None:
+        hot = hot_modules()
+        for name, path in sorted(hot.items()):
+            if path.endswith(".py"):
+                self.freeze(name, path)
+        self.freeze("pyverbs", os.path.join(PROGRAM, "pyverbs_init.py"), package=True)
+        self.freeze("_ib_sriov_start", os.path.join(PROGRAM, "_ib_sriov_start.py"))
+        for name, path, _kind in self.found["pure"]:
+            if name not in self.frozen and path.endswith(".py"):
+                self.archive[name.replace(".", "/") + ("/__init__.pyc" if is_package(path) else ".pyc")] = pyc(
+                    compile_module(name, path)
+                )
+        for name, path, kind in sorted(self.found["binaries"]):
+            if kind == "EXTENSION":
+                self.add_extension(name, path)
+            elif kind == "BINARY":
+                self.add_library(path)
+        for provider, path in sorted(self.found["providers"].items()):
+            self.providers[provider] = self.add_library(path)
+        for name, path, kind in sorted(self.found["datas"]):
+            if name == "base_library.zip":
+                self.add_base_library(path)
+            elif kind != "SYMLINK":
+                with open(path, "rb") as file:
+                    self.archive[name] = file.read()
+        self.resolve()
+
+    def files(self) -> list[str]:
+        """Paths of the distribution's files that are inside, the libraries that are linked in statically too."""
+        static = [run([*compiler(), f"-print-file-name={name}"]).strip() for name in ("libz.a", "libexpat.a")]
+        shared = [path for name, path in self.shared.items() if name not in self.stubs]
+        return [*shared, *static, static_libpython(), json.__file__, os.__file__]
+
+    def freeze(self, name: str, path: str, *, package: bool = False) -> None:
+        self.frozen[name] = (compile_module(name, path), package or is_package(path))
+
+    def add_base_library(self, path: str) -> None:
+        """Take the part of the standard library that PyInstaller puts into an archive of its own."""
+        with zipfile.ZipFile(path) as base:
+            names = base.namelist()
+        for entry in names:
+            name = entry.removesuffix(".pyc").replace("/", ".").removesuffix(".__init__")
+            if name in self.frozen:
+                continue
+            spec = importlib.util.find_spec(name)
+            if spec is None or not (spec.has_location or spec.origin == "frozen"):
+                sys.exit(f"build: no source of {name}, which PyInstaller put into its base library")
+            origin = spec.loader_state.filename if spec.origin == "frozen" else spec.origin
+            self.archive[entry] = pyc(compile_module(name, origin))
+
+    def add_extension(self, name: str, path: str) -> None:
+        for suffix in EXTENSION_SUFFIXES:
+            if name.endswith(suffix):
+                dotted = name.removesuffix(suffix).replace("/", ".").removeprefix("lib-dynload.")
+                if dotted.partition(".")[0].startswith("python3"):
+                    dotted = dotted.partition("lib-dynload.")[2]
+                break
+        else:
+            sys.exit(f"build: {name} is no name of an extension module")
+        if dotted in sys.builtin_module_names and dotted in STATIC:
+            return
+        self.extensions[dotted] = dotted
+        self.shared[dotted] = path
+
+    def add_library(self, path: str) -> str:
+        path = os.path.realpath(path)
+        name = elf.soname(path) or os.path.basename(path)
+        if not name.startswith((*OF_THE_HOST, LIBPYTHON)):
+            self.shared[name] = path
+        return name
+
+    def resolve(self) -> None:
+        """Say for each shared object which others of the program it needs; one that is nowhere is a fault."""
+        for name, path in self.shared.items():
+            wanted = [item for item in elf.needed(path) if not item.startswith(OF_THE_HOST)]
+            self.needed[name] = wanted
+            for item in wanted:
+                if item.startswith(LIBPYTHON):
+                    self.shared_stub(item)
+                elif item not in self.shared:
+                    sys.exit(f"build: {path} needs {item}, which PyInstaller did not find")
+        for name in self.stubs:
+            self.needed[name] = []
+            self.shared[name] = self.stubs[name]
+
+    def shared_stub(self, soname: str) -> None:
+        """Make an empty library of that name: modules that ask for libpython find its symbols in the program."""
+        if soname in self.stubs:
+            return
+        path = os.path.join(self.work, soname)
+        options = ("-shared", "-nostdlib", f"-Wl,-soname,{soname}", "-Wl,--build-id=none")
+        run([*compiler(), *options, "-x", "c", os.devnull, "-o", path])
+        self.stubs[soname] = path
+
+    def write(self, target: str) -> None:
+        """Compile and link the program and put the archive at its end."""
+        self.freeze_text(
+            "_ib_sriov_tables",
+            f"EXTENSIONS = {dict(sorted(self.extensions.items()))!r}\n"
+            f"NEEDED = {dict(sorted(self.needed.items()))!r}\nPROVIDERS = {dict(sorted(self.providers.items()))!r}\n",
+        )
+        self.write_tables()
+        base = sysconfig.get_paths()["include"]
+        library = static_libpython()
+        program = os.path.join(self.work, "program")
+        run(
+            [
+                *compiler(),
+                *("-O2", "-g0", "-Wall", "-Wextra", "-no-pie", "-fno-pie", "-I", base, "-I", self.work),
+                f"-ffile-prefix-map={self.work}=.",
+                f"-ffile-prefix-map={ROOT}=.",
+                *(os.path.join(PROGRAM, "main.c"), os.path.join(self.work, "blobs.S"), library, "-o", program),
+                # Shared objects find Python's symbols in the program; those of its own libraries stay to themselves.
+                *("-rdynamic", "-Wl,--exclude-libs,libz.a:libexpat.a", "-Wl,--build-id=none", "-Wl,-O1", "-s"),
+                *("-Wl,-Bstatic", "-lexpat", "-lz", "-Wl,-Bdynamic", "-lm", "-ldl", "-lpthread", "-lutil"),
+                "-Wl,--wrap=hypot,--wrap=arc4random_buf",
+            ]
+        )
+        with open(program, "rb") as file:
+            image = file.read()
+        temporary = target + ".new"
+        with open(temporary, "wb") as out:
+            out.write(image)
+            out.write(self.zipped())
+        os.chmod(temporary, 0o755)  # noqa: S103  # it is to be executed
+        os.replace(temporary, target)
+
+    def freeze_text(self, name: str, text: str) -> None:
+        code = compile(text, f"{name}.py", "exec", dont_inherit=True)
+        self.frozen[name] = (marshal.dumps(marshal.loads(marshal.dumps(code))), False)  # noqa: S302
+
+    def write_tables(self) -> None:
+        """Write the C tables, and the assembler's file that takes the bytes in as they are."""
+        table, blobs = io.StringIO(), io.StringIO()
+        answer = run([sys.executable, "-m", "ib_sriov_cni"], cwd=ROOT, env={**os.environ, "CNI_COMMAND": "VERSION"})
+        table.write(f"static const char version_answer[] = {json.dumps(answer)};\n")
+        modules = os.path.join(self.work, "modules.bin")
+        table.write("extern const unsigned char blob_modules[];\n")
+        blobs.write('\t.section .rodata\n\t.globl blob_modules\nblob_modules:\n\t.incbin "modules.bin"\n')
+        keys = sorted(self.shared)
+        for index in range(len(keys)):
+            table.write(f"extern const unsigned char blob_{index}[], blob_{index}_end[];\n")
+            blobs.write(f"\t.balign 64\n\t.globl blob_{index}, blob_{index}_end\nblob_{index}:\n")
+            blobs.write(f'\t.incbin "shared/{index}"\nblob_{index}_end:\n')
+        blobs.write('\t.section .note.GNU-stack,"",%progbits\n')
+        os.makedirs(os.path.join(self.work, "shared"), exist_ok=True)
+        for index, key in enumerate(keys):
+            shutil.copyfile(self.shared[key], os.path.join(self.work, "shared", str(index)))
+        table.write("static const struct _frozen frozen[] = {\n")
+        offset = 0
+        with open(modules, "wb") as file:
+            for name, (code, package) in sorted(self.frozen.items()):
+                file.write(code)
+                place = f".code = blob_modules + {offset}, .size = {len(code)}"
+                table.write(f'\t{{.name = "{name}", {place}, .is_package = {int(package)}}},\n')
+                offset += len(code)
+        table.write("\t{0},\n};\nstatic const struct shared {\n\tconst char *name;\n")
+        table.write("\tconst unsigned char *from, *to;\n} shared[] = {\n")
+        for index, key in enumerate(keys):
+            table.write(f'\t{{"{key}", blob_{index}, blob_{index}_end}},\n')
+        table.write("\t{0},\n};\n")
+        for name, text in (("tables.h", table), ("blobs.S", blobs)):
+            with open(os.path.join(self.work, name), "w", encoding="utf-8") as file_:
+                file_.write(text.getvalue())
+
+    def zipped(self) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for name, data in sorted(self.archive.items()):
+                info = zipfile.ZipInfo(name, ZIP_TIME)
+                info.external_attr = 0o644 << 16
+                info.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(info, data)
+        return buffer.getvalue()
+
+
+def pyc(code: bytes) -> bytes:
+    """A .pyc file that no source is compared with (PEP 552, unchecked hash)."""
+    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + code
+
+
+def compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC", "cc"))
+
+
+def static_libpython() -> str:
+    """Path of the interpreter as a static library, of the very version that compiles the modules."""
+    folder = sysconfig.get_config_var("LIBPL") or ""
+    path = os.path.join(folder, f"libpython{sysconfig.get_python_version()}.a")
+    if not os.path.exists(path):
+        sys.exit(f"build: no {path}: install libpython{sysconfig.get_python_version()}-dev")
+    return path
+
+
+# Extension modules that the static library has in it, as the interpreter that builds has them.
+STATIC = frozenset(sys.builtin_module_names)

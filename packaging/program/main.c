@@ -1,0 +1,264 @@
+/* The one file: an interpreter whose own code and whose modules for the verbs lie in the program itself.
+ *
+ * Nothing is ever unpacked. Modules in `frozen` are read where they lie in the mapped file; all other modules of the
+ * command line are in the zip archive at the file's end and are imported from there; shared objects (pyverbs,
+ * libibverbs and the providers) are handed to the dynamic linker by way of a file without a name.
+ *
+ * tables.h is made by packaging/onefile.py:
+ *   static const struct _frozen frozen[];         modules, ended by one without a name
+ *   static const char version_answer[];           what VERSION answers
+ *   static const struct shared { const char *name; const unsigned char *from, *to; } shared[];
+ */
+#define PY_SSIZE_T_CLEAN
+#define _GNU_SOURCE
+#include <Python.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <unistd.h>
+#include "tables.h"
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x10U /* Linux 6.3 */
+#endif
+/* glibc 2.35 has a hypot of a new version, which the old one serves for as well: 2.34 is enough. */
+#if defined(__x86_64__)
+__asm__(".symver old_hypot, hypot@GLIBC_2.2.5");
+#elif defined(__aarch64__)
+__asm__(".symver old_hypot, hypot@GLIBC_2.17");
+#else
+#define old_hypot __real_hypot
+#endif
+extern double old_hypot(double, double);
+double __wrap_hypot(double x, double y);
+double __wrap_hypot(double x, double y)
+{
+	return old_hypot(x, y);
+}
+
+/* The same for what expat shuffles its hash tables with: glibc has arc4random_buf since 2.36. */
+void __wrap_arc4random_buf(void *buffer, size_t size);
+void __wrap_arc4random_buf(void *buffer, size_t size)
+{
+	if (getrandom(buffer, size, 0) != (ssize_t)size)
+		abort();
+}
+
+/* By its link in /proc the file stays the one that was started when another is renamed into its place. */
+#define SELF "/proc/self/exe"
+
+/* Where a file without a name may be made if memory will not do (vm.memfd_noexec=2), in this order. */
+static const char *const folders[] = {"/dev/shm", "/run", "/var/lib/cni", "/opt/cni/bin", "/var/tmp", "/tmp", NULL};
+
+/* The linker knows an object by its path: no number may come twice, in forked children neither. */
+static int number = 400;
+
+static int write_all(int fd, const unsigned char *from, const unsigned char *to)
+{
+	while (from < to) {
+		ssize_t n = write(fd, from, (size_t)(to - from));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return -1;
+		from += n;
+	}
+	return 0;
+}
+
+/* Link the object that the open file `fd` holds after writing it there; takes the file. The path it is known by. */
+static void *link_from(int fd, const struct shared *object, char *path, size_t size)
+{
+	void *handle = NULL;
+	int high;
+
+	if (fd < 0)
+		return NULL;
+	high = fcntl(fd, F_DUPFD_CLOEXEC, ++number);
+	if (high >= 0) {
+		close(fd);
+		fd = high;
+		number = high;
+	}
+	snprintf(path, size, "/proc/self/fd/%d", fd);
+	if (write_all(fd, object->from, object->to) == 0)
+		handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	close(fd);
+	return handle;
+}
+
+static PyObject *load(PyObject *module, PyObject *argument)
+{
+	const char *name = PyUnicode_AsUTF8(argument);
+	const struct shared *object = shared;
+	const char *const *folder;
+	char path[64], *reason;
+	void *handle;
+	int fd;
+
+	(void)module;
+	if (!name)
+		return NULL;
+	while (object->name && strcmp(object->name, name) != 0)
+		object++;
+	if (!object->name)
+		return PyErr_Format(PyExc_ImportError, "%s is not in this program", name);
+	fd = memfd_create(name, MFD_CLOEXEC | MFD_EXEC);
+	if (fd < 0 && errno == EINVAL)
+		fd = memfd_create(name, MFD_CLOEXEC);
+	handle = link_from(fd, object, path, sizeof path);
+	for (folder = folders; !handle && *folder; folder++)
+		handle = link_from(open(*folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0700), object, path, sizeof path);
+	if (!handle) {
+		reason = dlerror();
+		return PyErr_Format(PyExc_ImportError, "%s: %s", name,
+				    reason ? reason : "no place for a file that may be executed");
+	}
+	return PyUnicode_FromString(path);
+}
+
+static PyObject *answer(int status)
+{
+	if (status < 0)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	Py_RETURN_NONE;
+}
+
+static PyObject *py_setns(PyObject *module, PyObject *args)
+{
+	int fd, kind = 0;
+
+	(void)module;
+	return PyArg_ParseTuple(args, "i|i", &fd, &kind) ? answer(setns(fd, kind)) : NULL;
+}
+
+static PyObject *py_unshare(PyObject *module, PyObject *args)
+{
+	int flags;
+
+	(void)module;
+	return PyArg_ParseTuple(args, "i", &flags) ? answer(unshare(flags)) : NULL;
+}
+
+/* A bytes object's text; NULL for any other, None above all. */
+static const char *text(PyObject *object)
+{
+	return PyBytes_Check(object) ? PyBytes_AS_STRING(object) : NULL;
+}
+
+static PyObject *py_mount(PyObject *module, PyObject *args)
+{
+	PyObject *source, *target, *kind, *data;
+	unsigned long flags;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "OOOkO", &source, &target, &kind, &flags, &data))
+		return NULL;
+	return answer(mount(text(source), text(target), text(kind), flags, text(data)));
+}
+
+static PyObject *py_prctl(PyObject *module, PyObject *args)
+{
+	int option;
+	unsigned long a, b, c, d;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "ikkkk", &option, &a, &b, &c, &d))
+		return NULL;
+	return answer(prctl(option, a, b, c, d));
+}
+
+static PyMethodDef methods[] = {
+	{"load", load, METH_O, "Link a shared object of this program; the path the linker knows it by. ImportError."},
+	{"setns", py_setns, METH_VARARGS, "setns(2)"},
+	{"unshare", py_unshare, METH_VARARGS, "unshare(2)"},
+	{"mount", py_mount, METH_VARARGS, "mount(2)"},
+	{"prctl", py_prctl, METH_VARARGS, "prctl(2)"},
+	{NULL, NULL, 0, NULL},
+};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ib_sriov", NULL, 0, methods, NULL, NULL, NULL, NULL};
+
+static PyObject *init(void)
+{
+	return PyModuleDef_Init(&definition);
+}
+
+static void stop_if(PyStatus status)
+{
+	if (PyStatus_Exception(status))
+		Py_ExitStatusException(status);
+}
+
+/* Where the program lies, for sys.executable; as it was called if there is no /proc. */
+static const char *own_path(char *buffer, size_t size)
+{
+	ssize_t n = readlink(SELF, buffer, size - 1);
+	const char *called = (const char *)getauxval(AT_EXECFN);
+
+	if (n > 0) {
+		buffer[n] = 0;
+		return buffer;
+	}
+	return called ? called : "ib-sriov";
+}
+
+int main(int argc, char **argv)
+{
+	char buffer[4096];
+	const char *path = own_path(buffer, sizeof buffer);
+	const char *command = getenv("CNI_COMMAND");
+	PyPreConfig pre;
+	PyConfig config;
+	PyObject *module;
+
+	/* The answer is the same each time: the build asked for it. If it cannot be written, Python tells why. */
+	if (command && strcmp(command, "VERSION") == 0 &&
+	    write_all(1, (const unsigned char *)version_answer,
+		      (const unsigned char *)version_answer + sizeof version_answer - 1) == 0)
+		return 0;
+
+	PyPreConfig_InitIsolatedConfig(&pre);
+	pre.utf8_mode = 1;
+	pre.configure_locale = 0;
+	stop_if(Py_PreInitialize(&pre));
+	PyImport_AppendInittab("_ib_sriov", init);
+	PyImport_FrozenModules = frozen;
+
+	PyConfig_InitIsolatedConfig(&config);
+	config.site_import = 0;
+	config.pathconfig_warnings = 0;
+	config.install_signal_handlers = 1;
+	config.write_bytecode = 0;
+	config.parse_argv = 0;
+	config.module_search_paths_set = 1;
+	stop_if(PyConfig_SetBytesArgv(&config, argc, argv));
+	stop_if(PyConfig_SetBytesString(&config, &config.executable, path));
+#define SET(field, value) stop_if(PyConfig_SetString(&config, &config.field, L"" value))
+	SET(program_name, "ib-sriov");
+	SET(base_executable, SELF);
+	SET(prefix, "/");
+	SET(base_prefix, "/");
+	SET(exec_prefix, "/");
+	SET(base_exec_prefix, "/");
+	SET(platlibdir, "lib");
+	SET(home, "/");
+	SET(filesystem_encoding, "utf-8");
+	SET(filesystem_errors, "surrogateescape");
+	SET(stdio_encoding, "utf-8");
+	SET(stdio_errors, "surrogateescape");
+	stop_if(PyWideStringList_Append(&config.module_search_paths, L"" SELF));
+	stop_if(Py_InitializeFromConfig(&config));
+	module = PyImport_ImportModule("_ib_sriov_start");
+	if (!module) {
+		PyErr_Print(); /* ends the process where it is a SystemExit */
+		return 1;
+	}
+	return Py_FinalizeEx() < 0;
+}

@@ -1,0 +1,178 @@
+"""What is in the builds: nothing newer than this host's C library, nothing without its terms, the same each time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.packaging.conftest import BUILDS, DIST, PROJECT
+
+# What every process of a glibc host has; anything else that a file needs comes with it.
+OF_THE_HOST = re.compile(r"(libc|libm|libdl|libpthread|librt|libutil|libresolv)\.so\.\d+|ld-linux.*")
+
+
+def objdump(option: str, path: Path) -> str:
+    environ = {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(["objdump", option, path], capture_output=True, text=True, check=True, env=environ).stdout
+
+
+def version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def is_elf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+def elf_files() -> list[Path]:
+    """Every ELF file of the folder, and the one file; those that it has inside are the same."""
+    folder = BUILDS["one folder"].parent
+    return [BUILDS["one file"], *[path for path in sorted(folder.rglob("*")) if path.is_file() and is_elf(path)]]
+
+
+def test_there_are_files() -> None:
+    names = {path.name for path in elf_files()}
+    assert len(names) > 30
+    assert {"libibverbs.so.1", "libmlx5-rdmav34.so", "librxe-rdmav34.so"} <= names
+
+
+def test_no_newer_c_library_is_needed_than_the_build_hosts() -> None:
+    host = version((os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc "))
+    newer = {}
+    for path in elf_files():
+        wanted = [version(found) for found in re.findall(r"\bGLIBC_(\d+(?:\.\d+)+)", objdump("-T", path))]
+        if max(wanted, default=()) > host:
+            newer[path.name] = max(wanted)
+    assert newer == {}
+
+
+def test_the_one_file_runs_with_the_c_library_that_its_readme_says() -> None:
+    readme = (PROJECT / "packaging" / "README.md").read_text()
+    said = re.search(r"one file needs glibc (\d+\.\d+)", readme)
+    assert said
+    wanted = re.findall(r"\bGLIBC_(\d+(?:\.\d+)+)", objdump("-T", BUILDS["one file"]))
+    assert max(version(found) for found in wanted) == version(said.group(1))
+
+
+def test_the_one_file_needs_nothing_but_the_c_library() -> None:
+    needed = re.findall(r"NEEDED\s+(\S+)", objdump("-p", BUILDS["one file"]))
+    assert needed
+    assert [name for name in needed if not OF_THE_HOST.fullmatch(name)] == []
+
+
+def test_what_the_folders_files_need_is_there() -> None:
+    files = {path.name for path in elf_files()}
+    missing = {
+        (path.name, name)
+        for path in elf_files()
+        for name in re.findall(r"NEEDED\s+(\S+)", objdump("-p", path))
+        if not OF_THE_HOST.fullmatch(name) and name not in files
+    }
+    assert missing == set()
+
+
+def test_no_path_of_the_build_machine_is_inside(one_file: Path) -> None:
+    data = one_file.read_bytes()
+    assert str(PROJECT).encode() not in data
+    with zipfile.ZipFile(one_file) as archive:
+        inside = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".pyc"))
+    assert str(PROJECT).encode() not in inside
+
+
+@pytest.fixture(scope="module")
+def bill() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DIST / "ib-sriov.cdx.json").read_text())
+    return found
+
+
+def test_the_bill_of_materials(bill: dict[str, Any]) -> None:
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+    found = {item["name"].lower(): item for item in bill["components"]}
+    assert {"pyroute2", "click", "rich", "python3-pyverbs", "libibverbs1", "ibverbs-providers"} <= found.keys()
+    assert any("python3" in name and "pyverbs" not in name for name in found)
+    for item in found.values():
+        assert item["version"], item
+        assert item["licenses"], item
+        assert item["purl"].startswith("pkg:"), item
+    properties = bill["metadata"]["component"]["properties"]
+    (digest,) = [item["value"] for item in properties if item["name"] == "file:ib-sriov"]
+    assert digest == "sha256:" + hashlib.sha256(BUILDS["one file"].read_bytes()).hexdigest()
+
+
+def test_all_that_was_declared_is_listed(bill: dict[str, Any]) -> None:
+    """Requirements of setup.cfg, whether from PyPI or from the distribution."""
+    text = (PROJECT / "setup.cfg").read_text()
+    block = text[text.index("install_requires") : text.index("[options.packages.find]")]
+    wanted = {name.lower() for name in re.findall(r"^ {4}([A-Za-z][\w-]*)", block, re.MULTILINE)}
+    listed = " ".join(item["name"].lower() for item in bill["components"])
+    # PyYAML is python3-yaml where the distribution's is taken.
+    assert {name for name in wanted if name.removeprefix("py") not in listed} == set()
+
+
+def test_every_component_has_its_licence_text(bill: dict[str, Any], one_file: Path) -> None:
+    text = (DIST / "LICENSES.txt").read_text()
+    for item in bill["components"]:
+        assert f"{item['name']} {item['version']}" in text
+    assert "Apache License" in text
+    assert "PYTHON SOFTWARE FOUNDATION LICENSE" in text.upper()
+    with zipfile.ZipFile(one_file) as archive:
+        assert archive.read("LICENSES.txt").decode() == text
+        assert json.loads(archive.read("sbom.cdx.json"))["components"] == bill["components"]
+
+
+def test_every_shared_object_is_in_the_bill(bill: dict[str, Any]) -> None:
+    listed = {entry["name"] for item in bill["components"] for entry in item.get("properties", [])}
+    own = {"ib-sriov"}
+    for path in elf_files():
+        names = {f"file:{path.name}", f"file:{path.resolve().name}"}
+        assert path.name in own or any(name in listed for name in names) or _has_stem(path.name, listed), path
+
+
+def _has_stem(name: str, listed: set[str]) -> bool:
+    """A provider's or library's file is listed by the name that its link points at: libmlx5.so.1.24.44.0."""
+    stem = re.split(r"-rdmav|\.so", name)[0]
+    return any(entry.startswith((f"file:{stem}.", f"file:{stem}-")) for entry in listed)
+
+
+def test_digests_are_those_of_the_files() -> None:
+    for line in (DIST / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ", 1)
+        assert hashlib.sha256((DIST / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_wheel_and_sdist() -> None:
+    (wheel,) = DIST.glob("*.whl")
+    (sdist,) = DIST.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {"ib_sriov_cni/__main__.py", "ipam/plugin.py"} <= names
+    assert not [name for name in names if name.startswith("tests")]
+    with tarfile.open(fileobj=io.BytesIO(sdist.read_bytes())) as archive_:
+        assert any(name.endswith("/setup.cfg") for name in archive_.getnames())
+
+
+def test_a_second_build_is_the_same(tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    done = subprocess.run([PROJECT / "packaging" / "build", again], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = (DIST / "SHA256SUMS").read_text(), (again / "SHA256SUMS").read_text()
+    assert second.splitlines() == first.splitlines()
+
+
+def test_install_knows_the_trees_name() -> None:
+    """packaging/make.py names the folder's other files; `ib-sriov install` looks for that name."""
+    from ib_sriov_cni.cli.install import TREE
+
+    (tree,) = [path for path in BUILDS["one folder"].parent.iterdir() if path.is_dir()]
+    assert tree.name.startswith(TREE)

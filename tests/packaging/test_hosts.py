@@ -1,0 +1,259 @@
+"""The builds on hosts that lack something: everything but the C library, a /tmp that serves, an environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.conftest import PROJECT, Root, apart, call, copy_build
+
+CONF = {"cniVersion": "1.0.0", "name": "ib", "type": "ib-sriov", "deviceID": "0000:99:00.7"}
+ADD = {
+    "CNI_COMMAND": "ADD",
+    "CNI_CONTAINERID": "c1",
+    "CNI_NETNS": "/proc/self/ns/net",
+    "CNI_NETNS_OVERRIDE": "1",
+    "CNI_IFNAME": "net1",
+    "CNI_PATH": "/nowhere",
+}
+# Where anything that unpacks itself would leave something.
+SCRATCH = ("/tmp", "/var/tmp", "/run", "/dev/shm")
+
+
+def conf(**more: object) -> bytes:
+    return json.dumps({**CONF, **more}).encode()
+
+
+def source(*arguments: str, stdin: bytes = b"", **environ: str) -> subprocess.CompletedProcess[bytes]:
+    """The same call of the source."""
+    command = [sys.executable, "-m", "ib_sriov_cni", *arguments]
+    return subprocess.run(command, env=environ, input=stdin, capture_output=True, cwd=PROJECT, check=False)
+
+
+def test_version_is_the_source_s(build: Path) -> None:
+    done = call(build, CNI_COMMAND="VERSION")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == source(CNI_COMMAND="VERSION").stdout
+
+
+def test_version_that_cannot_be_written_is_told(build: Path) -> None:
+    done = apart(f"CNI_COMMAND=VERSION {build} >/dev/full")
+    assert done.returncode == 1
+    assert b"No space left" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK", "GC", "STATUS"])
+def test_a_verb_answers_as_the_source_does(build: Path, command: str, tmp_path: Path) -> None:
+    given = conf(stateDir=str(tmp_path / "state"), logFile=str(tmp_path / "log"), prevResult={}, cniVersion="1.1.0")
+    environ = ADD | {"CNI_COMMAND": command}
+    packed, plain = call(build, stdin=given, **environ), source(stdin=given, **environ)
+    assert packed.returncode == plain.returncode
+    assert packed.stdout == plain.stdout
+
+
+@pytest.mark.parametrize("name", ["ib-host-local", "host-local"])
+def test_by_its_other_name_it_is_the_ipam_plugin(one_file: Path, name: str, tmp_path: Path) -> None:
+    program = tmp_path / name
+    program.symlink_to(one_file)
+    given = {"cniVersion": "1.0.0", "name": "n", "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}}
+    given["ipam"]["dataDir"] = str(tmp_path / "data")  # type: ignore[index]
+    done = call(program, stdin=json.dumps(given).encode(), **ADD)
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["ips"][0]["address"] == "10.1.0.2/24"
+
+
+def commands() -> list[str]:
+    from ib_sriov_cni.cli import COMMANDS
+
+    return list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["", *commands()])
+def test_help_of_each_command_is_the_source_s(build: Path, name: str) -> None:
+    arguments = [name, "--help"] if name else ["--help"]
+    packed, plain = call(build, *arguments), source(*arguments, PATH=os.environ["PATH"])
+    assert packed.returncode == 0, packed.stderr
+    assert plain.stdout.decode().replace("python -m ib_sriov_cni", "ib-sriov") == packed.stdout.decode()
+
+
+def test_what_it_stands_on_is_inside(build: Path, root: Root) -> None:
+    program = root.add(build)
+    done = root.run(f"exec {program} version -o json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["packed"] is True
+    assert told["pyverbs"]
+    assert all(told[name] for name in ("click", "rich", "PyYAML"))
+
+
+@pytest.mark.parametrize("proc", [True, False])
+def test_version_in_a_root_with_nothing(build: Path, root: Root, proc: bool) -> None:
+    program = root.add(build)
+    assert root.run("ls /usr/bin /etc/libibverbs.d", proc=False).returncode != 0
+    done = root.run(f"exec {program}", {"CNI_COMMAND": "VERSION"}, proc=proc)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)["supportedVersions"]
+
+
+def test_a_verb_in_a_root_with_nothing(build: Path, root: Root) -> None:
+    program = root.add(build)
+    done = root.run(f"exec {program}", ADD, stdin=conf())
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["code"] == 101, done.stdout
+    assert not list((root.path / "tmp").iterdir())
+
+
+FAULTS = {
+    "noexec": "mount -t tmpfs -o noexec tmpfs {folder}",
+    "read-only": "mount -t tmpfs -o ro tmpfs {folder}",
+    "full": "mount -t tmpfs -o size=4k tmpfs {folder}; head -c 4096 /dev/zero >{folder}/full || true",
+    "not there": "mount -t tmpfs tmpfs {folder}; rmdir {folder} 2>/dev/null || true",
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_no_folder_for_temporary_files_serves(build: Path, fault: str) -> None:
+    mounts = "; ".join(FAULTS[fault].format(folder=folder) for folder in SCRATCH)
+    calls = f"env -i CNI_COMMAND=VERSION {build}; env -i {build} version -o json; exec env -i {build} list --help"
+    done = apart(f"{mounts}; {calls}")
+    assert done.returncode == 0, done.stderr
+    assert b"supportedVersions" in done.stdout
+    assert b"packed" in done.stdout
+
+
+def test_no_memory_may_be_executed(one_file: Path) -> None:
+    """vm.memfd_noexec=2: shared objects go through files without a name, which are gone when the process is."""
+    line = f"echo 2 >/proc/sys/vm/memfd_noexec; exec env -i {one_file} version -o json"
+    done = apart(line, pids=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["packed"] is True
+
+
+def test_no_place_at_all_is_told(one_file: Path) -> None:
+    mounts = "; ".join(f"mount -t tmpfs -o noexec tmpfs {folder}" for folder in (*SCRATCH, "/var/lib", "/opt"))
+    line = f"mount -t tmpfs tmpfs /mnt; cp {one_file} /mnt/; {mounts}; echo 2 >/proc/sys/vm/memfd_noexec"
+    given = conf(cniVersion="1.1.0")
+    done = apart(f"{line}; exec env -i CNI_COMMAND=STATUS /mnt/ib-sriov", pids=True, stdin=given)
+    # STATUS itself needs no shared object but _json, and there is another way to read JSON.
+    assert done.stdout == source(stdin=given, CNI_COMMAND="STATUS").stdout, done.stderr
+
+
+def test_an_empty_environment_is_help(build: Path) -> None:
+    done = call(build)
+    assert done.returncode == 0, done.stderr
+    assert b"CNI plugin" in done.stdout
+
+
+def test_closed_streams(build: Path) -> None:
+    done = apart(f"exec env -i CNI_COMMAND=ADD {build} <&-")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["code"] in {4, 5}
+
+
+@pytest.fixture
+def holder() -> Iterator[int]:
+    """A process with fresh folders for temporary files in its mount namespace; its number."""
+    mounts = "; ".join(f"mount -t tmpfs tmpfs {folder}" for folder in (*SCRATCH, "/mnt"))
+    command = ["unshare", "--mount", "/bin/bash", "-euc", f"{mounts}; echo ready; exec sleep 1000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+        process.kill()
+
+
+def listing(root: Path) -> set[str]:
+    return {str(path) for folder in SCRATCH for path in (root / folder.lstrip("/")).rglob("*")}
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("moment", ["reading", "working"])
+def test_killed_it_leaves_nothing(build: Path, moment: str, holder: int) -> None:
+    """SIGKILL while it waits for its input, and while it waits for an IPAM plugin."""
+    seen = Path(f"/proc/{holder}/root")
+    plugin = seen / "mnt/sleeper"
+    plugin.write_text("#!/bin/sh\n: >/mnt/called\nexec sleep 1000\n")
+    plugin.chmod(0o755)
+    copy_build(build, seen / "mnt")  # a checkout below /tmp is not seen in there
+    environ = ADD | {"CNI_COMMAND": "DEL", "CNI_PATH": "/mnt"}
+    command = [shutil.which("nsenter") or "", f"--mount=/proc/{holder}/ns/mnt", "/mnt/ib-sriov"]
+    before = listing(seen)
+    process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stdin
+    try:
+        if moment == "working":
+            process.stdin.write(conf(stateDir="/mnt/state", ipam={"type": "sleeper"}))
+            process.stdin.close()
+            wait_for((seen / "mnt/called").exists, "the IPAM plugin was not called")
+        else:
+            wchan = Path(f"/proc/{process.pid}/wchan")
+            wait_for(lambda: "pipe_read" in wchan.read_text(), "it does not read its input")
+    finally:
+        process.kill()
+        process.communicate()
+    # The VF's lock is a file in /run/ib-sriov that stays; what it locks is free when its holder is gone.
+    assert {path for path in listing(seen) - before if "run/ib-sriov" not in path} == set()
+
+
+def test_what_it_executes_sees_the_callers_environment(build: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "witness"
+    plugin.write_text(f"#!/bin/sh\nexport -p >{tmp_path}/seen\n")
+    plugin.chmod(0o755)
+    environ = ADD | {"CNI_COMMAND": "DEL", "CNI_PATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    state = str(tmp_path / "state")
+    both: tuple[dict[str, str], ...] = ({}, {"LD_LIBRARY_PATH": "/some/where"})
+    for given in both:
+        done = call(build, stdin=conf(stateDir=state, ipam={"type": "witness"}), **environ, **given)
+        assert done.returncode == 0, done.stdout
+        seen = (tmp_path / "seen").read_text()
+        assert ("LD_LIBRARY_PATH='/some/where'" in seen) == bool(given), seen
+        assert "LD_LIBRARY_PATH=" in seen or not given
+        assert "_PYI" not in seen
+        assert "_MEI" not in seen
+
+
+def test_it_is_replaced_while_it_runs(one_file: Path, tmp_path: Path) -> None:
+    """What a running program has yet to import is its own, not that of the file that has its name by now."""
+    program, folder = tmp_path / "ib-sriov", tmp_path / "later"
+    shutil.copy(one_file, program)
+    command = [str(program), "install", "--to", str(folder), "--wait", "60", "-o", "json"]
+    running = subprocess.Popen(command, env={}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        wchan = Path(f"/proc/{running.pid}/wchan")
+        wait_for(lambda: "nanosleep" in wchan.read_text(), "it does not wait for the folder")
+        other = tmp_path / "other"
+        other.write_bytes(b"\0" * one_file.stat().st_size)
+        other.replace(program)
+        folder.mkdir()
+        out, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 0, err
+    assert json.loads(out)["done"] == "installed"
+    assert (folder / "ib-sriov").read_bytes() == one_file.read_bytes()
+
+
+def test_signals_end_it(one_file: Path, tmp_path: Path) -> None:
+    command = [str(one_file), "install", "--to", str(tmp_path), "--stay"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        assert running.stdout
+        running.stdout.readline()
+        running.stdout.readline()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 0
