@@ -49,9 +49,10 @@ pictures: ## docs/pictures: what list and doctor print on a node in the virtual 
 	@$(need) python lab
 	@$(PY) -m tests.demo.pictures
 
-reference: ## docs/cli.md from the help of the commands, the table of keys in docs/configuration.md
+reference: ## docs/cli.md from the help of the commands, the table of keys in docs/configuration.md, docs/doctor.md
 	@$(need) python
 	@$(PY) tests/tools/reference
+	@$(PY) tests/tools/doctor-doc
 
 site: ## the documentation as a site, in build/site
 	@$(need) python

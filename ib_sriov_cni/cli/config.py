@@ -107,7 +107,8 @@ def _print(found: Found, *, quiet: bool) -> None:
     if found.parsed is not None and not found.faults and not quiet:
         click.echo()
         rows = effective(found.parsed, found.conf)
-        print_table(("  KEY", "VALUE", "FROM"), [(f"  {key}", words, source) for key, words, source in rows])
+        table = [(f"  {key}", words, source) for key, words, source in rows]
+        print_table(("  KEY", "VALUE", "FROM"), table, fold=("VALUE",))
 
 
 def _document(found: Found) -> dict[str, object]:
@@ -162,7 +163,7 @@ def explain_command(key: str | None, output: str) -> None:
     if key is None:
         columns = ("type", "default", "meaning")
         rows = [(name, *[each.get(column, "") for column in columns]) for name, each in documents.items()]
-        print_table(("KEY", "TYPE", "DEFAULT", "MEANING"), rows)
+        print_table(("KEY", "TYPE", "DEFAULT", "MEANING"), rows, fold=("TYPE", "DEFAULT", "MEANING"))
         return
     found = documents[key]
     click.echo(f"{key}: {found['meaning']}")

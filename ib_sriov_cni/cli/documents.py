@@ -92,6 +92,8 @@ def _in_document(document: object, place: str) -> list[Found]:
         text = json.dumps(document, default=str).encode()
     except (ValueError, RecursionError):  # YAML's anchors allow it
         return [Found(place=place, faults=["it is nested without end, or goes round in a circle"])]
+    except TypeError as fault:  # and keys that are no words
+        return [Found(place=place, faults=[f"it cannot be JSON: {fault}"])]
     return _in_configuration(text, place, kind="")
 
 

@@ -97,7 +97,7 @@ def command(
         print_json({"attachments": [document for document, _ in rows], "unseen": list(inventory.unseen)})
     else:
         if rows:
-            print_table(("POD", "NETWORK", "VF", "ADDRESS", "WHY", "OUTCOME"), [row for _, row in rows])
+            print_table(("POD", "NETWORK", "VF", "ADDRESS", "WHY", "OUTCOME"), [row for _, row in rows], fold=("WHY",))
         else:
             alive = sum(held.alive is True for held in inventory.attachments)
             note(f"nothing to release ({counted(alive, 'living attachment')})")

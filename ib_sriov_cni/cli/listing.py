@@ -87,7 +87,7 @@ def command(
     else:
         rows = [vf_row(entry, vf, now, wide=wide) for entry in inventory.pfs for vf in entry.vfs]
         rows += [stray_row(held, now, wide=wide) for held in strays(inventory)]
-        print_table(WIDE if wide else COLUMNS, rows)
+        print_table(WIDE if wide else COLUMNS, rows, fold=())
     if output != "json":
         _tell_the_rest(inventory, everything, filters=bool(pf or states or network))
     finish(INCOMPLETE if inventory.unseen else OK)

@@ -154,35 +154,57 @@ def print_json(document: object) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
 
 
-def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Make a plain table, words in capitals above, no lines: good to read and good for awk. "" shows as "-"."""
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Sequence[str] | None = None) -> Table:
+    """Make a plain table, words in capitals above, no lines: good to read and good for awk. "" shows as "-".
+
+    `fold` names the columns of prose, which a narrow terminal may break into lines; the last one unless told.
+    """
     from rich.table import Table
     from rich.text import Text
 
+    prose = columns[-1:] if fold is None else fold
+    listed = [list(row) for row in rows]
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
+        table.add_column(column, overflow="fold", no_wrap=column not in prose)
+    for row in listed:
         table.add_row(*[Text(cell, style=style_of(cell)) if cell else Text("-", style="dim") for cell in row])
     return table
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a plain table."""
-    show(make_table(columns, rows))
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Sequence[str] | None = None) -> None:
+    """Print a plain table; one without columns of prose runs over a narrow terminal's edge, whole values in it."""
+    show(make_table(columns, rows, fold=fold), wide=fold is not None and not fold)
 
 
-def show(*what: RenderableType) -> None:
-    """Print on standard output, without the blanks that rich fills lines with."""
+def drop_columns(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, dispensable: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Leave columns out, the first of `dispensable` first, until the rest is not wider than `width`."""
+    kept = list(columns)
+    for name in ("", *dispensable):
+        kept = [column for column in kept if column != name]
+        indices = [columns.index(column) for column in kept]
+        widths = [max(len(columns[i]), *[len(row[i]) for row in rows], 1) for i in indices]
+        if sum(widths) + 3 * (len(kept) - 1) <= width:
+            break
+    return kept, [[row[columns.index(column)] for column in kept] for row in rows]
+
+
+def show(*what: RenderableType, wide: bool = False) -> None:
+    """Print on standard output, without the blanks that rich fills lines with; `wide`: as wide as it is."""
     console = open_console()
-    if console.is_terminal:
+    if console.is_terminal and not wide:
         for each in what:
             console.print(each)
         return
+    if wide:
+        console.width = UNLIMITED
     with console.capture() as captured:
         for each in what:
             console.print(each)
-    click.echo("\n".join([line.rstrip() for line in captured.get().rstrip("\n").split("\n")]))
+    text = "\n".join([line.rstrip() for line in captured.get().rstrip("\n").split("\n")])
+    click.echo(text, color=console.is_terminal)
 
 
 def style_of(word: str) -> str:

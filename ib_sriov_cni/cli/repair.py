@@ -120,7 +120,7 @@ def _check_kinds(kinds: tuple[str, ...]) -> None:
 def _print(outcomes: list[tuple[Repair, str, str]], findings: list[Finding]) -> None:
     if outcomes:
         rows = [[each.kind, each.pod, each.what, each.why, outcome] for each, outcome, _ in outcomes]
-        print_table(("KIND", "POD", "WHAT", "WHY", "OUTCOME"), rows)
+        print_table(("KIND", "POD", "WHAT", "WHY", "OUTCOME"), rows, fold=("WHAT", "WHY"))
     elif not findings:
         note("nothing to repair")
     for repair, _, fault in outcomes:

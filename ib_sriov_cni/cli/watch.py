@@ -14,6 +14,7 @@ from ib_sriov_cni.cli.facts import COLUMNS, guid_of, guid_words, make_tree, stra
 from ib_sriov_cni.cli.output import (
     OK,
     Site,
+    drop_columns,
     finish,
     make_table,
     open_console,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.host import Host
 
 SETTLE_SECONDS = 0.05  # an attachment is a dozen events: look once they pause
+DISPENSABLE = ("NETWORK", "IF", "PF", "SINCE", "GUID", "ADDRESS")  # on a narrow terminal, in this order
 EXAMPLES = """\
 Examples:
 
@@ -93,11 +95,11 @@ def _draw(host: Host, events: LinkEvents, interval: float, *, tree: bool) -> Non
     with Live(console=open_console(), auto_refresh=False, screen=True) as live:
         while True:
             inventory = read_inventory(host)
-            live.update(_picture(inventory, tree=tree), refresh=True)
+            live.update(_picture(inventory, live.console.width, tree=tree), refresh=True)
             _wait(events, interval)
 
 
-def _picture(inventory: Inventory, *, tree: bool) -> RenderableType:
+def _picture(inventory: Inventory, width: int, *, tree: bool) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -108,7 +110,7 @@ def _picture(inventory: Inventory, *, tree: bool) -> RenderableType:
     else:
         rows = [vf_row(pf, vf, now, wide=False) for pf in inventory.pfs for vf in pf.vfs]
         rows += [stray_row(held, now, wide=False) for held in strays(inventory)]
-        body = make_table(COLUMNS, rows)
+        body = make_table(*drop_columns(COLUMNS, rows, width, DISPENSABLE), fold=())
     unseen = [Text(f"not seen: {what}", style="yellow") for what in inventory.unseen]
     return Group(head, Text(), body, *unseen)
 

@@ -190,7 +190,7 @@ def ask_subnet_managers(
         port = ports[hca.rdma]
         path = roots.path(f"/dev/infiniband/{hca.umad}")
         if not hca.umad:
-            found[hca.rdma] = SmAnswer(fault="ib_umad is not loaded", seen=False)
+            found[hca.rdma] = SmAnswer(fault="it has no umad device (ib_umad)", seen=False)
             continue
         each = seconds / len(asked)
         try:

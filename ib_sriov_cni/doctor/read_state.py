@@ -11,6 +11,7 @@ import time
 
 from ib_sriov_cni.attach.release import is_alive
 from ib_sriov_cni.doctor.facts import Folder, HeldLock, Lease, RecordFacts, StateFacts
+from ib_sriov_cni.errors import CniError
 from ib_sriov_cni.host import Host
 from ib_sriov_cni.log import Log
 from ib_sriov_cni.records import DEFAULT_STATE_DIR, MAX_RECORD, Key, Record, parse_record
@@ -130,12 +131,20 @@ class _Reader:
                 pod=record.pod,
                 since=record.since,
                 guid=record.guid,
-                alive=is_alive(host, there),
+                alive=_is_alive(host, there),
                 busy=str(record.pci) in self._locked,
                 this_boot=this_boot,
                 vf_there=host.sysfs.exists(record.pci),
             )
         )
+
+
+def _is_alive(host: Host, record: Record) -> bool:
+    """What cannot be asked is not called dead."""
+    try:
+        return is_alive(host, record)
+    except CniError:
+        return True
 
 
 def _parse(path: str) -> Record:

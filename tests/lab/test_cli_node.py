@@ -11,7 +11,7 @@ from tests.lab.cli import COMMAND, cli, json_of
 from tests.lab.cni import PROJECT
 from tests.lab.commands import run, wait
 from tests.lab.pod import Pod
-from tests.lab.rig import STATE, TRACE, Rig, answers, connected, guid_of, leases
+from tests.lab.rig import LEASES, STATE, TRACE, Rig, answers, connected, guid_of, leases
 from tests.lab.snapshot import host_snapshot
 
 WEEK = 7 * 86400
@@ -131,13 +131,15 @@ def test_repair_puts_right_what_can_be_under_traffic(rig: Rig) -> None:
     one, two = rig.pod("one"), rig.pod("two")
     result = rig.add(one, 0, link_state="enable")
     rig.add(two, 1)
+    (own,), (peer,) = one.addresses(), two.addresses()
+    peer = peer.partition("/")[0]
     assert connected(one)
     assert connected(two)
-    assert answers(one, "10.56.0.3", 2)
+    assert answers(one, peer, 2)
     pf = rig.hca.pf_netdev
     run(f"ip link set {pf} vf 0 state disable")
     run(f"ip -n {one.name} link set net1 down")
-    run(f"ip -n {one.name} addr del 10.56.0.2/24 dev net1")
+    run(f"ip -n {one.name} addr del {own} dev net1")
     os.unlink(STATE / "devices" / rig.hca.pci(0))
     plan = json_of("repair", "--dry-run", status=1)
     assert [each["kind"] for each in plan["repairs"]] == ["owner", "link-state", "up", "address", "route"]
@@ -149,7 +151,7 @@ def test_repair_puts_right_what_can_be_under_traffic(rig: Rig) -> None:
     assert rig.check(one, result, link_state="enable").status == 0
     assert json_of("repair")["repairs"] == []
     assert connected(one)
-    assert answers(one, "10.56.0.3", 2)
+    assert wait(lambda: answers(one, peer), 30)
     rig.delete(one, 0)
     rig.delete(two, 1)
     rig.assert_as_before()
@@ -175,8 +177,9 @@ def test_repair_leaves_to_people_what_would_touch_traffic(rig: Rig) -> None:
 def test_an_address_that_is_another_pods_by_now_is_not_put_back(rig: Rig) -> None:
     pod = rig.pod("lost")
     rig.add(pod, 0)
-    run(f"ip -n {pod.name} addr del 10.56.0.2/24 dev net1")
-    lease = Path("/var/lib/cni/networks/ibnet/10.56.0.2")
+    (own,) = pod.addresses()
+    run(f"ip -n {pod.name} addr del {own} dev net1")
+    lease = LEASES / own.partition("/")[0]
     content = lease.read_bytes()
     lease.write_bytes(b"somebody-else\r\nnet1")
     plan = json_of("repair", status=1)
@@ -185,7 +188,7 @@ def test_an_address_that_is_another_pods_by_now_is_not_put_back(rig: Rig) -> Non
     assert pod.addresses() == []
     lease.write_bytes(content)
     assert any(each["kind"] == "address" for each in json_of("repair")["repairs"])
-    assert pod.addresses() == ["10.56.0.2/24"]
+    assert pod.addresses() == [own]
     rig.delete(pod, 0)
     rig.assert_as_before()
 

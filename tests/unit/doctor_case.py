@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ib_sriov_cni.doctor.facts import Facts
 from ipam.value import replace
-from tests.unit.doctor_node import FOLDER, HEALTHY, NETWORK, RECORD, change
+from tests.unit.doctor_node import FOLDER, HEALTHY, NETWORK, NODE, RECORD, change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +22,6 @@ class Case:
 
 PORTS = HEALTHY.ports or {}
 CONFIGS = HEALTHY.vf_configs or {}
-NODE, CONFIG, STATE = HEALTHY.node, HEALTHY.config, HEALTHY.state
-assert NODE is not None
-assert CONFIG is not None
-assert STATE is not None
 
 
 def program(**fields: object) -> Facts:

@@ -6,8 +6,22 @@ from ib_sriov_cni.doctor.facts import SmAnswer
 from ib_sriov_cni.doctor.report import FAIL, NONE, NOTE, OK, SKIP, WARN
 from ib_sriov_cni.model import Guid, VfConfig
 from ipam.value import replace
-from tests.unit.doctor_case import PORTS, STATE, case, network, record
-from tests.unit.doctor_node import ACTIVE, HCA, HEALTHY, IN_POD, MODULES, PF, VF0, VF1, change, vf, with_hca, with_vfs
+from tests.unit.doctor_case import PORTS, case, network, record
+from tests.unit.doctor_node import (
+    ACTIVE,
+    HCA,
+    HEALTHY,
+    IN_POD,
+    MODULES,
+    PF,
+    STATE,
+    VF0,
+    VF1,
+    change,
+    vf,
+    with_hca,
+    with_vfs,
+)
 
 DOWN = replace(ACTIVE, state="DOWN", physical="Polling")
 ZERO = {"node_guid": Guid(0), "port_guid": Guid(0)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ib_sriov_cni.doctor.facts import BrokenFile, HeldLock
 from ib_sriov_cni.doctor.report import FAIL, NOTE, OK, SKIP, WARN
 from ipam.value import replace
-from tests.unit.doctor_case import CONFIG, NODE, case, device_plugin, folder, network, program, record
-from tests.unit.doctor_node import LEASE, NETWORK, VF0, VF1, change, with_hca
+from tests.unit.doctor_case import case, device_plugin, folder, network, program, record
+from tests.unit.doctor_node import CONFIG, LEASE, NETWORK, NODE, VF0, VF1, change, with_hca
 
 NO_KUBELET = replace(NODE.device_plugin, kubelet=False, sockets=(), resources=None)
 CASES = [

@@ -109,6 +109,46 @@ NETWORK = Network(
     log_file="/var/log/ib-sriov.log",
 )
 LEASE = Lease(network="ib", address="10.1.0.2", path="/l/10.1.0.2", container_id=POD.container_id, ifname="net1")
+CONFIG = ConfigFacts(
+    networks=(NETWORK,),
+    broken=(),
+    unread=(),
+    given=False,
+    files=("00-multus.conf", "10-ib.conf"),
+    multus=(("/etc/cni/net.d/00-multus.conf", {"type": "multus"}),),
+    multus_missing=(),
+    pools=(Pool(network="ib", ranges="10.1.0.1-10.1.0.254", size=253, used=1, exhausted=False),),
+    slice_faults=(),
+    slices=("slice 1 of 64 (/run/flannel/subnet.env)",),
+)
+STATE = StateFacts(
+    folders=(FOLDER,),
+    readable=True,
+    records=(RECORD,),
+    owners=((str(VF0), POD),),
+    damaged=(),
+    loose=(),
+    go_records=(),
+    leases=(LEASE,),
+    locks=(),
+)
+NODE = NodeFacts(
+    kernel=(6, 12),
+    release="6.12.1",
+    root=True,
+    plugin=Program(path="/opt/cni/bin/ib-sriov", executable=True, kind="ours", version="1.0", fault=""),
+    programs=frozenset(("ib-sriov", "multus")),
+    multus=("/opt/cni/bin/multus",),
+    multus_socket=False,
+    device_plugin=DevicePlugin(
+        kubelet=True,
+        sockets=("kubelet.sock", "nvidia.com_ib_vfs.sock"),
+        resources=(("nvidia.com/ib_vfs", (str(VF0), str(VF1))),),
+        devinfo=(("nvidia.com-ib_vfs-0000:3b:00.2-device.json", str(VF1), "mlx5_2"),),
+        reason="",
+    ),
+    log_folders=(),
+)
 HEALTHY = Facts(
     hca=HcaFacts(hcas=(IN_POD,), ethernet=(), modules=MODULES, rdma_mode="exclusive", verbs_nodes=()),
     ports={"mlx5_0": ACTIVE, "mlx5_2": replace(ACTIVE, pkeys=(0xFFFF, 0x8001))},
@@ -130,46 +170,9 @@ HEALTHY = Facts(
             sm_lid=1,
         )
     },
-    config=ConfigFacts(
-        networks=(NETWORK,),
-        broken=(),
-        unread=(),
-        given=False,
-        files=("00-multus.conf", "10-ib.conf"),
-        multus=(("/etc/cni/net.d/00-multus.conf", {"type": "multus"}),),
-        multus_missing=(),
-        pools=(Pool(network="ib", ranges="10.1.0.1-10.1.0.254", size=253, used=1, exhausted=False),),
-        slice_faults=(),
-        slices=("slice 1 of 64 (/run/flannel/subnet.env)",),
-    ),
-    state=StateFacts(
-        folders=(FOLDER,),
-        readable=True,
-        records=(RECORD,),
-        owners=((str(VF0), POD),),
-        damaged=(),
-        loose=(),
-        go_records=(),
-        leases=(LEASE,),
-        locks=(),
-    ),
-    node=NodeFacts(
-        kernel=(6, 12),
-        release="6.12.1",
-        root=True,
-        plugin=Program(path="/opt/cni/bin/ib-sriov", executable=True, kind="ours", version="1.0", fault=""),
-        programs=frozenset(("ib-sriov", "multus")),
-        multus=("/opt/cni/bin/multus",),
-        multus_socket=False,
-        device_plugin=DevicePlugin(
-            kubelet=True,
-            sockets=("kubelet.sock", "nvidia.com_ib_vfs.sock"),
-            resources=(("nvidia.com/ib_vfs", (str(VF0), str(VF1))),),
-            devinfo=(("nvidia.com-ib_vfs-0000:3b:00.2-device.json", str(VF1), "mlx5_2"),),
-            reason="",
-        ),
-        log_folders=(),
-    ),
+    config=CONFIG,
+    state=STATE,
+    node=NODE,
     own_version="1.0",
 )
 

@@ -136,6 +136,14 @@ def test_colour_is_for_terminals_that_want_it() -> None:
     assert not painted(io.StringIO(), {**terminal, "FORCE_COLOR": "1"})
 
 
+def test_columns_are_left_out_until_the_rest_fits() -> None:
+    columns, rows = ("A", "B", "C"), [["a" * 10, "b" * 10, "c" * 10], ["x", "", ""]]
+    assert output.drop_columns(columns, rows, 36, ("B", "C")) == (["A", "B", "C"], rows)
+    assert output.drop_columns(columns, rows, 35, ("B", "C"))[0] == ["A", "C"]
+    assert output.drop_columns(columns, rows, 5, ("B", "C")) == (["A"], [["a" * 10], ["x"]])
+    assert output.drop_columns(columns, [], 80, ("B",)) == (["A", "B", "C"], [])
+
+
 def test_a_table_that_is_piped_is_as_wide_as_what_is_in_it() -> None:
     @click.command()
     def command() -> None:

@@ -1,4 +1,4 @@
-"""config: what it finds in files and says of it; and the schema, held to the parser by generated configurations."""
+"""config: what it finds in files and says of it, what it explains, and that the reference is current."""
 
 from __future__ import annotations
 
@@ -6,32 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ib_sriov_cni import cli
-from ib_sriov_cni.cli.documents import read_configurations, request_of, validate
+from ib_sriov_cni.cli.documents import read_configurations, validate
 from ib_sriov_cni.cli.keys import (
     BY_NAME,
     HOST_LOCAL,
-    KEYS,
     PROTOCOL,
-    make_schema,
     nearest,
     render_reference,
     unknown_keys,
 )
 from ib_sriov_cni.cli.output import FAILED, FOUND, NO_SUCH
-from ib_sriov_cni.errors import CniError
-from ib_sriov_cni.netconf import parse_netconf
-from ipam.config import parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = make_schema()
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 CONF = {"cniVersion": "1.0.0", "name": "ib", "type": "ib-sriov"}
 
 
@@ -39,162 +31,6 @@ def run(*words: str, stdin: str = "") -> tuple[int, str, str]:
     result = CliRunner().invoke(cli.main, ["config", *words], input=stdin, prog_name="ib-sriov")
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stdout, result.stderr
-
-
-def parser_takes(conf: dict[str, Any]) -> bool:
-    try:
-        parse_netconf(request_of(conf), needs_device=False)
-    except CniError:
-        return False
-    return True
-
-
-def schema_takes(conf: dict[str, Any]) -> bool:
-    return bool(VALIDATOR.is_valid(conf))
-
-
-# ---- the schema
-
-GUIDS = ("02:11:22:33:44:55:66:77", "0x0211223344556677", " 0211:2233:4455:6677\t", "0" * 16, "ff" * 8, "fF00" * 4)
-PCIS = ("0000:3b:00.2", "0000:3B:1f.7", "10000:3b:00.2", "000:3b:00.2", "0000:3b:20.2", "0000:3b:00.8", "0:3b:00.2\n")
-PKEYS: tuple[object, ...] = (
-    *("0x8001", "8001", "0x7fff", "0x8000", "0", "0x0", "0x", "0x10000", "0x00001", " 0x1", "1_0"),
-    *(1, 0x8000, 65536, -1),
-)
-PATHS = ("/var/log/x", "x", "/", "/a\0b", "/a\n", "/run/../x")
-junk = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 70000),
-    st.floats(0, 5000).filter(lambda number: not number.is_integer()),
-    st.text(max_size=5),
-    st.just(""),
-    st.just([]),
-    st.just({}),
-    st.just({"a": 1}),
-)
-hexadecimal = st.text("0123456789abcdefABCDEFg:x. ", max_size=24)
-
-
-def either(*words: Any) -> st.SearchStrategy[Any]:
-    return st.one_of(st.sampled_from(words), junk)
-
-
-guid, pci, pkey, path = either(*GUIDS) | hexadecimal, either(*PCIS), either(*PKEYS) | hexadecimal, either(*PATHS)
-seconds = either(0, 10, 3600, 3601, -1, 0.5, True, "10")
-configurations = st.fixed_dictionaries(
-    {},
-    optional={
-        "cniVersion": either("1.0.0", "1.1.0", "0.1.0", "2.0.0"),
-        "name": st.one_of(st.sampled_from(["ib", "a" * 255, "a" * 256, "a b", "-a", "ib\n", "Ib_.-9"]), junk),
-        "type": either("ib-sriov"),
-        "deviceID": pci,
-        "pciBusID": pci,
-        "guid": guid,
-        "link_state": either("auto", "enable", "disable", "up"),
-        "rdmaIsolation": either(True, "true"),
-        "pkey": pkey,
-        "mtu": either(0, 67, 68, 65520, 65521, "2044"),
-        "ibKubernetesEnabled": either(False),
-        "ipam": either({"type": "whereabouts"}, {"type": ""}, {"type": 5}, {"type": "dhcp"}, {"type": None}, {"x": 1}),
-        "portTimeout": seconds,
-        "lockTimeout": seconds,
-        "ipamTimeout": seconds,
-        "logLevel": either("debug", "info", "warning", "error", "DEBUG"),
-        "logFile": path,
-        "stateDir": path,
-        "capabilities": either({"ips": True}),
-        "dns": junk,
-        "prevResult": st.just(None) | st.just({}) | st.just("x"),
-        "runtimeConfig": st.one_of(
-            junk,
-            st.fixed_dictionaries({}, optional={"deviceID": pci, "infinibandGUID": guid, "CNIDeviceInfoFile": path}),
-        ),
-        "args": st.one_of(
-            junk,
-            st.fixed_dictionaries(
-                {}, optional={"cni": junk | st.fixed_dictionaries({}, optional={"guid": guid, "pkey": pkey})}
-            ),
-        ),
-        "somethingElse": junk,
-    },
-)
-
-
-@settings(max_examples=1500, deadline=None)
-@given(configurations)
-def test_the_schema_takes_what_the_parser_takes(conf: dict[str, Any]) -> None:
-    assert schema_takes(conf) is parser_takes(conf), conf
-
-
-@settings(max_examples=600, deadline=None)
-@given(st.sampled_from(sorted(BY_NAME)), st.data())
-def test_one_key_alone(name: str, data: st.DataObject) -> None:
-    """Of a configuration with many keys most are wrong together; one key at a time is looked at from near."""
-    values = {"deviceID": pci, "guid": guid, "pkey": pkey, "logFile": path, "stateDir": path}
-    conf: dict[str, Any] = {**CONF, name: data.draw(values.get(name, seconds | either("auto", "debug", True, 2044)))}
-    if name == "ipam" and isinstance(conf[name], dict) and conf[name].get("type") == "host-local":
-        return
-    assert schema_takes(conf) is parser_takes(conf), conf
-
-
-@pytest.mark.parametrize(
-    ("key", "values"),
-    [("guid", GUIDS), ("deviceID", PCIS), ("pkey", PKEYS), ("logFile", PATHS), ("stateDir", PATHS)],
-)
-def test_values_at_the_border(key: str, values: tuple[Any, ...]) -> None:
-    taken = [parser_takes({**CONF, key: each}) for each in values]
-    assert [schema_takes({**CONF, key: each}) for each in values] == taken
-    assert len(set(taken)) == 2  # some of each, or the row proves nothing
-
-
-def test_the_first_source_counts() -> None:
-    conf = {**CONF, "runtimeConfig": {"deviceID": "0000:3b:00.2"}, "deviceID": "nonsense", "pciBusID": 5}
-    assert schema_takes(conf)
-    assert parser_takes(conf)
-
-
-ADDRESSES = ("10.0.0.0/24", "10.0.0.1", "10.0.0.1/24", "fd00::/64", "x", "")
-ranges = st.fixed_dictionaries(
-    {}, optional={name: either(*ADDRESSES) for name in ("subnet", "rangeStart", "rangeEnd", "gateway")}
-)
-host_local = st.fixed_dictionaries(
-    {"type": st.just("host-local")},
-    optional={
-        "subnet": either(*ADDRESSES),
-        "ranges": junk | st.lists(junk | st.lists(ranges | junk, max_size=2), max_size=2),
-        "routes": junk | st.lists(st.fixed_dictionaries({}, optional={"dst": either(*ADDRESSES), "mtu": junk})),
-        "resolvConf": path,
-        "dataDir": path,
-        "slices": either({"flannel": True}, {"index": 1, "count": 4}, {"index": 1, "count": 0}, {"flannel": "/x"}),
-    },
-)
-
-
-@settings(max_examples=800, deadline=None)
-@given(host_local)
-def test_what_the_schema_refuses_of_host_local_the_parser_refuses_too(ipam: dict[str, Any]) -> None:
-    """Ranges are arithmetic, which no schema does: here it may take more, never less."""
-    conf: dict[str, Any] = {**CONF, "ipam": ipam}
-    try:
-        parse_settings(request_of(conf))
-    except CniError:
-        return
-    assert schema_takes(conf), conf
-
-
-def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert set(SCHEMA["properties"]) >= set(BY_NAME)
-    status, out, _ = run("schema")
-    assert (status, json.loads(out)) == (0, SCHEMA)
-
-
-@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
-def test_examples_are_taken(key: Any) -> None:
-    conf = {**CONF, key.name: json.loads(key.example)}
-    assert parser_takes(conf)
-    assert schema_takes(conf)
 
 
 # ---- the table of keys
@@ -329,10 +165,29 @@ def test_a_configuration_in_yaml_and_one_with_tabs() -> None:
         ('{"type": "ib-sriov", "name": "x", "ipam": {"type": "host-local"}}', "no IP ranges specified"),
         ("x: &a {type: ib-sriov, y: *a}\ntype: ib-sriov", "goes round in a circle"),
         ("- " * 3000, "YAML"),
+        ("type: ib-sriov\n2024-01-01: x", "it cannot be JSON"),
+        ("type: ib-sriov\nname: x\nmtu: .inf", "is not JSON"),
     ],
 )
 def test_what_cannot_be_read_is_a_fault(text: str, words: str) -> None:
     assert any(words in fault for each in found_in(text) for fault in each.faults), found_in(text)
+
+
+LINES = (
+    *("kind: NetworkAttachmentDefinition", "apiVersion: v1", "metadata: {name: x}", "spec:", "  config: |", "---"),
+    *('    {"type": "ib-sriov"}', '{"type": "ib-sriov", "name": "x", "plugins": [', "]}", "type: ib-sriov", "- a"),
+    *("name: 2024-01-01", "2024-01-01: x", "? [a]", ": b", "mtu: .inf", "pkey: .nan", "guid: 0x10", "\t"),
+    *("args: {cni: 5}", "ipam: {type: host-local}", "ipam: &a {type: *a}", "plugins: {}", "kind: List"),
+    *("plugins: [{type: ib-sriov}]", "items: [1, {kind: List}]"),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.sampled_from(LINES) | st.text(max_size=12), max_size=8))
+def test_any_text_at_all_is_answered_in_words(lines: list[str]) -> None:
+    found = found_in("\n".join(lines))
+    assert found
+    assert all(isinstance(fault, str) and fault for each in found for fault in each.faults)
 
 
 def test_advice() -> None:

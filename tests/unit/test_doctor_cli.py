@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -153,10 +159,38 @@ def test_every_line_fits_the_terminal() -> None:
     assert shown[-1] == summarize(found)
 
 
+def test_on_a_terminal(tmp_path: Path) -> None:
+    """The same by a pseudo-terminal of that width, with colours."""
+    make_node(tmp_path)
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
+    code = (
+        "import sys; from ib_sriov_cni import cli; from ib_sriov_cni.cli.output import Site;"
+        "cli.main(['doctor', '--timeout', '60'], obj=Site(root=sys.argv[1]))"
+    )
+    environ = {name: item for name, item in os.environ.items() if name not in {"COLUMNS", "NO_COLOR"}}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**environ, "TERM": "xterm"}, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    text = b""
+    try:
+        while part := os.read(ours, 65536):
+            text += part
+    except OSError:
+        pass  # the terminal is gone with its last user
+    finally:
+        os.close(ours)
+    assert process.wait() == 5
+    assert b"\x1b[" in text
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
+    assert len(shown) > 20
+    assert max(map(len, shown)) <= COLUMNS
+
+
 def test_few_findings_need_more_than_three_lines() -> None:
     assert [each for each in findings() if len(render([each], COLUMNS)) - 2 > 4] == []
 
 
 def test_the_document_has_every_check() -> None:
     text = (ROOT / "docs/doctor.md").read_text()
-    assert text.endswith(f"## The checks\n\n{render_checks()}"), "run tests/tools/doctor-doc"
+    assert text.endswith(f"## The checks\n\n{render_checks()}"), "run make reference"
