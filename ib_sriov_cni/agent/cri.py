@@ -25,7 +25,10 @@ def list_pods(path: str, *, seconds: float = SECONDS) -> frozenset[str]:
     deadline = time.monotonic() + seconds
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as link:
         link.settimeout(seconds)
-        link.connect(path)
+        try:
+            link.connect(path)
+        except OSError as fault:
+            raise OSError(fault.errno, fault.strerror, path) from None
         # An empty message asks for all of them.
         link.sendall(_opening() + _frame(HEADERS, END_HEADERS, 1, _fields()) + _frame(DATA, END_STREAM, 1, bytes(5)))
         message = _receive(link, deadline)

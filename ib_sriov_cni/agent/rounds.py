@@ -68,6 +68,8 @@ class Rounds:
         self._dead = Watch()
         self._amiss = Watch()
         self._told: set[Hashable] = set()  # findings that were reported, while they last
+        self._faults: set[tuple[str, str]] = set()  # of this pass, by part and words
+        self._faults_before: set[tuple[str, str]] = set()  # of the one before
         self._newest: dict[str, Record] = {}  # of each network ever seen, for its ranges
         self.status = ""
 
@@ -75,6 +77,7 @@ class Rounds:
         """Make one pass; give the seconds until something is due, or infinity."""
         begun = self._clock()
         self._host.log.steps.clear()
+        self._faults, self._faults_before = set(), self._faults
         try:
             inventory = self._try("inventory", lambda: read_inventory(self._host))
             due = float("inf")
@@ -176,20 +179,13 @@ class Rounds:
         """Release a dead attachment, if it still is the one that was seen, and still dead."""
         host, key = self._host, seen.key
         now = self._clock()
-        undo = Undo()
         try:
-            with host.locks.take(seen.pci, f"{key.container_id} {key.ifname}", 0):
-                record = host.records.read(key)
-                if record is None or _identity(record) != _identity(seen):
-                    return False
-                verdict = judge(host, record, self._witness(), locked=True)
-                if verdict.state != DEAD:
-                    return False
-                with host.log.step("release", attachment=key.path, pod=record.pod, why=verdict.why, vf=record.pci):
-                    release_recorded(host, record, undo)
-                    undo.raise_faults()
+            lock = host.locks.take(seen.pci, f"{key.container_id} {key.ifname}", 0)
         except TryAgainLater:
             return False  # somebody is at work on the VF
+        try:
+            with lock:
+                why = self._release_locked(seen)
         except CniError as fault:
             self._dead.fail(_identity(seen), now)
             self._metrics.release_failures.labels(str(fault.code)).inc()
@@ -197,10 +193,27 @@ class Rounds:
             words = f"releasing VF {seen.pci} failed: {fault}"
             self._post(record_pod(seen), "InfiniBandReleaseFailed", words, bad=True)
             return True  # some of it may be done
+        if not why:
+            return False
         self._metrics.releases.labels(key.network).inc()
-        words = f"VF {seen.pci} of network {key.network} ({key.ifname}) was released: {verdict.why}, and no DEL came"
+        words = f"VF {seen.pci} of network {key.network} ({key.ifname}) was released: {why}, and no DEL came"
         self._post(record_pod(seen), "InfiniBandReleased", words)
         return True
+
+    def _release_locked(self, seen: Record) -> str:
+        """Release it under its VF's lock; gives why it was dead, empty if it is not, or not there any more."""
+        record = self._host.records.read(seen.key)
+        if record is None or _identity(record) != _identity(seen):
+            return ""
+        verdict = judge(self._host, record, self._witness(), locked=True)
+        if verdict.state != DEAD:
+            return ""
+        path = record.key.path
+        with self._host.log.step("release", attachment=path, pod=record.pod, why=verdict.why, vf=record.pci):
+            undo = Undo()
+            release_recorded(self._host, record, undo)
+            undo.raise_faults()
+        return verdict.why
 
     def _repair(self, repair: Repair, watch: Watch) -> bool:
         now = self._clock()
@@ -294,8 +307,12 @@ class Rounds:
         return None
 
     def _complain(self, part: str, fault: Exception, **more: str) -> None:
+        """Count a fault, and tell it once while it lasts."""
         self._metrics.errors.labels(part).inc()
-        self._host.log.error("a part of the pass failed", part=part, error=fault, **more)
+        told = (part, str(fault))
+        if told not in self._faults and told not in self._faults_before:
+            self._host.log.error("a part of the pass failed", part=part, error=fault, **more)
+        self._faults.add(told)
 
 
 def record_pod(record: Record) -> PodRef | None:

@@ -53,7 +53,7 @@ class Systemd:
         (UNITS / f"{UNIT}.d/lab.conf").write_text(DROP_IN)
         LOG.unlink(missing_ok=True)
         command = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--propagation", "slave", "--mount-proc"]
-        manager = ["/usr/lib/systemd/systemd", "--system", f"--unit={UNIT}", "--log-target=console", "--show-status=no"]
+        manager = ["/usr/lib/systemd/systemd", "--system", f"--unit={UNIT}", "--show-status=no"]
         environ = {**os.environ, "container": "lab", "PYTHONDONTWRITEBYTECODE": "1"}
         self.log = Path("/run/systemd.log")
         with self.log.open("w") as log:
@@ -63,7 +63,10 @@ class Systemd:
         return self.log.read_text() + (LOG.read_text() if LOG.exists() else "")
 
     def show(self, name: str) -> str:
-        done = run(["systemctl", "show", UNIT, f"--property={name}", "--value"], check=False)
+        """A property of the unit, asked from inside: the manager answers processes it can see."""
+        manager = run(["pgrep", "-P", str(self.process.pid)], check=False).stdout.strip()
+        inside = ["nsenter", "--target", manager or "1", "--pid", "--mount"]
+        done = run([*inside, "systemctl", "show", UNIT, f"--property={name}", "--value"], check=False)
         return done.stdout.strip()
 
     def end(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -178,6 +179,20 @@ def test_a_release_that_fails_is_tried_again_later(node: Node) -> None:
     assert node.value("ib_sriov_agent_releases_total", network="ib") == 1
 
 
+def test_leases_that_somebody_holds_are_not_waited_for_again_and_again(node: Node) -> None:
+    record = node.attach()
+    node.host.records.write(replace(record, conf={**node.conf(), "lockTimeout": 0.05}))
+    node.turn()
+    holder = os.open(node.leases / "ib/lock", os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    node.turn(GRACE)
+    assert node.value("ib_sriov_agent_release_failures_total", code="11") == 1
+    assert node.turn(1) == FIRST_PAUSE - 1
+    os.close(holder)
+    node.turn(FIRST_PAUSE)
+    assert node.host.records.read(record.key) is None
+
+
 def test_sigterm_is_obeyed_between_two_acts(node: Node) -> None:
     for name in ("c1", "c2", "c3"):
         node.attach(name)
@@ -200,6 +215,18 @@ def test_a_defect_in_one_part_stops_no_other(node: Node) -> None:
     node.turn()
     node.turn(GRACE)
     assert node.host.records.read(record.key) is None
+
+
+def test_a_fault_that_lasts_is_told_once_and_counted_each_time(node: Node) -> None:
+    socket = str(node.root / "none.sock")
+    care = Care(grace=GRACE, cri_socket=socket, proc_root=str(node.root / "proc"))
+    node.rounds = Rounds(node.host, node.metrics, Events({}, tell=print, count=print), care, clock=lambda: node.now)
+    for _ in range(3):
+        node.turn(1)
+    told = [line for line in node.log.read_text().splitlines() if "part=cri" in line]
+    assert len(told) == 1
+    assert f"No such file or directory: '{socket}'" in told[0]
+    assert node.value("ib_sriov_agent_errors_total", part="cri") == 3
 
 
 def test_an_owner_without_record_is_disowned_after_the_grace_period(node: Node) -> None:

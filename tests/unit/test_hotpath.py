@@ -106,17 +106,14 @@ REST = {
 }
 
 
-# Not on the way of any CNI call.
-COLD = ("ib_sriov_cni.agent", "ib_sriov_cni.cli", "ib_sriov_cni.doctor")
-
-
 def every_module() -> list[str]:
     names = []
     for package in ("ib_sriov_cni", "ipam"):
         for folder, _, files in os.walk(os.path.join(ROOT, package)):
             for file in files:
                 name = os.path.relpath(os.path.join(folder, file), ROOT).removesuffix(".py").replace(os.sep, ".")
-                if file.endswith(".py") and not name.startswith(COLD):
+                cold = name.startswith(("ib_sriov_cni.agent", "ib_sriov_cni.cli", "ib_sriov_cni.doctor"))
+                if file.endswith(".py") and not cold:
                     names.append(name.removesuffix(".__init__"))
     return sorted(names)
 
