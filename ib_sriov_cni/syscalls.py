@@ -69,7 +69,11 @@ def unshare_mounts() -> None:
         unshare(CLONE_NEWNS)
     else:
         _call("unshare", CLONE_NEWNS)
-    _call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
+    try:
+        _call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
+    except OSError:
+        # Under a chroot "/" may be a plain folder; it is below /sys that something will be mounted.
+        _call("mount", None, b"/sys", None, MS_REC | MS_PRIVATE, None)
 
 
 def mount_sysfs() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -13,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 
-import contents
 import onefile
 import sbom
 
@@ -30,21 +27,19 @@ def main(target: str) -> int:
     work = os.path.join(ROOT, "build", os.path.basename(target))
     shutil.rmtree(work, ignore_errors=True)
     os.makedirs(work)
-    pyinstaller(work, target)
-    one = onefile.OneFile(work)
+    pyinstaller(work)
+    one = onefile.Packed(work)
     one.gather()
-    of_the_folder = {path for _, path, kind in one.found["binaries"] if kind != "SYMLINK"}
-    found = sbom.components(sorted({*one.files(), *of_the_folder}))
+    found = sbom.components(one.files())
     licences = sbom.licences(found)
     inside = sbom.document(ib_sriov_cni.__version__, found, {})
     one.archive["LICENSES.txt"] = licences.encode()
     one.archive["sbom.cdx.json"] = text_of(inside).encode()
     one.write(os.path.join(target, "ib-sriov"))
+    one.write_folder(os.path.join(target, "ib-sriov-folder"))
     programs = {name: sbom.digest(os.path.join(target, name)) for name in ("ib-sriov", "ib-sriov-folder/ib-sriov")}
     write(os.path.join(target, "LICENSES.txt"), licences)
     write(os.path.join(target, "ib-sriov.cdx.json"), text_of(sbom.document(ib_sriov_cni.__version__, found, programs)))
-    for name in ("LICENSES.txt", "sbom.cdx.json"):
-        write(os.path.join(target, "ib-sriov-folder", tree(), name), one.archive[name].decode())
     python_distributions(work, target)
     digests(target)
     return 0
@@ -57,11 +52,6 @@ def write(path: str, text: str) -> None:
 
 def text_of(document: object) -> str:
     return json.dumps(document, indent=1) + "\n"
-
-
-def tree() -> str:
-    """Name of the folder that the one-folder build's other files are in; ib_sriov_cni/cli/install.py knows it too."""
-    return ".ib-sriov-tree-" + fingerprint()
 
 
 def python_distributions(work: str, target: str) -> None:
@@ -108,38 +98,15 @@ def digests(target: str) -> None:
     write(os.path.join(target, "SHA256SUMS"), "".join(lines))
 
 
-def pyinstaller(work: str, target: str) -> None:
-    """Find what belongs to the program, and make the one-folder tree."""
-    environ = {
-        **os.environ,
-        "IB_SRIOV_BUILD": work,
-        "IB_SRIOV_CONTENTS": tree(),
-        # Nothing of an earlier run: what is found is found anew.
-        "PYINSTALLER_CONFIG_DIR": os.path.join(work, "cache"),
-    }
-    made = os.path.join(work, "made")
-    command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", "--distpath", made]
+def pyinstaller(work: str) -> None:
+    """Have PyInstaller find what belongs to the program; the spec writes it into the folder."""
+    # Nothing of an earlier run: what is found is found anew.
+    environ = {**os.environ, "IB_SRIOV_BUILD": work, "PYINSTALLER_CONFIG_DIR": os.path.join(work, "cache")}
+    command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", "--distpath", work]
     command += ["--workpath", os.path.join(work, "work"), os.path.join(HERE, "ib_sriov.spec")]
     status = subprocess.run(command, env=environ, check=False).returncode
     if status:
         sys.exit(f"build: PyInstaller ended with {status}")
-    shutil.move(os.path.join(made, "ib-sriov-folder"), os.path.join(target, "ib-sriov-folder"))
-
-
-@functools.cache
-def fingerprint() -> str:
-    """Short name of what goes in: our own sources and the versions of everything else."""
-    digest = hashlib.sha256(sys.version.encode())
-    for folder in ("ib_sriov_cni", "ipam", "packaging"):
-        for base, folders, files in os.walk(os.path.join(ROOT, folder)):
-            folders.sort()
-            for name in sorted(files):
-                if not name.endswith(".pyc"):
-                    with open(os.path.join(base, name), "rb") as file:
-                        digest.update(name.encode() + file.read())
-    for name in contents.requirements():
-        digest.update(f"{name} {contents.metadata.version(name)}".encode())
-    return digest.hexdigest()[:12]
 
 
 if __name__ == "__main__":

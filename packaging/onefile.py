@@ -1,11 +1,13 @@
-"""The one file: an interpreter linked statically, with the modules of the verbs and all shared objects in it, and a
-zip archive of everything else at its end. What PyInstaller found (contents.json) decides what goes in.
+"""The packed program: an interpreter linked statically, with the modules of the verbs and all shared objects in it,
+and a zip archive of everything else at its end; for the one-folder build the shared objects are files beside it. What
+PyInstaller found (contents.json) decides what goes in.
 
 program/main.c says how it runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import json
@@ -71,8 +73,8 @@ def is_package(path: str) -> bool:
     return os.path.basename(path).startswith("__init__.")
 
 
-class OneFile:
-    """The parts of the one file, gathered from PyInstaller's contents and written into a folder."""
+class Packed:
+    """The parts of the packed program, gathered from PyInstaller's contents and written into a folder."""
 
     def __init__(self, work: str) -> None:
         self.work = work
@@ -113,11 +115,32 @@ class OneFile:
                     self.archive[name] = file.read()
         self.resolve()
 
-    def files(self) -> list[str]:
-        """Paths of the distribution's files that are inside, the libraries that are linked in statically too."""
+    def files(self) -> dict[str, str]:
+        """Paths of the distribution's files that are inside, and the name of each there.
+
+        The libraries that are linked in statically too.
+        """
         static = [run([*compiler(), f"-print-file-name={name}"]).strip() for name in ("libz.a", "libexpat.a")]
-        shared = [path for name, path in self.shared.items() if name not in self.stubs]
-        return [*shared, *static, static_libpython(), json.__file__, os.__file__]
+        found = {path: os.path.basename(path) for path in (*static, static_libpython(), json.__file__, os.__file__)}
+        return found | {path: name for name, path in self.shared.items() if name not in self.stubs}
+
+    def tree(self) -> str:
+        """Name of the one-folder build's folder: another one for another content (ib_sriov_cni/cli/install.py)."""
+        digest = hashlib.sha256()
+        for name, path in sorted(self.shared.items()):
+            with open(path, "rb") as file:
+                digest.update(name.encode() + b"\0" + file.read())
+        return ".ib-sriov-tree-" + digest.hexdigest()[:12]
+
+    def write_folder(self, target: str) -> None:
+        """Write the program and, beside it, the folder of its shared objects."""
+        tree = self.tree()
+        os.makedirs(os.path.join(target, tree))
+        for name, path in sorted(self.shared.items()):
+            copy = os.path.join(target, tree, name)
+            shutil.copyfile(path, copy)
+            os.chmod(copy, 0o644)
+        self.write(os.path.join(target, "ib-sriov"), tree)
 
     def freeze(self, name: str, path: str, *, package: bool = False) -> None:
         self.frozen[name] = (compile_module(name, path), package or is_package(path))
@@ -128,13 +151,9 @@ class OneFile:
             names = base.namelist()
         for entry in names:
             name = entry.removesuffix(".pyc").replace("/", ".").removesuffix(".__init__")
-            if name in self.frozen:
-                continue
-            spec = importlib.util.find_spec(name)
-            if spec is None or not (spec.has_location or spec.origin == "frozen"):
-                sys.exit(f"build: no source of {name}, which PyInstaller put into its base library")
-            origin = spec.loader_state.filename if spec.origin == "frozen" else spec.origin
-            self.archive[entry] = pyc(compile_module(name, origin))
+            if name not in self.frozen:
+                source = os.path.join(os.path.dirname(os.__file__), entry.removesuffix("c"))
+                self.archive[entry] = pyc(compile_module(name, source))
 
     def add_extension(self, name: str, path: str) -> None:
         for suffix in EXTENSION_SUFFIXES:
@@ -147,8 +166,8 @@ class OneFile:
             sys.exit(f"build: {name} is no name of an extension module")
         if dotted in sys.builtin_module_names and dotted in STATIC:
             return
-        self.extensions[dotted] = dotted
-        self.shared[dotted] = path
+        self.extensions[dotted] = dotted + ".so"
+        self.shared[dotted + ".so"] = path
 
     def add_library(self, path: str) -> str:
         path = os.path.realpath(path)
@@ -158,18 +177,24 @@ class OneFile:
         return name
 
     def resolve(self) -> None:
-        """Say for each shared object which others of the program it needs; one that is nowhere is a fault."""
-        for name, path in self.shared.items():
-            wanted = [item for item in elf.needed(path) if not item.startswith(OF_THE_HOST)]
-            self.needed[name] = wanted
-            for item in wanted:
+        """Say for each shared object which others of the program it needs, and leave out what none needs.
+
+        One that is nowhere is a fault.
+        """
+        left = [*self.extensions.values(), *self.providers.values()]
+        while left:
+            name = left.pop()
+            if name in self.needed:
+                continue
+            path = self.shared[name]
+            self.needed[name] = [item for item in elf.needed(path) if not item.startswith(OF_THE_HOST)]
+            for item in self.needed[name]:
                 if item.startswith(LIBPYTHON):
                     self.shared_stub(item)
                 elif item not in self.shared:
                     sys.exit(f"build: {path} needs {item}, which PyInstaller did not find")
-        for name in self.stubs:
-            self.needed[name] = []
-            self.shared[name] = self.stubs[name]
+                left.append(item)
+        self.shared = {name: path for name, path in self.shared.items() if name in self.needed}
 
     def shared_stub(self, soname: str) -> None:
         """Make an empty library of that name: modules that ask for libpython find its symbols in the program."""
@@ -178,16 +203,17 @@ class OneFile:
         path = os.path.join(self.work, soname)
         options = ("-shared", "-nostdlib", f"-Wl,-soname,{soname}", "-Wl,--build-id=none")
         run([*compiler(), *options, "-x", "c", os.devnull, "-o", path])
-        self.stubs[soname] = path
+        self.stubs[soname] = self.shared[soname] = path
 
-    def write(self, target: str) -> None:
-        """Compile and link the program and put the archive at its end."""
+    def write(self, target: str, tree: str = "") -> None:
+        """Compile and link the program and put the archive at its end; with a tree, without the shared objects."""
         self.freeze_text(
             "_ib_sriov_tables",
             f"EXTENSIONS = {dict(sorted(self.extensions.items()))!r}\n"
-            f"NEEDED = {dict(sorted(self.needed.items()))!r}\nPROVIDERS = {dict(sorted(self.providers.items()))!r}\n",
+            f"NEEDED = {dict(sorted(self.needed.items()))!r}\nPROVIDERS = {dict(sorted(self.providers.items()))!r}\n"
+            f"TREE = {tree!r}\n",
         )
-        self.write_tables()
+        self.write_tables(tree)
         base = sysconfig.get_paths()["include"]
         library = static_libpython()
         program = os.path.join(self.work, "program")
@@ -217,16 +243,16 @@ class OneFile:
         code = compile(text, f"{name}.py", "exec", dont_inherit=True)
         self.frozen[name] = (marshal.dumps(marshal.loads(marshal.dumps(code))), False)  # noqa: S302
 
-    def write_tables(self) -> None:
+    def write_tables(self, tree: str) -> None:
         """Write the C tables, and the assembler's file that takes the bytes in as they are."""
         table, blobs = io.StringIO(), io.StringIO()
         answer = run([sys.executable, "-m", "ib_sriov_cni"], cwd=ROOT, env={**os.environ, "CNI_COMMAND": "VERSION"})
         table.write(f"static const char version_answer[] = {json.dumps(answer)};\n")
         modules = os.path.join(self.work, "modules.bin")
-        table.write("extern const unsigned char blob_modules[];\n")
+        table.write(f'#define TREE "{tree}"\nextern const unsigned char blob_modules[];\n')
         blobs.write('\t.section .rodata\n\t.globl blob_modules\nblob_modules:\n\t.incbin "modules.bin"\n')
         keys = sorted(self.shared)
-        for index in range(len(keys)):
+        for index in range(0 if tree else len(keys)):
             table.write(f"extern const unsigned char blob_{index}[], blob_{index}_end[];\n")
             blobs.write(f"\t.balign 64\n\t.globl blob_{index}, blob_{index}_end\nblob_{index}:\n")
             blobs.write(f'\t.incbin "shared/{index}"\nblob_{index}_end:\n')
@@ -245,7 +271,8 @@ class OneFile:
         table.write("\t{0},\n};\nstatic const struct shared {\n\tconst char *name;\n")
         table.write("\tconst unsigned char *from, *to;\n} shared[] = {\n")
         for index, key in enumerate(keys):
-            table.write(f'\t{{"{key}", blob_{index}, blob_{index}_end}},\n')
+            place = "NULL, NULL" if tree else f"blob_{index}, blob_{index}_end"
+            table.write(f'\t{{"{key}", {place}}},\n')
         table.write("\t{0},\n};\n")
         for name, text in (("tables.h", table), ("blobs.S", blobs)):
             with open(os.path.join(self.work, name), "w", encoding="utf-8") as file_:

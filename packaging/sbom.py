@@ -79,21 +79,20 @@ def distribution(name: str) -> dict[str, Any]:
     }
 
 
-def components(paths: list[str]) -> list[dict[str, Any]]:
-    """All components, for the files of the distribution (shared objects, the interpreter) at those paths."""
+def components(files: dict[str, str]) -> list[dict[str, Any]]:
+    """All components, for files of the operating system's packages: path and name in the program."""
     packages: dict[str, list[str]] = {}
-    for path in paths:
+    for path in sorted(files):
         package = owner(path)
         if package:
             packages.setdefault(package, []).append(path)
         elif "-packages" not in path:  # a wheel's extension module: its distribution is there
             sys.exit(f"build: {path} belongs to no package: whose terms are its terms?")
     found = []
-    for package, files in sorted(packages.items()):
+    for package, paths in sorted(packages.items()):
         component = debian(package)
-        component["hashes"] = []
         component["properties"] = [
-            {"name": f"file:{os.path.basename(path)}", "value": f"sha256:{digest(path)}"} for path in sorted(files)
+            {"name": f"file:{files[path]}", "value": f"sha256:{digest(path)}"} for path in paths
         ]
         found.append(component)
     found += [distribution(name) for name in contents.requirements()]

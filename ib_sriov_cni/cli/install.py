@@ -105,8 +105,7 @@ def find_source(given: str) -> Source:
                 "this program runs from source, which cannot be installed",
                 "name a packed program: make build makes dist/ib-sriov",
             )
-        tree = getattr(sys, "_MEIPASS", "")
-        return Source(program=SELF, tree=tree if os.path.basename(tree).startswith(TREE) else "")
+        return Source(program=SELF, tree=getattr(sys, "packed_tree", ""))
     program = os.path.join(given, NAME) if os.path.isdir(given) else given
     if not os.path.isfile(program):
         raise Failure(f"{program}: there is no such file", "name a packed program, or the folder of one")

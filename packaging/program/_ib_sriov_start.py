@@ -6,7 +6,7 @@ import encodings
 import sys
 
 import _ib_sriov
-from _ib_sriov_tables import EXTENSIONS, NEEDED
+from _ib_sriov_tables import EXTENSIONS, NEEDED, TREE
 
 ARCHIVE = "/proc/self/exe"  # the file that was started, whatever has its name by now
 
@@ -70,5 +70,7 @@ def _is_verb() -> bool:
 sys._stdlib_dir = ARCHIVE  # type: ignore[attr-defined]  # noqa: SLF001  # what frozen packages' __path__ is made of
 encodings.__path__.append(f"{ARCHIVE}/encodings")
 sys.frozen = True  # type: ignore[attr-defined]  # what packed programs call themselves
+# The folder beside the program, "" for the one file; `ib-sriov install` asks.
+sys.packed_tree = TREE and sys.executable.rpartition("/")[0] + "/" + TREE  # type: ignore[attr-defined]
 sys.meta_path.insert(-1, Finder)  # type: ignore[arg-type]
 run()

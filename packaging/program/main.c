@@ -1,10 +1,12 @@
-/* The one file: an interpreter whose own code and whose modules for the verbs lie in the program itself.
+/* The packed program: an interpreter whose own code and whose modules for the verbs lie in the program itself.
  *
  * Nothing is ever unpacked. Modules in `frozen` are read where they lie in the mapped file; all other modules of the
  * command line are in the zip archive at the file's end and are imported from there; shared objects (pyverbs,
- * libibverbs and the providers) are handed to the dynamic linker by way of a file without a name.
+ * libibverbs and the providers) are in the program too and are handed to the dynamic linker by way of a file without
+ * a name (the one file), or are files in the folder TREE beside it (the one-folder build).
  *
  * tables.h is made by packaging/onefile.py:
+ *   #define TREE                                  the folder's name; "" for the one file
  *   static const struct _frozen frozen[];         modules, ended by one without a name
  *   static const char version_answer[];           what VERSION answers
  *   static const struct shared { const char *name; const unsigned char *from, *to; } shared[];
@@ -94,6 +96,30 @@ static void *link_from(int fd, const struct shared *object, char *path, size_t s
 	return handle;
 }
 
+/* Where the program lies; as it was called if there is no /proc. */
+static char own[4096];
+
+static void find_own_path(void)
+{
+	ssize_t n = readlink(SELF, own, sizeof own - 1);
+	const char *called = (const char *)getauxval(AT_EXECFN);
+
+	if (n <= 0)
+		snprintf(own, sizeof own, "%s", called ? called : "ib-sriov");
+}
+
+/* Link a file of the folder beside the program. */
+static PyObject *link_file(const char *name)
+{
+	const char *slash = strrchr(own, '/');
+	char path[sizeof own + 256];
+
+	snprintf(path, sizeof path, "%.*s%s/%s", slash ? (int)(slash - own) + 1 : 0, own, TREE, name);
+	if (!dlopen(path, RTLD_NOW | RTLD_LOCAL))
+		return PyErr_Format(PyExc_ImportError, "%s", dlerror());
+	return PyUnicode_FromString(path);
+}
+
 static PyObject *load(PyObject *module, PyObject *argument)
 {
 	const char *name = PyUnicode_AsUTF8(argument);
@@ -110,6 +136,8 @@ static PyObject *load(PyObject *module, PyObject *argument)
 		object++;
 	if (!object->name)
 		return PyErr_Format(PyExc_ImportError, "%s is not in this program", name);
+	if (!object->from)
+		return link_file(name);
 	fd = memfd_create(name, MFD_CLOEXEC | MFD_EXEC);
 	if (fd < 0 && errno == EINVAL)
 		fd = memfd_create(name, MFD_CLOEXEC);
@@ -196,23 +224,8 @@ static void stop_if(PyStatus status)
 		Py_ExitStatusException(status);
 }
 
-/* Where the program lies, for sys.executable; as it was called if there is no /proc. */
-static const char *own_path(char *buffer, size_t size)
-{
-	ssize_t n = readlink(SELF, buffer, size - 1);
-	const char *called = (const char *)getauxval(AT_EXECFN);
-
-	if (n > 0) {
-		buffer[n] = 0;
-		return buffer;
-	}
-	return called ? called : "ib-sriov";
-}
-
 int main(int argc, char **argv)
 {
-	char buffer[4096];
-	const char *path = own_path(buffer, sizeof buffer);
 	const char *command = getenv("CNI_COMMAND");
 	PyPreConfig pre;
 	PyConfig config;
@@ -239,7 +252,8 @@ int main(int argc, char **argv)
 	config.parse_argv = 0;
 	config.module_search_paths_set = 1;
 	stop_if(PyConfig_SetBytesArgv(&config, argc, argv));
-	stop_if(PyConfig_SetBytesString(&config, &config.executable, path));
+	find_own_path();
+	stop_if(PyConfig_SetBytesString(&config, &config.executable, own));
 #define SET(field, value) stop_if(PyConfig_SetString(&config, &config.field, L"" value))
 	SET(program_name, "ib-sriov");
 	SET(base_executable, SELF);

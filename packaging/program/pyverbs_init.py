@@ -9,10 +9,9 @@ Sources: rdma-core libibverbs/{init,dynamic_driver}.c.
 from __future__ import annotations
 
 import os
-import sys
 
 # Kernel driver of an RDMA device's PCI function, and the provider for it.
-PROVIDERS = {
+DRIVERS = {
     "mlx5_core": "mlx5",
     "mlx4_core": "mlx4",
     "bnxt_en": "bnxt_re",
@@ -26,39 +25,21 @@ PROVIDERS = {
 CLASS = "/sys/class/infiniband"
 
 
-def _available() -> dict[str, str]:
-    """Give the providers of this program by name: each a shared object's name, or its path."""
-    if "_ib_sriov" in sys.builtin_module_names:
-        import _ib_sriov_tables
-
-        found: dict[str, str] = _ib_sriov_tables.PROVIDERS
-        return found
-    folder = os.path.join(sys._MEIPASS, "providers")  # type: ignore[attr-defined]  # noqa: SLF001  # where PyInstaller's program lies
-    return {name[3:].partition("-")[0]: os.path.join(folder, name) for name in sorted(os.listdir(folder))}
-
-
 def _wanted() -> set[str]:
     """Names of the providers for the devices here; none where a device does not say which is its driver."""
     try:
         devices = os.listdir(CLASS)
-        return {PROVIDERS[os.path.basename(os.readlink(f"{CLASS}/{name}/device/driver"))] for name in devices}
+        return {DRIVERS[os.path.basename(os.readlink(f"{CLASS}/{name}/device/driver"))] for name in devices}
     except (OSError, KeyError):
         return set()
 
 
 def _load() -> None:
-    available = _available()
-    names = available.keys() & _wanted() or available.keys()
-    if "_ib_sriov" in sys.builtin_module_names:
-        from _ib_sriov_start import link
-    else:
-        import _ctypes
+    from _ib_sriov_start import link
+    from _ib_sriov_tables import PROVIDERS
 
-        def link(path: str) -> object:
-            return _ctypes.dlopen(path, 2)  # RTLD_NOW
-
-    for name in sorted(names):
-        link(available[name])
+    for name in sorted(PROVIDERS.keys() & _wanted() or PROVIDERS.keys()):
+        link(PROVIDERS[name])
 
 
 _load()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -121,10 +122,13 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_no_folder_for_temporary_files_serves(build: Path, fault: str) -> None:
-    mounts = "; ".join(FAULTS[fault].format(folder=folder) for folder in SCRATCH)
-    calls = f"env -i CNI_COMMAND=VERSION {build}; env -i {build} version -o json; exec env -i {build} list --help"
-    done = apart(f"{mounts}; {calls}")
+def test_no_folder_for_temporary_files_serves(build: Path, fault: str, tmp_path: Path) -> None:
+    copy_build(build, tmp_path)
+    # Away from /tmp, where a checkout may be.
+    mounts = f"mount -t tmpfs tmpfs /mnt; cp -a {shlex.quote(str(tmp_path))}/. /mnt; "
+    mounts += "; ".join(FAULTS[fault].format(folder=folder) for folder in SCRATCH)
+    calls = ("CNI_COMMAND=VERSION /mnt/ib-sriov", "/mnt/ib-sriov version -o json", "/mnt/ib-sriov list --help")
+    done = apart(f"{mounts}; " + "; ".join(f"env -i {call}" for call in calls))
     assert done.returncode == 0, done.stderr
     assert b"supportedVersions" in done.stdout
     assert b"packed" in done.stdout

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,9 @@ def test_attached_and_released(
     cni = bare(root, root.add(BUILDS[build]))
     hca = make_hca(mode=mode)
     before = host_snapshot(hca)
-    conf = netconf(hca, rdmaIsolation=mode == "exclusive", guid="02:11:22:33:44:55:66:77")
+    # With it standard error has nothing but what should not be there.
+    log: dict[str, Any] = {"logFile": "/run/ib-sriov-test.log"}
+    conf = netconf(hca, rdmaIsolation=mode == "exclusive", guid="02:11:22:33:44:55:66:77", **log)
     pod = pods("a")
     run = cni("ADD", pod, conf)
     assert run.status == 0, run.stdout + run.stderr
