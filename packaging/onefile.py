@@ -31,7 +31,7 @@ ROOT = os.path.dirname(HERE)
 PROGRAM = os.path.join(HERE, "program")
 # What the verbs may import besides our own modules: what opens an RDMA device, and where fastjson falls back to.
 ALSO_HOT = ("pyverbs.device", "json", "traceback", "encodings.utf_8", "encodings.ascii", "encodings.latin_1")
-COLD = ("ib_sriov_cni.cli", "ib_sriov_cni.agent")
+COLD = ("ib_sriov_cni.cli", "ib_sriov_cni.agent", "ib_sriov_cni.doctor")
 # These are in every process that is linked with glibc; of Python there is one, and it is ours.
 OF_THE_HOST = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so", "ld-linux")
 LIBPYTHON = "libpython"
