@@ -6,7 +6,8 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo test build test-build image matrix quick conformance-table pictures reference site lint lab-shell bench clean
+.PHONY: help demo test build test-build image matrix quick conformance-table pictures reference site lint lab-shell bench \
+	bench-docs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -18,7 +19,7 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
 	@$(need) python lint netns manifests build image lab clients
 	-@packaging/build
-	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs packaging lab build $(conformance)
+	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs packaging lab udev matrix matrix-6.1 build $(conformance)
 
 build: ## what is released, in dist/: the one file, the one-folder tree, wheel, sdist, SBOM, licences
 	@$(need) python build
@@ -34,7 +35,7 @@ image: ## a container image whose entry point installs the packed program into a
 	@[ -x dist/ib-sriov ] || packaging/build
 	@packaging/image
 
-matrix: ## every step of ADD, DEL and GC killed, in both RDMA modes; long
+matrix: ## every step of ADD, DEL and GC killed, in both RDMA modes; a part of make test
 	@$(need) python lab
 	@$(PY) tests/tools/suites.py matrix
 
@@ -66,9 +67,12 @@ lab-shell: ## a shell in the virtual machine, with an emulated HCA loaded
 	@$(need) python lab
 	@tests/lab/shell
 
-bench: ## what one invocation costs, against the Go plugins
-	@$(need) python
-	@if [ -x tests/bench/run ]; then tests/bench/run; else echo "there is no benchmark yet (tests/bench/run)"; exit 1; fi
+bench: ## what one invocation costs, against the Go plugins; under ten minutes
+	@$(need) python netns lab
+	@tests/bench/run
+
+bench-docs: ## docs/performance.md from the results of the last `make bench`
+	@$(PY) tests/bench/report.py
 
 clean: ## remove what was built here (the cache in ~/.cache/ib-sriov stays)
 	@rm -rf .venv .test-results .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+TIMELINE = "IB_SRIOV_TRACE"  # as in log, which VERSION does not load
 # What may stand in CNI_ARGS without IgnoreUnknown: ours, Multus's (N1), and the bundled IPAM's.
 KNOWN_ARGS = frozenset(
     ("guid", "IP", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "GATEWAY")
@@ -39,32 +40,32 @@ class _Plugin:
 
         conf, host = self._open(request)
         _end_by_exception()
-        return self._told(lambda: add(host, request, conf))
+        return self._told(request, lambda: add(host, request, conf))
 
     def delete(self, request: Request) -> None:
         from ib_sriov_cni.attach.release import delete
 
         conf, host = self._open(request, lenient=True)
-        self._told(lambda: delete(host, request, conf))
+        self._told(request, lambda: delete(host, request, conf))
 
     def check(self, request: Request) -> None:
         from ib_sriov_cni.attach.check import check
 
         conf, host = self._open(request)
-        self._told(lambda: check(host, request, conf))
+        self._told(request, lambda: check(host, request, conf))
 
     def collect(self, request: Request) -> None:
         from ib_sriov_cni.attach.gc import collect
 
         conf, host = self._open(request, lenient=True)
-        self._told(lambda: collect(host, request, conf))
+        self._told(request, lambda: collect(host, request, conf))
 
     def status(self, request: Request) -> None:
         from ib_sriov_cni.attach.status import status
 
         conf, host = self._open(request, needs_device=False)
         # Asked every few seconds: a line for each would bury the others.
-        self._told(lambda: status(host, request, conf), level="debug")
+        self._told(request, lambda: status(host, request, conf), level="debug")
 
     def _open(self, request: Request, *, lenient: bool = False, needs_device: bool = True) -> tuple[NetConf, Host]:
         from ib_sriov_cni.host import Host
@@ -85,9 +86,11 @@ class _Plugin:
                 Log(path=path, context=context).refuse(code=fault.code, error=fault.msg, hint=fault.details)
             raise
         self.log = Log(level=conf.log_level, path=conf.log_file, context=context)
+        if TIMELINE in os.environ:
+            _write_start()
         return conf, Host(log=self.log, state_dir=conf.state_dir)
 
-    def _told(self, act: Callable[[], T], level: str = "info") -> T:
+    def _told(self, request: Request, act: Callable[[], T], level: str = "info") -> T:
         """Log the end once: that it went well, or a refusal with everything the runtime will be told."""
         try:
             result = act()
@@ -95,9 +98,13 @@ class _Plugin:
             if self.log:
                 self.log.refuse(code=fault.code, error=fault.msg, hint=fault.details)
             raise
-        if self.log:
-            self.log.done(level)
-        return result
+        else:
+            if self.log:
+                self.log.done(level)
+            return result
+        finally:
+            if TIMELINE in os.environ:
+                _write_whole(request)
 
     def on_fault(self, fault: BaseException) -> str:
         """Write the traceback to the log; tell where that is."""
@@ -109,6 +116,39 @@ class _Plugin:
             return "standard error has the traceback"
         self.log.fail(code=InternalFault.code, traceback=text)
         return f"the traceback is in {self.log.where}"
+
+
+def _write_start() -> None:
+    """Write what the start took: the interpreter's, the imports, reading what is asked."""
+    import time
+
+    from ib_sriov_cni.trace import write_event
+
+    now = time.monotonic_ns()
+    write_event("start", now - _age(), now)
+
+
+def _write_whole(request: Request) -> None:
+    """Write the whole of it, from the start of the process on."""
+    import time
+
+    from ib_sriov_cni.trace import write_process
+
+    words = f"{request.command} {request.ifname} {request.container_id[:12]}"
+    write_process(words, request.command, time.monotonic_ns() - _age())
+
+
+def _age() -> int:
+    """How long this process lives, ns: /proc/self/stat says when it began, to a hundredth of a second."""
+    import time
+
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return time.process_time_ns()
+    hundredths = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 10**9 // os.sysconf("SC_CLK_TCK")
+    return max(hundredths, time.process_time_ns())
 
 
 def _end_by_exception() -> None:

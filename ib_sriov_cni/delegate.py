@@ -17,6 +17,8 @@ from ipam.result import Result, parse_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from ib_sriov_cni.log import Log
     from ipam.request import Request
 
@@ -77,12 +79,16 @@ def check_addresses(request: Request, kind: str, log: Log) -> None:
         log.debug("the IPAM plugin has no CHECK", plugin=kind, answer=refusal.msg)
 
 
-def collect_addresses(request: Request, kind: str, log: Log) -> None:
-    """Have it release what is not on the list of valid attachments."""
+def collect_addresses(request: Request, kind: str, log: Log, live: Callable[[], Iterable[str]] = tuple) -> None:
+    """Have it release what is not on the list of valid attachments.
+
+    The bundled one asks for the `live` containers once more when it has read its leases: an ADD that came since the
+    list was made has its record before its lease.
+    """
     if kind == BUNDLED:
         from ipam.plugin import gc
 
-        gc(request)
+        gc(request, live)
     else:
         _execute_if_known(request, kind, "GC", log)
 

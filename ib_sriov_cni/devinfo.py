@@ -59,7 +59,8 @@ def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress, rdma: str) 
 
 def _read(path: str) -> dict[str, object]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A link would have what is at its end copied into a file that everybody reads; a pipe would be waited for.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return {}
     try:

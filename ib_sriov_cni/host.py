@@ -41,6 +41,7 @@ class Host:
         self._state_dir = state_dir or DEFAULT_STATE_DIR
         self.records = Records(self._state_dir)
         self._proc = proc_root
+        self._boot_id = ""
         self._rtnl: Rtnl | None = None
         self._rdma: Rdma | None = None
 
@@ -104,14 +105,16 @@ class Host:
 
     def read_boot_id(self) -> str:
         """Give what names this boot (Documentation/admin-guide/sysctl/kernel.rst, random)."""
-        try:
-            fd = os.open(f"{self._proc}/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return ""
-        try:
-            return os.read(fd, 64).decode().strip()
-        finally:
-            os.close(fd)
+        if not self._boot_id:
+            try:
+                fd = os.open(f"{self._proc}/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return ""
+            try:
+                self._boot_id = os.read(fd, 64).decode().strip()
+            finally:
+                os.close(fd)
+        return self._boot_id
 
     def enable_ipv6(self, netns: Netns, ifname: str) -> None:
         """Turn IPv6 on for an interface where a runtime turned it off by default (disable_ipv6)."""

@@ -85,6 +85,18 @@ class Locks:
         return ""
 
 
+    def was_last_taken_by(self, pci: str, holder: str) -> bool:
+        """Whether that is who has the VF's lock, or had it last."""
+        try:
+            fd = os.open(f"{self._folder}/{pci}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            return _read(fd)[1:-1] == holder.split()
+        finally:
+            os.close(fd)
+
+
 class Lock:
     """A lock that is held; `with` lets go at the end."""
 
@@ -100,10 +112,17 @@ class Lock:
         os.close(self._fd)
 
 
+def _read(fd: int) -> list[str]:
+    """Give the words of a lock file, none if it cannot be read."""
+    try:
+        return os.pread(fd, 400, 0).decode(errors="replace").split()
+    except OSError:
+        return []
+
+
 def _describe(fd: int) -> str:
     try:
-        words = os.pread(fd, 400, 0).decode(errors="replace").split()
-        pid, container, ifname, since = words
+        pid, container, ifname, since = _read(fd)
         return f"process {pid} (container {container}, {ifname}, for {int(time.time()) - int(since)} s)"
-    except (OSError, ValueError):
+    except ValueError:
         return "a process that left no name"

@@ -2,6 +2,7 @@
 and everything where there is no logFile.
 
 A line is written in one piece and appended, so that processes can share a file (docs/decisions).
+With IB_SRIOV_TRACE the steps are written as a timeline too (`trace`).
 Tests place a fault at a step by IB_SRIOV_TRACE_POINT: `<step>=kill`, `<step>=stop` or `<step>=fail`, which
 strikes before the step, and `<step>.done=…` after it.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 TRACE_POINT = "IB_SRIOV_TRACE_POINT"
+TIMELINE = "IB_SRIOV_TRACE"
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:;/@%+-~[]{}()*#?&!|<>$^'")
 
 
@@ -29,6 +31,7 @@ class Log:
         """`level` is a key of LEVELS; `path` empty: no file."""
         self._level = LEVELS[level]
         self._path = path
+        self._fd = -1  # of the file, once a line was written
         self._context = _fields(context or {})
         self._start = time.monotonic()
         self.steps: list[str] = []  # names of the steps that were done, in order
@@ -95,18 +98,22 @@ class Log:
             _write_all(2, line)
 
     def _append(self, line: str) -> None:
-        try:
-            # Not to wait for the reader of a pipe, nor to be tied to a terminal.
-            aloof = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | aloof, 0o640)
-        except OSError as fault:
-            _write_all(2, f"level=warning msg={_quote(f'cannot open logFile {self._path}: {fault.strerror}')}\n")
-            self._path = ""  # say so once
-            return
-        try:
-            _write_all(fd, line)
-        finally:
-            os.close(fd)
+        if self._fd < 0:
+            try:
+                # Not to wait for the reader of a pipe, nor to be tied to a terminal.
+                aloof = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | aloof, 0o640)
+            except OSError as fault:
+                _write_all(2, f"level=warning msg={_quote(f'cannot open logFile {self._path}: {fault.strerror}')}\n")
+                self._path = ""  # say so once
+                return
+        _write_all(self._fd, line)
+
+    def close(self) -> None:
+        """Let go of the file, which the next line opens again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class Step:
@@ -136,9 +143,35 @@ class Step:
             facts["error"] = fault
         facts["ms"] = f"{(time.monotonic() - self._start) * 1000:.1f}"
         self._log.write_step("info" if fault is None else "error", facts)
+        if TIMELINE in os.environ:
+            _write_event(self._name, self._start, {key: str(fact) for key, fact in facts.items() if key != "step"})
         if fault is None:
             self._log.steps.append(self._name)
             _trace_point(f"{self._name}.done")
+
+
+class Span:
+    """`with Span(name):` is a stretch of time in the timeline, nothing without one."""
+
+    def __init__(self, name: str) -> None:
+        """Name it."""
+        self._name = name
+        self._start = 0.0
+
+    def __enter__(self) -> None:
+        """Start."""
+        self._start = time.monotonic()
+
+    def __exit__(self, *_fault: object) -> None:
+        """Write it."""
+        if TIMELINE in os.environ:
+            _write_event(self._name, self._start, {})
+
+
+def _write_event(name: str, start: float, args: dict[str, object]) -> None:
+    from ib_sriov_cni.trace import write_event
+
+    write_event(name, int(start * 1e9), time.monotonic_ns(), args)
 
 
 def _trace_point(name: str) -> None:

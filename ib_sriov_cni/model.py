@@ -97,6 +97,7 @@ class VfFunction:
     driver: str  # "" when unbound
     pf_driver: str
     pf_netdev: str  # "" when the PF has none in this namespace
+    pf_index: int = 0  # its number, which stays when udev or a person renames it; 0 with none
 
 
 @value

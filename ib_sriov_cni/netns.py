@@ -90,7 +90,7 @@ class Inside:
 
 def open_own() -> Netns:
     """Open the calling thread's namespace."""
-    return Netns(os.open(OWN, os.O_RDONLY | os.O_CLOEXEC), "the host's")
+    return Netns(os.open(OWN, os.O_RDONLY | os.O_CLOEXEC), "the host's namespace")
 
 
 def open_netns(path: str) -> Netns:

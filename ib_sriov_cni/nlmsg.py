@@ -3,8 +3,9 @@
 `import pyroute2` runs a package `__init__` that loads 368 modules (asyncio, ssl, sqlite3 …) and costs more
 than a whole ADD; even its ifinfmsg brings 15 plug-ins that no IPoIB netdev needs. What is wanted are
 `nlmsg` and `nla` of pyroute2.netlink, which encode and decode, so this module loads that one module below
-an empty `pyroute2` package, keeps `logging`, `typing` and the like from being imported for its sake, and
-declares the few messages the plugin speaks. tests/unit/test_nlmsg.py says when a pyroute2 breaks this.
+an empty `pyroute2` package, keeps `logging`, `typing` and the like from being imported for its sake
+(`standins`), and declares the few messages the plugin speaks. tests/unit/test_nlmsg.py says when a pyroute2 breaks
+this.
 
 Sources: include/uapi/linux/{netlink,rtnetlink,if_link,if_addr}.h, include/uapi/rdma/rdma_netlink.h.
 """
@@ -12,24 +13,11 @@ Sources: include/uapi/linux/{netlink,rtnetlink,if_link,if_addr}.h, include/uapi/
 from __future__ import annotations
 
 import sys
+from struct import unpack_from
 
-
-class _Anything:
-    """Stand-in for what pyroute2.netlink takes from modules it needs only for annotations and logs."""
-
-    def __getattr__(self, _name: str) -> _Anything:
-        return self
-
-    def __getitem__(self, _key: object) -> _Anything:
-        return self
-
-    def __call__(self, *_args: object, **_kwargs: object) -> _Anything:
-        return self
-
-    def __or__(self, _other: object) -> _Anything:
-        return self
-
-    __ror__ = __or__
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def _load_base() -> object:
@@ -38,46 +26,73 @@ def _load_base() -> object:
         import pyroute2.netlink
 
         return pyroute2.netlink
+    import _collections  # type: ignore[import-not-found]  # no stubs
     import _frozen_importlib
+    import _functools  # type: ignore[import-not-found]  # no stubs
     import _socket
     import _thread
+    import _weakref
 
-    made: list[str] = []
+    from ib_sriov_cni.standins import StandIns, anything
 
-    def stand_in(name: str, **attributes: object) -> None:
-        if name not in sys.modules:
-            module = type(sys)(name)
-            module.__dict__.update(attributes)
-            sys.modules[name] = module
-            made.append(name)
-
-    anything = _Anything()
     spec = _frozen_importlib._find_spec("pyroute2", None)  # type: ignore[attr-defined]  # noqa: SLF001  # importlib.util costs more
     if spec is None:
         raise ImportError("pyroute2 is not installed")
-    sys.modules["pyroute2"] = _frozen_importlib.module_from_spec(spec)
-    made.append("pyroute2")
-    stand_in("logging", getLogger=anything)
-    stand_in("traceback", format_exc=anything, format_stack=anything)
-    stand_in(
-        "typing", **dict.fromkeys(("Any", "Callable", "Dict", "Literal", "Optional", "TypeVar", "Union"), anything)
-    )
+    package = _frozen_importlib.module_from_spec(spec)
     public = {name: item for name, item in _socket.__dict__.items() if not name.startswith("_")}
-    stand_in("socket", AddressFamily=int, **public)
-    stand_in("threading", local=_thread._local, Lock=_thread.allocate_lock, RLock=_thread.RLock)  # noqa: SLF001  # what threading itself exports
-    try:
+    modules = {
+        "logging": {"getLogger": anything},
+        "traceback": {"format_exc": anything, "format_stack": anything},
+        "typing": dict.fromkeys(("Any", "Callable", "Dict", "Literal", "Optional", "TypeVar", "Union"), anything),
+        "socket": {"AddressFamily": int, **public},
+        "threading": {"local": _thread._local, "Lock": _thread.allocate_lock, "RLock": _thread.RLock},  # noqa: SLF001  # what threading itself exports
+        "collections": {"OrderedDict": _collections.OrderedDict},
+        "functools": {"partial": _functools.partial},
+        "types": {"FunctionType": type(_load_base)},
+        "weakref": {"proxy": _weakref.proxy},
+    }
+    with StandIns(modules) as stand_ins:
+        # Without its __init__, which is what costs; the real one may be imported afterwards.
+        stand_ins.put("pyroute2", package)
         import pyroute2.netlink
 
         return sys.modules["pyroute2.netlink"]
-    finally:
-        # Whoever imports these later gets the real ones, the whole pyroute2 included.
-        for name in made:
-            sys.modules.pop(name, None)
 
 
 _base = _load_base()
-nla = _base.nla  # type: ignore[attr-defined]  # no stubs
-nlmsg = _base.nlmsg  # type: ignore[attr-defined]  # no stubs
+_slot = _base.nla_slot  # type: ignore[attr-defined]  # no stubs
+
+
+class _Sparse:
+    """Leaves out attributes that are not in the map: a link has fifty, of which ten are read.
+
+    pyroute2 makes an object of each one, which was half the cost of reading a link.
+    """
+
+    def decode_nlas(self: Any, offset: int) -> None:
+        """Take the place of nlmsg_base.decode_nlas; the attributes are decoded when they are asked for."""
+        known = self._nlmsg_base__t_nla_map
+        end = self.offset + self.length
+        while offset + 4 <= end:
+            length, kind = unpack_from("HH", self.data, offset)
+            length = max(length, 4)
+            attribute = known.get(kind & NLA_TYPE_MASK)
+            if attribute is not None:
+                size = min(length, end - offset)
+                cell = attribute["class"](data=self.data, offset=offset, parent=self, length=size, init=None)
+                self["attrs"].append(_slot(attribute["name"], cell))
+            offset += (length + 3) & ~3
+
+
+class nla(_Sparse, _base.nla):  # type: ignore[misc, name-defined]  # noqa: N801  # named as in pyroute2; no stubs
+    """An attribute."""
+
+
+class nlmsg(_Sparse, _base.nlmsg):  # type: ignore[misc, name-defined]  # noqa: N801  # likewise
+    """A message."""
+
+
+NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
@@ -89,7 +104,7 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
 
 
-class linkmsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # named as pyroute2 names messages; its base has no stubs
+class linkmsg(nlmsg):  # noqa: N801  # named as pyroute2 names messages
     """struct ifinfomsg and the link attributes the plugin reads or sets."""
 
     prefix = "IFLA_"
@@ -111,28 +126,28 @@ class linkmsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # named a
         (56, "IFLA_PARENT_DEV_NAME", "asciiz"),
     )
 
-    class ipoibinfo(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+    class ipoibinfo(nla):  # noqa: N801  # see linkmsg
         """IFLA_LINKINFO of a netdev that is to be made; in answers it may be any kind's, and is not looked into."""
 
         nla_map = ((1, "IFLA_INFO_KIND", "asciiz"), (2, "IFLA_INFO_DATA", "ipoib"))
 
-        class ipoib(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+        class ipoib(nla):  # noqa: N801  # see linkmsg
             """IFLA_INFO_DATA of kind ipoib."""
 
             nla_map = ((1, "IFLA_IPOIB_PKEY", "uint16"),)
 
-    class proplist(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+    class proplist(nla):  # noqa: N801  # see linkmsg
         """IFLA_PROP_LIST: alternative names."""
 
         nla_flags = 0x8000  # NLA_F_NESTED
         nla_map = ((53, "IFLA_ALT_IFNAME", "asciiz"),)
 
-    class vflist(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+    class vflist(nla):  # noqa: N801  # see linkmsg
         """IFLA_VFINFO_LIST of a PF: one IFLA_VF_INFO per VF."""
 
         nla_map = ((1, "IFLA_VF_INFO", "vfinfo"),)
 
-        class vfinfo(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+        class vfinfo(nla):  # noqa: N801  # see linkmsg
             """One VF's settings; pyroute2's own class writes GUIDs of a wrong length, so these are ours."""
 
             nla_map = (
@@ -141,18 +156,18 @@ class linkmsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # named a
                 (11, "IFLA_VF_IB_PORT_GUID", "vf_guid"),
             )
 
-            class vf_u32(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+            class vf_u32(nla):  # noqa: N801  # see linkmsg
                 """struct ifla_vf_link_state."""
 
                 fields = (("vf", "I"), ("number", "I"))
 
-            class vf_guid(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+            class vf_guid(nla):  # noqa: N801  # see linkmsg
                 """struct ifla_vf_guid: four bytes of padding before the u64."""
 
                 fields = (("vf", "I"), ("__pad", "4x"), ("guid", "Q"))
 
 
-class addrmsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+class addrmsg(nlmsg):  # noqa: N801  # see linkmsg
     """struct ifaddrmsg."""
 
     prefix = "IFA_"
@@ -165,7 +180,7 @@ class addrmsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see lin
     )
 
 
-class routemsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+class routemsg(nlmsg):  # noqa: N801  # see linkmsg
     """struct rtmsg."""
 
     prefix = "RTA_"
@@ -189,13 +204,13 @@ class routemsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see li
         (15, "RTA_TABLE", "uint32"),
     )
 
-    class metrics(nla):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+    class metrics(nla):  # noqa: N801  # see linkmsg
         """RTA_METRICS."""
 
         nla_map = ((2, "RTAX_MTU", "uint32"), (8, "RTAX_ADVMSS", "uint32"))
 
 
-class rdmamsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+class rdmamsg(nlmsg):  # noqa: N801  # see linkmsg
     """A message of NETLINK_RDMA's nldev client, which pyroute2 lacks: no fixed header, attributes alone."""
 
     prefix = "RDMA_NLDEV_"
@@ -210,7 +225,7 @@ class rdmamsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see lin
     )
 
 
-class errormsg(nlmsg):  # type: ignore[misc, valid-type]  # noqa: N801  # see linkmsg
+class errormsg(nlmsg):  # noqa: N801  # see linkmsg
     """struct nlmsgerr as far as the errno; the rest is read by hand (the echoed request has any length)."""
 
     fields = (("error", "i"),)

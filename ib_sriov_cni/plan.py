@@ -28,7 +28,7 @@ class Facts:
 
     function: VfFunction
     pf_link: Link
-    configs: dict[int, VfConfig]  # what the PF says of each of its VFs
+    configs: dict[int, VfConfig]  # what the PF says of its VFs, by index; of this one at least
     rdma: RdmaDevice | None
     netdev: Link | None  # in the host's namespace
     rdma_here: bool  # the RDMA device is seen from the host's namespace

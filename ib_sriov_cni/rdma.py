@@ -73,16 +73,19 @@ class Rdma:
             time.sleep(pause)
             pause *= 2
 
-    def move_device(self, name: str, netns: int) -> None:
-        """Move the device to the namespace of that open file; its IPoIB netdevs are made anew (docs/lab)."""
-        self._set(f"move {name} to another namespace", name, ("RDMA_NLDEV_NET_NS_FD", netns))
+    def move_device(self, name: str, netns: int, index: int | None = None) -> None:
+        """Move the device to the namespace of that open file; its IPoIB netdevs are made anew (docs/lab).
+
+        `index` saves looking for it, which takes a dump: the kernel looks RDMA devices up by index alone.
+        """
+        self._set(f"move {name} to another namespace", name, ("RDMA_NLDEV_NET_NS_FD", netns), index)
 
     def set_name(self, name: str, new: str) -> None:
         """Rename the device."""
         self._set(f"rename to {new}", name, ("RDMA_NLDEV_ATTR_DEV_NAME", new))
 
-    def _set(self, operation: str, name: str, attribute: tuple[str, object]) -> None:
-        index = self.find_device(name)
+    def _set(self, operation: str, name: str, attribute: tuple[str, object], index: int | None = None) -> None:
+        index = self.find_device(name) if index is None else index
         target = f"RDMA device {name}"
         if index is None:
             raise KernelRefused(operation, target, errno.ENODEV)

@@ -8,8 +8,14 @@ Layout below stateDir (0700, files 0600, whatever the umask)::
     <containerID>-<ifname>                              records of the Go plugin (N6)
 
 The link answers in one system call who owns a VF, and keeps a late DEL from touching a VF that serves somebody
-else by now. Files appear whole: temporary file, fsync, rename, fsync of the folder. A record that cannot be
-understood is set aside as `<name>.damaged`, never in the way.
+else by now. Files appear whole: temporary file, fsync, rename. A record that cannot be understood is set aside as
+`<name>.damaged`, never in the way; so is a link in the place of a folder.
+
+What is synced is what a power cut must not take (a killed process takes nothing). After one the VF's devices are as
+the boot made them; what is left of an attachment are its addresses, and whose they are is in the record. So the
+record is durable before the first effect: file, folder, and the folders above if they are new. Nothing else needs
+the folder's fsync: an old record in the place of a committed one, a record that was forgotten already, an owner's link
+too many or too few all belong to another boot, where DEL and GC release the addresses again or for the first time.
 """
 
 from __future__ import annotations
@@ -20,6 +26,14 @@ import stat
 
 from ib_sriov_cni.errors import StateFailure
 from ib_sriov_cni.model import Guid, PciAddress
+from ib_sriov_cni.statedir import (
+    make_folders,
+    remove_quietly,
+    set_aside,
+    set_links_aside,
+    sync_folder,
+    write_whole,
+)
 from ipam.fastjson import dumps, loads
 from ipam.value import value
 
@@ -170,10 +184,12 @@ class Records:
 
         Raises StateFailure (106) if it is there but cannot be read.
         """
+        path = self.file_of(key)
+        set_links_aside(self._attachments, os.path.dirname(path))
         try:
             return self.inspect(key)
         except ValueError:
-            self._set_aside(self.file_of(key))
+            set_aside(path)
             return None
 
     def inspect(self, key: Key) -> Record | None:
@@ -199,60 +215,67 @@ class Records:
             raise ValueError(f"{type(fault).__name__}: {fault}") from None
         return record if record.key == key else None
 
-    def _set_aside(self, path: str) -> None:
-        try:
-            os.rename(path, path + DAMAGED)
-        except OSError as fault:
-            raise StateFailure(f"set aside damaged record {path}: {fault.strerror}", "remove it by hand") from None
-
     def write(self, record: Record) -> None:
-        """Write or replace a record, durably. Raises StateFailure (106); then nothing changed."""
+        """Write or replace a record, durably if it is new. Raises StateFailure (106); then nothing changed."""
         path = self.file_of(record.key)
         try:
             text = dumps(render_record(record)).encode() + b"\n"
-            _try_again(lambda: self._write(record.key, path, text))
+            _try_again(lambda: self._write(record, path, text))
         except (OSError, ValueError) as fault:
             hint = "the state directory must be writable and have room"
             reason = fault.strerror if isinstance(fault, OSError) else fault
             raise StateFailure(f"write record {path}: {reason}", hint) from None
 
-    def _write(self, key: Key, path: str, text: bytes) -> None:
-        folder = _make_folders(self._attachments, key.network)
+    def _write(self, record: Record, path: str, text: bytes) -> None:
         temporary = f"{path}{UNFINISHED}"
-        _remove_quietly(temporary)
+        if not record.committed:  # else the record is there, and its folder
+            make_folders(self._attachments, record.key.network)
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = _create(temporary)
+        except FileNotFoundError:
+            make_folders(self._attachments, record.key.network)
+            fd = _create(temporary)
+        try:
             try:
                 os.fchmod(fd, 0o600)
-                _write_whole(fd, text)
+                write_whole(fd, text)
                 os.fsync(fd)
             finally:
                 os.close(fd)
             os.rename(temporary, path)
         except OSError:
-            _remove_quietly(temporary)
+            remove_quietly(temporary)
             raise
-        _sync(folder)
+        if not record.committed:
+            sync_folder(os.path.dirname(path))
 
     def forget(self, key: Key) -> None:
         """Remove a record; absent is fine. Raises StateFailure (106)."""
         path = self.file_of(key)
         try:
             os.unlink(path)
-            _sync(os.path.dirname(path))
         except OSError as fault:
             if fault.errno not in NO_RECORD:
                 raise StateFailure(f"remove record {path}: {fault.strerror}") from None
-        for parent in (os.path.dirname(path), self._attachments):
-            try:
-                os.rmdir(parent)
-            except OSError:
-                break  # other attachments are in it
+        _remove_empty(os.path.dirname(path), self._attachments)
+
+    def sweep(self, network: str, key: Key | None = None) -> None:
+        """Remove what writes cut short have left, of a network or one attachment; a live one begins again."""
+        folder = f"{self._attachments}/{network}"
+        torn = [name for name in _names(folder) if name.endswith(".json.new")]
+        for path in [f"{folder}/{name}" for name in torn]:
+            if key is None or path == f"{self.file_of(key)}.new":
+                remove_quietly(path)
+        if torn:
+            _remove_empty(folder, self._attachments)
 
     def read_keys(self) -> list[Key]:
         """Give the keys of all records."""
+        set_links_aside(self._attachments)
         keys = []
         for network in _names(self._attachments):
+            if os.path.islink(f"{self._attachments}/{network}"):
+                continue
             for name in _names(f"{self._attachments}/{network}"):
                 key = Key.parse(f"{network}/{name[:-5]}") if name.endswith(".json") else None
                 if key:
@@ -267,24 +290,16 @@ class Records:
 
     def read_foreign(self, key: Key) -> tuple[dict[str, object], float] | None:
         """Give the Go plugin's record and when it was written; one that cannot be understood is set aside."""
-        path = self.foreign_file_of(key)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
+        found = _read_foreign(self.foreign_file_of(key))
+        if found is None:
             return None
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                return None
-            doc = _read_json(fd)
-        finally:
-            os.close(fd)
+        doc, written = found
         if not isinstance(doc, dict):
             self.set_foreign_aside(key)
             return None
         # The file's name says neither the network nor, with hyphens in it, where the interface's begins.
         ours = doc.get("name") in (None, "", key.network) and doc.get("ContIFNames") in (None, "", key.ifname)
-        return (doc, status.st_mtime) if ours else None
+        return (doc, written) if ours else None
 
     def read_foreign_keys(self, network: str) -> list[Key]:
         """Give the attachments of a network that the Go plugin's records speak of."""
@@ -298,9 +313,21 @@ class Records:
                 cut = name.find("-", cut + 1)
         return keys
 
+    def is_superseded(self, key: Key, pci: PciAddress, written: float) -> bool:
+        """Whether a later record of the Go plugin speaks of the same VF: it serves that one's pod."""
+        own = self.foreign_file_of(key)
+        for name in _names(self._state_dir):
+            path = f"{self._state_dir}/{name}"
+            found = _read_foreign(path) if path != own and not name.endswith(".damaged") else None
+            if found is None or not isinstance(found[0], dict):
+                continue
+            if found[0].get("deviceID") == pci and found[1] > written:
+                return True
+        return False
+
     def set_foreign_aside(self, key: Key) -> None:
         """Rename the Go plugin's record so that it is never in the way."""
-        self._set_aside(self.foreign_file_of(key))
+        set_aside(self.foreign_file_of(key))
 
     def forget_foreign(self, key: Key) -> None:
         """Remove the Go plugin's record; absent is fine. Raises StateFailure (106)."""
@@ -316,6 +343,7 @@ class Records:
 
     def read_owner(self, pci: PciAddress) -> Key | None:
         """Give the attachment that owns the VF, None if nobody does."""
+        set_links_aside(self._devices)
         try:
             return Key.parse(os.readlink(f"{self._devices}/{pci}"))
         except OSError:
@@ -323,12 +351,13 @@ class Records:
 
     def read_owners(self) -> list[tuple[str, Key]]:
         """Give each owned VF's PCI address with its owner."""
+        set_links_aside(self._devices)
         names = [name for name in _names(self._devices) if not name.endswith(UNFINISHED)]  # what a killed claim left
         pairs = [(name, self.read_owner(PciAddress(name))) for name in names]
         return [(pci, key) for pci, key in pairs if key is not None]
 
     def claim(self, pci: PciAddress, key: Key) -> None:
-        """Make an attachment the owner of a VF, durably. Raises StateFailure (106)."""
+        """Make an attachment the owner of a VF. Raises StateFailure (106)."""
         path = f"{self._devices}/{pci}"
         try:
             _try_again(lambda: self._claim(path, key))
@@ -337,11 +366,13 @@ class Records:
 
     def _claim(self, path: str, key: Key) -> None:
         temporary = f"{path}{UNFINISHED}"
-        _make_folders(self._devices, "")
-        _remove_quietly(temporary)
-        os.symlink(key.path, temporary)
+        make_folders(self._devices, "", durable=False)
+        try:
+            os.symlink(key.path, temporary)
+        except FileExistsError:  # a killed claim left it
+            remove_quietly(temporary)
+            os.symlink(key.path, temporary)
         os.rename(temporary, path)
-        _sync(self._devices)
 
     def disclaim(self, pci: PciAddress, key: Key) -> None:
         """Let go of a VF if it is ours. Raises StateFailure (106)."""
@@ -349,7 +380,6 @@ class Records:
             return
         try:
             os.unlink(f"{self._devices}/{pci}")
-            _sync(self._devices)
         except FileNotFoundError:
             pass
         except OSError as fault:
@@ -358,6 +388,27 @@ class Records:
             os.rmdir(self._devices)
         except OSError:
             pass  # other VFs are in use
+
+
+def _remove_empty(*folders: str) -> None:
+    for folder in folders:
+        try:
+            os.rmdir(folder)
+        except OSError:
+            break  # other attachments are in it
+
+
+def _read_foreign(path: str) -> tuple[object, float] | None:
+    """Give a file's JSON value and when it was written; None if there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+        return (_read_json(fd), status.st_mtime) if stat.S_ISREG(status.st_mode) else None
+    finally:
+        os.close(fd)
 
 
 def _read_json(fd: int) -> object:
@@ -385,47 +436,11 @@ def _try_again(action: Callable[[], None]) -> None:
     action()
 
 
-def _make_parents(folder: str) -> None:
-    """Make the folders that are not ours, for nobody else to write to, whatever the umask."""
-    if not folder or os.path.isdir(folder):
-        return
-    _make_parents(os.path.dirname(folder))
+def _create(path: str) -> int:
+    """Create a file that nobody else has open, in the place of one that a killed process left."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        os.mkdir(folder, 0o755)
+        return os.open(path, flags, 0o600)
     except FileExistsError:
-        pass
-
-
-def _make_folders(base: str, name: str) -> str:
-    """Make the folders down to base/name, 0700 whatever the umask where they are ours; gives the last one."""
-    state_dir = os.path.dirname(base)
-    _make_parents(os.path.dirname(state_dir))
-    folder = base
-    for folder in (state_dir, base, f"{base}/{name}") if name else (state_dir, base):
-        try:
-            os.mkdir(folder, 0o700)
-            os.chmod(folder, 0o700)
-            _sync(os.path.dirname(folder))
-        except FileExistsError:
-            pass
-    return folder
-
-
-def _write_whole(fd: int, text: bytes) -> None:
-    while text:
-        text = text[os.write(fd, text) :]
-
-
-def _sync(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _remove_quietly(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
+        remove_quietly(path)
+        return os.open(path, flags, 0o600)

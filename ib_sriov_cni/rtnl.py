@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from ib_sriov_cni.model import VfFunction
+
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 IFA_F_NODAD = 0x02
 RT_TABLE_UNSPEC, RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST = 0, 254, 3, 4, 1
@@ -39,6 +41,10 @@ class Rtnl:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+    def netns_cookie(self) -> int:
+        """Give the cookie of its namespace, 0 where the kernel has none."""
+        return self._socket.netns_cookie()
 
     def _ask(self, operation: str, target: str, message: type[Any], kind: int, **how: Any) -> list[Any]:
         try:
@@ -68,23 +74,27 @@ class Rtnl:
         answers = self._ask("list", "netdevs", m.linkmsg, m.RTM_GETLINK, flags=m.NLM_F_DUMP, attrs=attrs)
         return [_link(answer) for answer in answers]
 
-    def find_link(self, pci: str) -> Link | None:
-        """Give the IPoIB netdev whose parent is that PCI function (not a P_Key child), by a dump."""
-        for link in self.read_links():
+    def find_link(self, pci: str, links: Sequence[Link] | None = None) -> Link | None:
+        """Give the IPoIB netdev whose parent is that PCI function (not a P_Key child).
+
+        By a dump, or among the links of an earlier one: the kernel looks links up by index and name alone.
+        """
+        for link in self.read_links() if links is None else links:
             if link.pci == pci and link.kind == ARPHRD_INFINIBAND and not link.lower:
                 return link
         return None
 
-    def find_children(self, pci: str, guid: Guid) -> list[Link]:
+    def find_children(self, pci: str, guid: Guid, links: Sequence[Link] | None = None) -> list[Link]:
         """Give the P_Key children of that PCI function; of that port GUID where the kernel tells no PCI device.
 
-        It tells none of a child that netlink made (6.12), and none at all before 5.14.
+        It tells none of a child that netlink made (6.12), and none at all before 5.14. By a dump, or among `links`.
         """
-        links = [link for link in self.read_links() if link.lower and link.port_guid is not None]
-        return [link for link in links if (link.pci == pci if link.pci else link.port_guid == guid)]
+        found = self.read_links() if links is None else links
+        children = [link for link in found if link.lower and link.port_guid is not None]
+        return [link for link in children if (link.pci == pci if link.pci else link.port_guid == guid)]
 
     def read_children_of(self, parent: Link) -> tuple[str, ...]:
-        """Give the names of a netdev's P_Key children in this namespace, the netdev's own."""
+        """Give the names of a netdev's P_Key children in this namespace, the netdev's own; by a dump."""
         links = [link for link in self.read_links() if link.lower == parent.index]
         return tuple([link.name for link in links if link.kind == ARPHRD_INFINIBAND])
 
@@ -160,49 +170,46 @@ class Rtnl:
 
     # ---- the PF's settings of its VFs
 
-    def read_pf(self, pf_netdev: str) -> tuple[Link, dict[int, VfConfig]]:
-        """Give a PF's netdev and what the PF says of each of its VFs, by VF index; one message has both."""
-        attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS), ("IFLA_IFNAME", pf_netdev)]
-        (answer,) = self._ask("read VFs of", f"PF {pf_netdev}", m.linkmsg, m.RTM_GETLINK, attrs=attrs)
-        listed = answer.get_attr("IFLA_VFINFO_LIST")
-        configs = {}
-        for info in listed.get_attrs("IFLA_VF_INFO") if listed else ():
-            state = info.get_attr("IFLA_VF_LINK_STATE")
-            node, port = info.get_attr("IFLA_VF_IB_NODE_GUID"), info.get_attr("IFLA_VF_IB_PORT_GUID")
-            index = next((item["vf"] for item in (state, node, port) if item), None)
-            if index is not None:
-                configs[index] = VfConfig(
-                    node_guid=Guid(node["guid"] if node else 0),
-                    port_guid=Guid(port["guid"] if port else 0),
-                    link_state=LINK_STATE_NAMES.get(state["number"], "") if state else "",
-                )
-        return _link(answer), configs
+    def read_pf(
+        self, pf_netdev: str, pf_index: int = 0, *, only: int | None = None
+    ) -> tuple[Link, dict[int, VfConfig]]:
+        """Give a PF's netdev and what the PF says of each of its VFs, by VF index; one message has both.
 
-    def set_vf_link_state(self, pf_netdev: str, index: int, state: str) -> None:
+        It is asked by its number, or by its name where that is 0. `only`: of the VF of that index alone; the kernel
+        tells of all, and decoding them is what takes time.
+        """
+        fields, named = _addressed(pf_netdev, pf_index)
+        attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS), *named]
+        (answer,) = self._ask("read VFs of", f"PF {pf_netdev}", m.linkmsg, m.RTM_GETLINK, fields=fields, attrs=attrs)
+        return _link(answer), vf_configs(answer, only)
+
+    def set_vf_link_state(self, vf: VfFunction, state: str) -> None:
         """Set the VF's link state: auto, enable or disable. Acts at once."""
         content = {"number": LINK_STATES[state]}
-        self._set_vf(f"set link state {state} of", pf_netdev, index, "IFLA_VF_LINK_STATE", content)
+        self._set_vf(f"set link state {state} of", vf, "IFLA_VF_LINK_STATE", content)
 
-    def set_vf_node_guid(self, pf_netdev: str, index: int, guid: Guid) -> None:
+    def set_vf_node_guid(self, vf: VfFunction, guid: Guid) -> None:
         """Set the VF's node GUID; the VF takes it when its driver is bound again."""
-        self._set_vf(f"set node GUID {guid} of", pf_netdev, index, "IFLA_VF_IB_NODE_GUID", {"guid": int(guid)})
+        self._set_vf(f"set node GUID {guid} of", vf, "IFLA_VF_IB_NODE_GUID", {"guid": int(guid)})
 
-    def set_vf_port_guid(self, pf_netdev: str, index: int, guid: Guid) -> None:
+    def set_vf_port_guid(self, vf: VfFunction, guid: Guid) -> None:
         """Set the VF's port GUID; the VF takes it when its driver is bound again."""
-        self._set_vf(f"set port GUID {guid} of", pf_netdev, index, "IFLA_VF_IB_PORT_GUID", {"guid": int(guid)})
+        self._set_vf(f"set port GUID {guid} of", vf, "IFLA_VF_IB_PORT_GUID", {"guid": int(guid)})
 
-    def _set_vf(self, operation: str, pf_netdev: str, index: int, name: str, content: dict[str, int]) -> None:
-        info = {"attrs": [(name, {"vf": index, **content})]}
-        attrs = [("IFLA_IFNAME", pf_netdev), ("IFLA_VFINFO_LIST", {"attrs": [("IFLA_VF_INFO", info)]})]
-        target = f"VF {index} of PF {pf_netdev}"
-        self._ask(operation, target, m.linkmsg, m.RTM_SETLINK, flags=m.NLM_F_ACK, attrs=attrs)
+    def _set_vf(self, operation: str, vf: VfFunction, name: str, content: dict[str, int]) -> None:
+        info = {"attrs": [(name, {"vf": vf.index, **content})]}
+        fields, named = _addressed(vf.pf_netdev, vf.pf_index)
+        attrs = [*named, ("IFLA_VFINFO_LIST", {"attrs": [("IFLA_VF_INFO", info)]})]
+        target = f"VF {vf.index} of PF {vf.pf_netdev}"
+        self._ask(operation, target, m.linkmsg, m.RTM_SETLINK, flags=m.NLM_F_ACK, fields=fields, attrs=attrs)
 
     # ---- addresses and routes
 
     def read_addresses(self, link: Link) -> list[str]:
-        """Give the link's addresses as text with prefix length."""
+        """Give the link's addresses as text with prefix length; kernels before 4.20 tell those of all links."""
         found = []
-        for answer in self._ask("list", "addresses", m.addrmsg, m.RTM_GETADDR, flags=m.NLM_F_DUMP):
+        fields = {"index": link.index}
+        for answer in self._ask("list", "addresses", m.addrmsg, m.RTM_GETADDR, flags=m.NLM_F_DUMP, fields=fields):
             if answer["index"] == link.index:
                 packed = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
                 found.append(f"{inet_ntop(answer['family'], packed)}/{answer['prefixlen']}")
@@ -267,18 +274,23 @@ class Rtnl:
             )
         except KernelRefused as refusal:
             wanted = (f"{inet_ntop(family, packed)}/{length}", route.gw or None, table)
-            there = [(found.dst, found.gw, found.table) for found in self.read_routes(link)]
+            there = [(found.dst, found.gw, found.table) for found in self._read_routes(link, family)]
             if refusal.errno != errno.EEXIST or wanted not in there:
                 raise
 
-    def read_routes(self, link: Link) -> list[Route]:
+    def read_routes(self, link: Link, *, ipv4: bool = True, ipv6: bool = True) -> list[Route]:
         """Give the unicast routes out of the link, of all tables."""
+        families = ((AF_INET, ipv4), (AF_INET6, ipv6))
+        return [route for family, wanted in families if wanted for route in self._read_routes(link, family)]
+
+    def _read_routes(self, link: Link, family: int) -> list[Route]:
+        """Those of a family. Kernels before 4.20 tell all there are, and one without IPv6 those of other families."""
         found = []
-        for answer in self._ask("list", "routes", m.routemsg, m.RTM_GETROUTE, flags=m.NLM_F_DUMP):
-            family = answer["family"]
-            if answer.get_attr("RTA_OIF") != link.index or answer["type"] != RTN_UNICAST:
+        how = {"fields": {"family": family, "type": RTN_UNICAST}, "attrs": [("RTA_OIF", link.index)]}
+        for answer in self._ask("list", "routes", m.routemsg, m.RTM_GETROUTE, flags=m.NLM_F_DUMP, **how):
+            if (answer["family"], answer["type"]) != (family, RTN_UNICAST):
                 continue
-            if family not in (AF_INET, AF_INET6):
+            if answer.get_attr("RTA_OIF") != link.index:
                 continue
             packed = answer.get_attr("RTA_DST") or bytes(4 if family == AF_INET else 16)
             gateway = answer.get_attr("RTA_GATEWAY")
@@ -293,6 +305,38 @@ class Rtnl:
                 )
             )
         return found
+
+
+def _addressed(name: str, index: int) -> tuple[dict[str, int], list[tuple[str, object]]]:
+    """Give fields and attributes that address a link by its number, or by its name where that is 0."""
+    return ({"index": index}, []) if index else ({}, [("IFLA_IFNAME", name)])
+
+
+def vf_configs(answer: Any, only: int | None) -> dict[int, VfConfig]:
+    """Give the settings of the VFs in a PF's link, by VF index; `only`: of that one."""
+    listed = answer.get_attr("IFLA_VFINFO_LIST")
+    slots = [slot for slot in listed["attrs"] if slot.name == "IFLA_VF_INFO"] if listed else []
+    if only is not None and only < len(slots):
+        slots.insert(0, slots[only])  # the kernel lists them in order (rtnl_fill_vf): look there first
+    configs: dict[int, VfConfig] = {}
+    for slot in slots:
+        index, config = _vf_config(slot.value)
+        if index is not None and only in (None, index):
+            configs[index] = config
+            if only is not None:
+                break
+    return configs
+
+
+def _vf_config(info: Any) -> tuple[int | None, VfConfig]:
+    """Give a VF's index, None where nothing has it, and its settings."""
+    state = info.get_attr("IFLA_VF_LINK_STATE")
+    node, port = info.get_attr("IFLA_VF_IB_NODE_GUID"), info.get_attr("IFLA_VF_IB_PORT_GUID")
+    return next((item["vf"] for item in (state, node, port) if item), None), VfConfig(
+        node_guid=Guid(node["guid"] if node else 0),
+        port_guid=Guid(port["guid"] if port else 0),
+        link_state=LINK_STATE_NAMES.get(state["number"], "") if state else "",
+    )
 
 
 def _packed(text: str) -> tuple[int, bytes]:

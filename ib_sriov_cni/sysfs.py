@@ -48,25 +48,32 @@ class Sysfs:
         """Whether a function of that address is there."""
         return os.path.isdir(f"{self._devices}/{pci}")
 
-    def read_function(self, pci: PciAddress) -> VfFunction:
-        """Read a VF and its PF. Raises DeviceUnusable (101) if it is absent or no VF."""
+    def read_pf(self, pci: PciAddress) -> PciAddress:
+        """Give a VF's PF. Raises DeviceUnusable (101) if the VF is absent or is none."""
         device = f"{self._devices}/{pci}"
+        pf = self._link(f"{device}/physfn")
+        if pf:
+            return PciAddress(pf)
         if not os.path.isdir(device):
             raise DeviceUnusable(
                 f"deviceID {pci}: there is no such PCI device",
                 "are the VFs still there (sriov_numvfs)? does the device plugin know?",
             )
-        pf = self._link(f"{device}/physfn")
-        if not pf:
-            kind = "a physical function" if os.path.exists(f"{device}/sriov_numvfs") else "no SR-IOV function"
-            raise DeviceUnusable(f"deviceID {pci} is {kind}, not a VF", "only a VF can be given to a pod")
+        kind = "a physical function" if os.path.exists(f"{device}/sriov_numvfs") else "no SR-IOV function"
+        raise DeviceUnusable(f"deviceID {pci} is {kind}, not a VF", "only a VF can be given to a pod")
+
+    def read_function(self, pci: PciAddress) -> VfFunction:
+        """Read a VF and its PF. Raises DeviceUnusable (101) if it is absent or no VF."""
+        pf = self.read_pf(pci)
+        pf_netdev, pf_index = self._read_netdev(pf)
         return VfFunction(
             pci=pci,
-            pf=PciAddress(pf),
+            pf=pf,
             index=self._vf_index(pci, pf),
             driver=self.read_driver(pci),
             pf_driver=self._link(f"{self._devices}/{pf}/driver"),
-            pf_netdev=self.read_netdev(PciAddress(pf)),
+            pf_netdev=pf_netdev,
+            pf_index=pf_index,
         )
 
     def read_guids(self) -> dict[Guid, str]:
@@ -112,18 +119,48 @@ class Sysfs:
 
     def read_netdev(self, pci: PciAddress) -> str:
         """Give the function's netdev seen in the namespace of this sysfs; not a P_Key child; empty if none."""
+        return self._read_netdev(pci)[0]
+
+    def _read_netdev(self, pci: PciAddress) -> tuple[str, int]:
+        """Give its name and its number."""
         folder = f"{self._devices}/{pci}/net"
-        for name in self._list(folder):
+        for name in self.read_netdevs(pci):
             # A child's lower interface is its parent (ipoib_get_iflink); it may be here while that is in a pod.
-            if read_attribute(f"{folder}/{name}/iflink") == read_attribute(f"{folder}/{name}/ifindex"):
-                return name
-        return ""
+            index = read_attribute(f"{folder}/{name}/ifindex")
+            if read_attribute(f"{folder}/{name}/iflink") == index:
+                return name, int(index) if index.isdigit() else 0
+        return "", 0
+
+    def read_netdevs(self, pci: PciAddress) -> list[str]:
+        """Give the function's netdevs seen in the namespace of this sysfs, P_Key children among them."""
+        return self._list(f"{self._devices}/{pci}/net")
+
+    def read_rdma_name(self, pci: PciAddress) -> str:
+        """Give the name that the function's RDMA device has now, wherever it is; empty if it has none."""
+        device = f"{self._devices}/{pci}"
+        return self._rdma_name(device)[0] or next(iter(self._list(f"{device}/infiniband")), "")
+
+    def _rdma_name(self, device: str) -> tuple[str, str]:
+        """Give name and uverbs device, which is seen from every namespace; both empty without ib_uverbs."""
+        uverbs = next(iter(self._list(f"{device}/infiniband_verbs")), "")
+        return read_attribute(f"{self._root}/class/infiniband_verbs/{uverbs}/ibdev") if uverbs else "", uverbs
+
+    def read_netdev_function(self, name: str) -> PciAddress | None:
+        """Give the function of a netdev in the namespace of this sysfs; None if it hangs on none."""
+        return self._function_of(f"net/{name}")
+
+    def read_rdma_function(self, name: str) -> PciAddress | None:
+        """Give the function of an RDMA device in the namespace of this sysfs; None if it hangs on none."""
+        return self._function_of(f"infiniband/{name}")
+
+    def _function_of(self, device: str) -> PciAddress | None:
+        pci = self._link(f"{self._root}/class/{device}/device")
+        return PciAddress(pci) if pci and os.path.isdir(f"{self._devices}/{pci}") else None
 
     def read_rdma(self, pci: PciAddress) -> RdmaDevice | None:
         """Give the function's RDMA device, wherever it is; its GUIDs only if it is in this sysfs's namespace."""
         device = f"{self._devices}/{pci}"
-        uverbs = next(iter(self._list(f"{device}/infiniband_verbs")), "")
-        name = read_attribute(f"{self._root}/class/infiniband_verbs/{uverbs}/ibdev") if uverbs else ""
+        name, uverbs = self._rdma_name(device)
         here = self._list(f"{device}/infiniband")
         name = name or (here[0] if here else "")
         if not name:

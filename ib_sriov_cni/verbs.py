@@ -4,7 +4,11 @@ The asking is done by a child process. libibverbs finds devices by a sysfs of th
 child enters the namespace and, in mounts of its own, puts a fresh sysfs over /sys; and a call into a driver
 that never comes back must not take the plugin with it: past the deadline the child is killed.
 
-Sources: rdma-core pyverbs/device.pyx, libibverbs/{init,ibdev_nl}.c; IBTA port states as in <infiniband/verbs.h>.
+The child is started before the device is where it will be: loading pyverbs takes longer than most of what an ADD
+does, and meanwhile the kernel can rebind and move. It waits on a pipe for the device's name, and ends with its parent.
+
+Sources: rdma-core pyverbs/{device,base,enums}.pyx, libibverbs/{init,ibdev_nl}.c; IBTA port states as in
+<infiniband/verbs.h>.
 """
 
 from __future__ import annotations
@@ -15,12 +19,13 @@ import sys
 import time
 
 from ib_sriov_cni.errors import VerificationFailed
+from ib_sriov_cni.log import TIMELINE, Span
 from ib_sriov_cni.model import Guid, PortReport
 from ipam.fastjson import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
     from ib_sriov_cni.netns import Netns
 
@@ -28,42 +33,74 @@ STATES = {0: "NOP", 1: "DOWN", 2: "INIT", 3: "ARMED", 4: "ACTIVE", 5: "ACTIVE_DE
 LINK_LAYERS = {1: "InfiniBand", 2: "Ethernet"}
 ACTIVE = "ACTIVE"
 OPEN_SECONDS = 10.0  # for opening and asking, over and above the wait for the port
+OPEN_TRIES = 25  # at least, as far as the caller's patience goes
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1  # verbs have no waiting call in pyverbs: ask, doubling the pause
+QUESTION_MAX = 4096  # bytes
 
 
 def read_port(
     device: str, *, netns: Netns, exclusive: bool, wait: float, pkeys: bool, open_seconds: float = OPEN_SECONDS
 ) -> PortReport:
-    """Open an RDMA device in a namespace and report its first port, after up to `wait` seconds for ACTIVE.
+    """Open an RDMA device in a namespace and report its first port; see Verifier."""
+    with Verifier(netns, exclusive=exclusive) as verifier:
+        return verifier.read_port(device, wait=wait, pkeys=pkeys, open_seconds=open_seconds)
 
-    `exclusive`: the device is seen in its own namespace only. `pkeys`: read the P_Key table too. `open_seconds`:
-    what opening and asking may take on top.
-    Raises VerificationFailed (103) if it cannot be opened or does not answer.
-    """
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        _child(writer, parent, device, netns, exclusive=exclusive, wait=wait, pkeys=pkeys)
-    os.close(writer)
-    try:
-        text = _read_answer(reader, wait + open_seconds)
-    finally:
-        os.close(reader)
-        _end(pid)
-    if text is None:
-        raise VerificationFailed(
-            f"open RDMA device {device}: no answer within {wait + open_seconds:g} s",
-            "the driver or the firmware hangs: see the kernel log",
-        )
-    answer = loads(text) if text else None
-    if not isinstance(answer, dict) or "fault" in answer:
-        fault = answer["fault"] if isinstance(answer, dict) else "the verifying process died"
-        raise VerificationFailed(
-            f"open RDMA device {device} in {netns.path}: {fault}",
-            "is ib_uverbs loaded, /dev/infiniband there, and the provider's library for this HCA installed?",
-        )
-    return _report(answer)
+
+class Verifier:
+    """A child process that has pyverbs loaded and waits to be asked for one device of one namespace."""
+
+    def __init__(self, netns: Netns, *, exclusive: bool) -> None:
+        """Start the child. `exclusive`: the device is seen in its own namespace only."""
+        self._where = netns.path
+        self._answer, answer = os.pipe2(os.O_CLOEXEC)
+        question, self._question = os.pipe2(os.O_CLOEXEC)
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _child(question, answer, parent, netns, exclusive=exclusive)
+        os.close(answer)
+        os.close(question)
+
+    def read_port(self, device: str, *, wait: float, pkeys: bool, open_seconds: float = OPEN_SECONDS) -> PortReport:
+        """Open the device and report its first port, after up to `wait` seconds for ACTIVE; once.
+
+        `pkeys`: read the P_Key table too. `open_seconds`: what opening and asking may take on top.
+        Raises VerificationFailed (103) if it cannot be opened or does not answer.
+        """
+        try:
+            os.write(self._question, dumps({"device": device, "wait": wait, "pkeys": pkeys}).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # it is dead: its answer is empty
+        text = _read_answer(self._answer, wait + open_seconds)
+        if text is None:
+            raise VerificationFailed(
+                f"open RDMA device {device}: no answer within {wait + open_seconds:g} s",
+                "the driver or the firmware hangs: see the kernel log",
+            )
+        answer = loads(text) if text else None
+        if not isinstance(answer, dict) or "fault" in answer:
+            fault = answer["fault"] if isinstance(answer, dict) else "the verifying process died"
+            raise VerificationFailed(
+                f"open RDMA device {device} in {self._where}: {fault}",
+                "is ib_uverbs loaded, /dev/infiniband there, and the provider's library for this HCA installed?",
+            )
+        return _report(answer)
+
+    def close(self) -> None:
+        """End the child, whatever it does: it holds nothing that needs an orderly end."""
+        if self._pid:
+            os.close(self._question)
+            os.close(self._answer)
+            _end(self._pid)
+            self._pid = 0
+
+    def __enter__(self) -> Self:
+        """For `with`: ends the child."""
+        return self
+
+    def __exit__(self, *_fault: object) -> None:
+        """End the child."""
+        self.close()
 
 
 def _report(answer: dict[str, Any]) -> PortReport:
@@ -97,7 +134,7 @@ def _read_answer(reader: int, seconds: float) -> bytes | None:
 
 
 def _end(pid: int) -> None:
-    """Reap the child, killing it if it has not ended: it holds nothing that needs an orderly end."""
+    """Reap the child, killing it if it has not ended."""
     try:
         if os.waitpid(pid, os.WNOHANG)[0] == 0:
             os.kill(pid, 9)
@@ -106,53 +143,71 @@ def _end(pid: int) -> None:
         pass
 
 
-def _child(writer: int, parent: int, device: str, netns: Netns, *, exclusive: bool, wait: float, pkeys: bool) -> None:
+def _child(question: int, answer: int, parent: int, netns: Netns, *, exclusive: bool) -> None:
     """Answer on the pipe and end the process; nothing may escape into the parent's code."""
+    start = time.monotonic_ns()
     try:
-        _hold_only(writer, netns.fd, parent)
-        answer: dict[str, object] = _ask(device, netns, exclusive=exclusive, wait=wait, pkeys=pkeys)
+        _hold_only({question, answer, netns.fd}, parent)
+        found: dict[str, object] = _ask(question, netns, exclusive=exclusive)
     except BaseException as fault:  # noqa: BLE001  # a forked child has no caller to raise to
-        answer = {"fault": f"{type(fault).__name__}: {fault}"}
+        found = {"fault": f"{type(fault).__name__}: {fault}"}
+    if TIMELINE in os.environ:
+        from ib_sriov_cni.trace import write_process
+
+        write_process(f"the child of {parent}", "verify", start)
     try:
-        os.write(writer, dumps(answer).encode())
+        os.write(answer, dumps(found).encode())
     finally:
         os._exit(0)
 
 
-def _hold_only(writer: int, netns: int, parent: int) -> None:
+def _hold_only(wanted: set[int], parent: int) -> None:
     """Let go of the parent's files and end when it ends: one that hangs must keep no lock and no runtime waiting.
 
-    Standard output is the runtime's, for one document (C5): what a library prints goes nowhere.
+    Standard output is the runtime's, for one document (C5): what a library prints goes nowhere. A SIGTERM for the
+    whole group is the parent's to undo.
     """
+    import _signal  # type: ignore[import-not-found]  # signal itself brings enum
+
     from ib_sriov_cni import syscalls
 
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     syscalls.end_with_parent(parent)
     nowhere = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1):
         os.dup2(nowhere, stream)
     # Not up to the limit of open files: under containerd that is 2^30, and close_range(2) came with 5.9.
     for name in os.listdir("/proc/self/fd"):
-        if int(name) not in (0, 1, 2, writer, netns):
+        if int(name) > 2 and int(name) not in wanted:
             try:
                 os.close(int(name))
             except OSError:
                 pass  # the listing's own
 
 
-def _ask(device: str, netns: Netns, *, exclusive: bool, wait: float, pkeys: bool) -> dict[str, object]:
+def _ask(question: int, netns: Netns, *, exclusive: bool) -> dict[str, object]:
+    """Get everything ready, then wait for the question; its end without one is the parent's."""
     from ib_sriov_cni import syscalls
 
-    syscalls.set_network_namespace(netns.fd)
-    if exclusive:
-        syscalls.unshare_mounts()
-        syscalls.mount_sysfs()
-    from pyverbs.device import Context
-
-    with _open(Context, device) as context:
-        port = _await_active(context, wait)
-        table = port.pkey_tbl_len if pkeys else 0
+    with Span("enter_namespace"):
+        syscalls.set_network_namespace(netns.fd)
+        if exclusive:
+            syscalls.unshare_mounts()
+            syscalls.mount_sysfs()
+    with Span("load_pyverbs"):
+        context_class = _load_pyverbs()
+    with Span("await_question"):
+        asked: Any = loads(os.read(question, QUESTION_MAX) or b"null")
+    if asked is None:
+        os._exit(0)
+    with Span("open_device"):
+        opened = _open(context_class, asked["device"])
+    with opened as context:
+        with Span("await_active"):
+            port = _await_active(context, asked["wait"])
+        table = port.pkey_tbl_len if asked["pkeys"] else 0
         return {
-            "device": device,
+            "device": asked["device"],
             "node_guid": str(node_guid(context.query_device().node_guid)),
             "port_guid": str(context.query_gid(1, 0))[20:],
             "link_layer": int(port.link_layer),
@@ -163,14 +218,49 @@ def _ask(device: str, netns: Netns, *, exclusive: bool, wait: float, pkeys: bool
         }
 
 
+def _load_pyverbs() -> Any:
+    """Give pyverbs' Context; of 40 ms for its import, 30 are for modules that it needs next to nothing of.
+
+    A pyverbs that wants more of them than the stand-ins have is loaded with the real ones.
+    """
+    import _weakref
+
+    from ib_sriov_cni.standins import StandIns, anything
+
+    modules: dict[str, dict[str, object]] = {
+        "logging": dict.fromkeys(("getLogger", "basicConfig", "StreamHandler", "Formatter"), anything) | {"INFO": 20},
+        "enum": {"IntEnum": _constants, "IntFlag": _constants},
+        "collections": {"OrderedDict": dict},
+        "weakref": {"WeakSet": set, "ref": _weakref.ref, "proxy": _weakref.proxy},
+        "ctypes": {},
+        "resource": {},
+    }
+    try:
+        with StandIns(modules):
+            from pyverbs.device import Context
+    except Exception:  # noqa: BLE001  # whatever it misses, the real modules have it
+        from pyverbs.device import Context
+    return Context
+
+
+def _constants(name: str, members: dict[str, int], **_how: object) -> type:
+    """Stand in for IntEnum's making of a class by a call: its members are plain numbers."""
+    return type(name, (int,), dict(members))
+
+
 def _open(context: Any, device: str) -> Any:
-    """Open the device, giving udev a moment to make or chmod the node of one that has just appeared."""
-    pause, deadline = FIRST_PAUSE, time.monotonic() + 2
+    """Open the device, giving udev a moment to make or chmod the node of one that has just appeared.
+
+    On a busy node libibverbs may miss it several times: its list is a dump, which leaves some out while others come
+    and go (see Rdma.find_device). So time alone does not end the trying where each try takes long.
+    """
+    pause, deadline, tries = FIRST_PAUSE, time.monotonic() + 2, 0
     while True:
         try:
             return context(name=device)
         except Exception as fault:  # noqa: BLE001  # pyverbs' own: permission, or not there yet
-            if time.monotonic() > deadline:
+            tries += 1
+            if time.monotonic() > deadline and tries >= OPEN_TRIES:
                 raise OSError(errno.EIO, str(fault)) from None
         time.sleep(pause)
         pause = min(pause * 2, LAST_PAUSE)

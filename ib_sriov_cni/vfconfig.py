@@ -42,12 +42,14 @@ class VfConfigs:
         folder = f"{self._devices}/{pf}/sriov"
         return folder if os.path.isdir(folder) else ""
 
-    def read(self, function: VfFunction) -> tuple[Link, dict[int, VfConfig]]:
-        """Give the PF's netdev and what the PF says of each of its VFs, by VF index."""
-        link, configs = self._rtnl().read_pf(function.pf_netdev)
+    def read(self, function: VfFunction, *, alone: bool = False) -> tuple[Link, dict[int, VfConfig]]:
+        """Give the PF's netdev and what the PF says of each of its VFs, by VF index; `alone`: of this one."""
+        only = function.index if alone else None
+        link, configs = self._rtnl().read_pf(function.pf_netdev, function.pf_index, only=only)
         folder = self._folder(function.pf)
         if folder:
-            indices = [int(name) for name in os.listdir(folder) if name.isdigit()]
+            listed = [str(only)] if alone else os.listdir(folder)
+            indices = [int(name) for name in listed if name.isdigit() and os.path.isdir(f"{folder}/{name}")]
             configs = {index: _read_files(f"{folder}/{index}") for index in sorted(indices)}
         return link, configs
 
@@ -57,7 +59,7 @@ class VfConfigs:
         if folder:
             _write(folder, function, "policy", POLICIES[state], f"set link state {state} of")
         else:
-            self._rtnl().set_vf_link_state(function.pf_netdev, function.index, state)
+            self._rtnl().set_vf_link_state(function, state)
 
     def set_node_guid(self, function: VfFunction, guid: Guid) -> None:
         """Set the VF's node GUID; the VF takes it when its driver is bound again."""
@@ -65,7 +67,7 @@ class VfConfigs:
         if folder:
             _write(folder, function, "node", str(guid), f"set node GUID {guid} of")
         else:
-            self._rtnl().set_vf_node_guid(function.pf_netdev, function.index, guid)
+            self._rtnl().set_vf_node_guid(function, guid)
 
     def set_port_guid(self, function: VfFunction, guid: Guid) -> None:
         """Set the VF's port GUID; the VF takes it when its driver is bound again."""
@@ -73,7 +75,7 @@ class VfConfigs:
         if folder:
             _write(folder, function, "port", str(guid), f"set port GUID {guid} of")
         else:
-            self._rtnl().set_vf_port_guid(function.pf_netdev, function.index, guid)
+            self._rtnl().set_vf_port_guid(function, guid)
 
 
 def _read_files(folder: str) -> VfConfig:

@@ -6,7 +6,7 @@ import sys
 
 from ipam.errors import CniError, DecodingFailure, InternalFault, InvalidEnvironment, IoFailure, render_error
 from ipam.fastjson import dumps
-from ipam.request import VERSIONS
+from ipam.versions import VERSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -37,6 +37,7 @@ class Index:
     def __init__(self, data_dir: str, network: str, leases: int) -> None:
         """Open the index of the folder `leases` (a descriptor), which must be locked."""
         self._leases = leases
+        self._boot_id = _boot_id()
         self._folder = _open_folder(data_dir, network)
 
     def close(self) -> None:
@@ -49,14 +50,14 @@ class Index:
             seal = os.readlink(SEAL, dir_fd=self._folder)
         except OSError:
             return False
-        return seal == f"{_boot_id()},{os.fstat(self._leases).st_mtime_ns}"
+        return seal == f"{self._boot_id},{os.fstat(self._leases).st_mtime_ns}"
 
     def seal(self) -> None:
         """Declare the index right."""
         _forget(SEAL, self._folder)
         mark = time.time_ns() - _BEHIND
         os.utime(self._leases, ns=(mark, mark))
-        os.symlink(f"{_boot_id()},{os.fstat(self._leases).st_mtime_ns}", SEAL, dir_fd=self._folder)
+        os.symlink(f"{self._boot_id},{os.fstat(self._leases).st_mtime_ns}", SEAL, dir_fd=self._folder)
 
     def find(self, holder: Holder) -> list[str]:
         """Give the names of the lease files of an attachment."""
@@ -129,7 +130,12 @@ def _reads(key: str, folder: int) -> str:
 
 def _boot_id() -> str:
     try:
-        with open(_BOOT_ID, "rb", buffering=0) as file:
-            return file.read().decode().strip()
+        file = os.open(_BOOT_ID, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return "unknown"
+    try:
+        return os.read(file, 64).decode().strip()
+    except OSError:
+        return "unknown"
+    finally:
+        os.close(file)

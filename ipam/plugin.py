@@ -15,7 +15,7 @@ from ipam.store import open_store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ipam.config import Settings
     from ipam.ranges import RangeSet
@@ -74,14 +74,18 @@ def check(request: Request) -> None:
         raise AddressManagement(f"not reserved for {who}: {', '.join(lost)}")
 
 
-def gc(request: Request) -> None:
-    """Release every lease of this network whose container has no valid attachment (H8, C16, C17)."""
+def gc(request: Request, live: Callable[[], Iterable[str]] = tuple) -> None:
+    """Release every lease of this network whose container has no valid attachment (H8, C16, C17).
+
+    `live` gives more valid containers; it is asked after the leases were read.
+    """
     valid = _valid_containers(request.conf)
     store = open_store(parse_place(request.conf), create=False)
     if store is None:
         return
     with store:
         holders = store.holders()
+        valid = {*valid, *live()}
         # What does not name a container was put there by somebody else, to keep an address from being given.
         stale = {
             holder: names
@@ -117,7 +121,7 @@ def main() -> int:
     """Run as a CNI plugin on this process's environment, standard input and output."""
     environ = dict(os.environ)
     if not environ.get("CNI_COMMAND"):
-        from ipam.request import VERSIONS
+        from ipam.versions import VERSIONS
 
         sys.stderr.write(
             f"ib-host-local: CNI IPAM plugin, a drop-in for host-local\nCNI versions: {', '.join(VERSIONS)}\n"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from ipam.errors import DecodingFailure, IncompatibleVersion, InvalidConfiguration, InvalidEnvironment, UnknownContainer
 from ipam.fastjson import loads
 from ipam.value import value
+from ipam.versions import VERSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ipam.address import canonical_address, canonical_cidr
 from ipam.errors import DecodingFailure, InvalidConfiguration
-from ipam.request import VERSIONS, version_at_least
+from ipam.request import version_at_least
 from ipam.value import value
+from ipam.versions import VERSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

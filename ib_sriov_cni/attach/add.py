@@ -7,11 +7,29 @@ import time
 from ib_sriov_cni.attach.child import make_child, parent_name
 from ib_sriov_cni.attach.guids import read_holders, refuse_doubled
 from ib_sriov_cni.attach.release import heal, release, release_recorded
-from ib_sriov_cni.attach.vf import await_devices, await_fact, pod_of, read_facts, read_netdev, rebind
+from ib_sriov_cni.attach.sandbox import refuse_gone_namespace, refuse_own_namespace
+from ib_sriov_cni.attach.vf import (
+    await_devices,
+    await_fact,
+    find_new_netdev,
+    move_rdma,
+    pod_of,
+    read_facts,
+    read_netdev,
+    rebind,
+    restore_rdma_name,
+)
 from ib_sriov_cni.delegate import add_addresses, find_plugin
-from ib_sriov_cni.errors import CniError, InvalidEnvironment, KernelRefused, OwnNamespace, VerificationFailed
+from ib_sriov_cni.errors import (
+    CniError,
+    InvalidEnvironment,
+    KernelRefused,
+    TryAgainLater,
+    VerificationFailed,
+)
 from ib_sriov_cni.netns import open_netns, open_own
 from ib_sriov_cni.plan import (
+    PASS_THROUGH_DRIVERS,
     Facts,
     Plan,
     address_differences,
@@ -35,15 +53,16 @@ from ipam.value import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.host import Host
-    from ib_sriov_cni.model import Link, PciAddress, PortReport
+    from ib_sriov_cni.model import Link, PciAddress, PortReport, RdmaDevice
     from ib_sriov_cni.netconf import NetConf
     from ib_sriov_cni.netns import Netns
+    from ib_sriov_cni.plan import Difference
     from ib_sriov_cni.rtnl import Rtnl
+    from ib_sriov_cni.verbs import Verifier
     from ipam.request import Request
     from ipam.result import Route
 
 NEWEST = "1.1.0"  # of results in records
-NEW_NETDEV_SECONDS = 10.0  # for the netdev that is made anew when its RDMA device moves
 
 
 def add(host: Host, request: Request, conf: NetConf) -> Result:
@@ -51,24 +70,15 @@ def add(host: Host, request: Request, conf: NetConf) -> Result:
     with open_netns(request.netns) as netns:
         refuse_own_namespace(request, netns)
         attempt = _Attempt(host, request, conf, netns)
-        attempt.prepare()
-        with host.log.step("lock", vf=attempt.pci):
-            holder = f"{request.container_id} {request.ifname}"
-            lock = host.locks.take(attempt.pci, holder, conf.lock_timeout)
-        with lock:
-            return attempt.run()
-
-
-def refuse_own_namespace(request: Request, netns: Netns) -> None:
-    """Refuse to attach to the namespace we run in (C20)."""
-    if request.environ.get("CNI_NETNS_OVERRIDE", "").lower() in {"1", "true"}:
-        return
-    with open_own() as own:
-        if own.inode == netns.inode:
-            raise OwnNamespace(
-                f"CNI_NETNS {netns.path} is the plugin's own network namespace",
-                "nothing was touched; pods with hostNetwork have all interfaces already",
-            )
+        try:
+            attempt.prepare()
+            with host.log.step("lock", vf=attempt.pci):
+                holder = f"{request.container_id} {request.ifname}"
+                lock = host.locks.take(attempt.pci, holder, conf.lock_timeout)
+            with lock:
+                return attempt.run()
+        finally:
+            attempt.end_verifier()
 
 
 class _Attempt:
@@ -83,6 +93,8 @@ class _Attempt:
         self.pod: Rtnl = host.open_rtnl(netns)
         self.result = Result()
         self.made = Result()  # the part of it that is not the earlier plugins'
+        self.verifier: Verifier | None = None
+        self.rdma_name = ""  # once it was verified; a VF that is passed through has none
         self.plan: Plan
         self.record: Record
 
@@ -91,11 +103,34 @@ class _Attempt:
         previous = self.host.records.read(self.key)
         if previous is None or previous.committed:
             self.refuse_taken_name()
-        self.host.sysfs.read_function(self.pci)
+        self.host.sysfs.read_pf(self.pci)
         if self.conf.ipam_type and self.conf.ipam_type != "host-local":
             find_plugin(self.conf.ipam_type, self.request.path)
         if previous is not None and previous.pci != self.pci:
             self._release_previous(previous.pci)
+        if self.host.sysfs.read_driver(self.pci) not in PASS_THROUGH_DRIVERS:
+            self.start_verifier()
+
+    def start_verifier(self) -> Verifier:
+        """Have pyverbs loaded beside everything that comes now; before the lock, so that it never holds it.
+
+        It looks where the device will be: without isolation that is the host's namespace, and in exclusive mode the pod
+        does not even see it.
+        """
+        from ib_sriov_cni.verbs import Verifier
+
+        if self.conf.rdma_isolation:
+            self.verifier = Verifier(self.netns, exclusive=True)
+        else:
+            with open_own() as own:
+                self.verifier = Verifier(own, exclusive=False)
+        return self.verifier
+
+    def end_verifier(self) -> None:
+        """End it; it holds the pod's namespace open."""
+        if self.verifier is not None:
+            self.verifier.close()
+            self.verifier = None
 
     def _release_previous(self, pci: PciAddress) -> None:
         """Release what an earlier try left on another VF, under that one's lock (never both: no deadlock)."""
@@ -119,9 +154,19 @@ class _Attempt:
                     "nothing was touched",
                 )
 
+    def refuse_second_add(self) -> None:
+        """One record names one VF: two ADDs of one attachment at once, with two VFs, would lose one of them."""
+        there = self.host.records.read(self.key)
+        if there is not None and there.pci != self.pci:
+            raise TryAgainLater(
+                f"another ADD of {pod_of(there)} is at work, with VF {there.pci}",
+                "the runtime sent two at once; this one has touched nothing",
+            )
+
     def run(self) -> Result:
         """The story, under the VF's lock."""
         host = self.host
+        refuse_gone_namespace(self.netns)
         heal(host, self.pci, self.key)
         self.refuse_taken_name()
         with host.log.step("read_facts", vf=self.pci) as step:
@@ -131,19 +176,20 @@ class _Attempt:
             if self.conf.pkey is not None and facts.netdev is not None:
                 facts = replace(facts, children=host.rtnl.read_children_of(facts.netdev))
             self.plan = plan_add(self.conf, facts)
-            step.tell(guid=self.plan.guid, origin=self.plan.origin, rebind=self.plan.rebind, mode=facts.mode)
+            step.tell(guid=self.plan.guid, origin=self.plan.origin, rebind=self.plan.rebind)
         self.record = self.make_record(facts)
         try:
             with host.log.step("write_record", vf=self.pci):
+                self.refuse_second_add()
                 host.records.write(self.record)
             with host.log.step("claim", vf=self.pci):
                 host.records.claim(self.pci, self.key)
                 if self.plan.set_guid:
                     refuse_doubled(host, self.pci, self.plan.guid)
             self.reserve_addresses()
-            self.set_identity(facts)
+            rdma, link = self.set_identity(facts)
             if not facts.passed_through:
-                self.move_devices(facts)
+                self.move_devices(rdma, link)
                 if self.conf.pkey is not None:
                     self.add_child(self.conf.pkey)
                 self.configure()
@@ -156,11 +202,12 @@ class _Attempt:
 
     def read_facts(self) -> Facts:
         """Read the facts; a netdev that is just coming home from a dead namespace is waited for."""
-        facts = read_facts(self.host, self.pci)
+        isolated = self.conf.rdma_isolation
+        facts = read_facts(self.host, self.pci, with_mode=isolated)
         if facts.passed_through or not facts.function.driver or (facts.netdev and facts.rdma_here):
             return facts
         await_fact(lambda: read_netdev(self.host, self.pci), 2.0)
-        return read_facts(self.host, self.pci)
+        return read_facts(self.host, self.pci, with_mode=isolated)
 
     def make_record(self, facts: Facts) -> Record:
         """Note everything DEL will need, before the first effect."""
@@ -170,7 +217,7 @@ class _Attempt:
             pci=self.pci,
             boot_id=self.host.read_boot_id(),
             netns_path=self.netns.path,
-            netns_cookie=self.netns.cookie(),
+            netns_cookie=self.pod.netns_cookie(),
             pod=self.conf.pod,
             since=time.time(),
             committed=False,
@@ -203,8 +250,8 @@ class _Attempt:
                 self.result = add_addresses(self.request, self.conf.ipam_type, self.host.log)
                 step.tell(addresses=",".join([ip.address for ip in self.result.ips]))
 
-    def set_identity(self, facts: Facts) -> None:
-        """Give the VF link state and GUIDs on the PF; bind it anew if it has to take a GUID."""
+    def set_identity(self, facts: Facts) -> tuple[RdmaDevice | None, Link | None]:
+        """Give the VF link state and GUIDs on the PF; bind it anew if it has to take a GUID. Gives its devices."""
         plan, pf_netdev = self.plan, facts.function.pf_netdev
         configs = self.host.vf_configs
         if plan.link_state:
@@ -215,22 +262,28 @@ class _Attempt:
                 configs.set_node_guid(facts.function, plan.guid)
             with self.host.log.step("set_port_guid", vf=self.pci, pf=pf_netdev, guid=plan.guid):
                 configs.set_port_guid(facts.function, plan.guid)
-        if plan.rebind:
-            rebind(self.host, self.pci, facts.function.driver)
-            self._verify_identity(facts)
+        if not plan.rebind:
+            return facts.rdma, facts.netdev
+        rebind(self.host, self.pci, facts.function.driver)
+        rdma, link = await_devices(self.host, self.pci)
+        self._verify_identity(facts, rdma, link)
+        return rdma, link
 
-    def _verify_identity(self, before: Facts) -> None:
+    def _verify_identity(self, before: Facts, rdma: RdmaDevice, link: Link) -> None:
         """The firmware's read-back proves nothing; the VF itself does."""
-        await_devices(self.host, self.pci)
-        facts = read_facts(self.host, self.pci)
-        faults = identity_differences(self.plan.guid, self.plan.node_guid, facts)
+        after = replace(before, rdma=rdma, netdev=link)
+        faults = identity_differences(self.plan.guid, self.plan.node_guid, after)
         if faults:
             raise VerificationFailed(
                 f"VF {self.pci} did not take its GUID: " + "; ".join(faults),
                 "does the firmware allow the PF to set GUIDs of VFs? see the kernel log",
             )
-        had, has = before.rdma, facts.rdma
-        if had and has and had.uverbs != has.uverbs:
+        had, has = before.rdma, rdma
+        if had and had.name != has.name:
+            # VFs bound at once get each other's names; in a pod it would keep that one from coming home under its own.
+            with self.host.log.step("restore_rdma_name", vf=self.pci, was=has.name, rdma=had.name):
+                restore_rdma_name(self.host, self.pci, has, had.name)
+        if had and had.uverbs != has.uverbs:
             self.host.log.warning(
                 "the rebind changed the VF's uverbs device; a container that has the old one mounted cannot use it",
                 vf=self.pci,
@@ -238,38 +291,24 @@ class _Attempt:
                 has=has.uverbs,
             )
 
-    def move_devices(self, facts: Facts) -> None:
+    def move_devices(self, rdma: RdmaDevice | None, link: Link | None) -> None:
         """Move the RDMA device if isolation is wanted, then the netdev: the other order would lose the netdev."""
-        rdma, link = (facts.rdma, facts.netdev) if not self.plan.rebind else await_devices(self.host, self.pci)
+        at_home = True
         if self.plan.move_rdma and rdma is not None:
             with self.host.log.step("move_rdma", rdma=rdma.name):
                 # By PCI address once more: udev may have renamed it since.
-                now = self.host.sysfs.read_rdma(self.pci) or rdma
-                self.host.rdma.move_device(now.name, self.netns.fd)
-            link = self._find_new_netdev()
+                move_rdma(self.host, self.pci, self.host.sysfs.read_rdma_name(self.pci) or rdma.name, self.netns)
+            with self.host.log.step("find_netdev", vf=self.pci):
+                link, at_home = find_new_netdev(self.host, self.pci, self.pod)
         if link is None:  # refused by the plan
             raise VerificationFailed(f"VF {self.pci} has no netdev")
         with self.host.log.step("move_netdev", netdev=link.name, to=self.request.ifname):
-            if self.pod.read_link(link.index) is None or read_netdev(self.host, self.pci):
-                self.host.rtnl.set_down(link)
+            # Where it is, was asked by its PCI device: its number may be another interface's in the pod.
+            if at_home:
+                # The kernel takes it down for the move (dev_change_net_namespace).
                 self.host.rtnl.move_link(link, self.netns.fd, self.request.ifname)
             else:
                 self.pod.set_name(link, self.request.ifname)
-
-    def _find_new_netdev(self) -> Link:
-        """Find the netdev that replaces the one an RDMA device's move destroyed: at home or, since 6.17, in the pod."""
-
-        def read() -> Link | None:
-            return read_netdev(self.host, self.pci) or self.pod.find_link(self.pci)
-
-        with self.host.log.step("find_netdev", vf=self.pci):
-            link = await_fact(read, NEW_NETDEV_SECONDS)
-            if link is None:
-                raise VerificationFailed(
-                    f"VF {self.pci}: no netdev appeared within {NEW_NETDEV_SECONDS:.0f} s of its RDMA device's move",
-                    "is ib_ipoib loaded? see the kernel log",
-                )
-            return link
 
     def add_child(self, pkey: int) -> None:
         """Give a P_Key that is not the table's first its interface; known only now, a new GUID has its own table."""
@@ -315,8 +354,7 @@ class _Attempt:
             link = self.pod.read_link(name)
             faults = link_differences(link, name=name, guid=self.plan.guid, mtu=self.conf.mtu, pci=self.pci)
             if link is not None:
-                addresses, routes = self.pod.read_addresses(link), self.pod.read_routes(link)
-                faults += address_differences(self.result, None, addresses, routes)
+                faults += self._address_differences(link)
                 if self.record.child_pkey:
                     faults += child_differences(link, self.pod.find_link(self.pci), self.record.child_pkey)
             if faults:
@@ -326,18 +364,23 @@ class _Attempt:
         if link is not None:
             self._add_interface(link)
 
-    def _verify_rdma(self) -> PortReport:
-        from ib_sriov_cni.verbs import read_port
+    def _address_differences(self, link: Link) -> list[Difference]:
+        wanted = self.result
+        addresses = self.pod.read_addresses(link) if wanted.ips else []
+        six = [":" in route.dst for route in wanted.routes]
+        routes = self.pod.read_routes(link, ipv4=not all(six), ipv6=any(six))
+        return address_differences(wanted, None, addresses, routes)
 
-        rdma = self.host.sysfs.read_rdma(self.pci)
-        if rdma is None:
+    def _verify_rdma(self) -> PortReport:
+        self.rdma_name = self.host.sysfs.read_rdma_name(self.pci)
+        if not self.rdma_name:
             raise VerificationFailed(f"VF {self.pci} has lost its RDMA device", "see the kernel log")
         waited = port_is_awaited(self.conf, self.conf.link_state or self.record.had_link_state)
-        with self.host.log.step("verify_rdma", rdma=rdma.name) as step:
-            report = read_port(
-                rdma.name,
-                netns=self.netns,
-                exclusive=self.plan.move_rdma,
+        with self.host.log.step("verify_rdma", rdma=self.rdma_name) as step:
+            # None if the VF was with a driver for virtual machines until just now.
+            verifier = self.verifier or self.start_verifier()
+            report = verifier.read_port(
+                self.rdma_name,
                 wait=self.conf.port_timeout if waited else 0.0,
                 pkeys=self.conf.pkey is not None,
             )
@@ -370,6 +413,7 @@ class _Attempt:
         if self.conf.device_info_file:
             self._write_device_info()
         with self.host.log.step("commit", vf=self.pci):
+            refuse_gone_namespace(self.netns)
             doc = render_result(self.made, NEWEST)
             self.record = replace(self.record, committed=True, result=doc)
             self.host.records.write(self.record)
@@ -379,17 +423,16 @@ class _Attempt:
         from ib_sriov_cni.devinfo import write_device_info
 
         path = self.conf.device_info_file
-        with self.host.log.step("write_device_info", path=path) as step:
-            rdma = self.host.sysfs.read_rdma(self.pci)
-            step.tell(rdma=rdma.name if rdma else "")
-            pf = self.host.sysfs.read_function(self.pci).pf
-            write_device_info(path, pci=self.pci, pf=pf, rdma=rdma.name if rdma else "")
+        with self.host.log.step("write_device_info", path=path, rdma=self.rdma_name):
+            write_device_info(path, pci=self.pci, pf=self.host.sysfs.read_pf(self.pci), rdma=self.rdma_name)
 
     def undo(self, fault: BaseException) -> None:
         """Leave the host as it was (C11); what cannot be undone is in the record for the DEL that follows."""
         ignore_sigterm()
-        if self.host.records.read(self.key) is None:
-            return  # writing it is what failed: there was no effect before
+        self.end_verifier()
+        there = self.host.records.read(self.key)
+        if there is None or there.pci != self.pci:
+            return  # writing it is what failed, or another ADD's is there: there was no effect before
         self.host.log.error("ADD failed, undoing it", error=fault, pod=pod_of(self.record))
         undo = Undo()
         release(self.host, self.record, self.request, self.conf, undo)

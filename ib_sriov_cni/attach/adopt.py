@@ -31,6 +31,9 @@ def adopt(host: Host, request: Request, conf: NetConf, key: Key) -> Record | Non
         host.log.warning("the Go plugin's record names no VF, set aside", record=host.records.foreign_file_of(key))
         host.records.set_foreign_aside(key)
         return None
+    if host.records.is_superseded(key, pci, written):
+        host.log.warning("the Go plugin gave the VF to a later pod, left alone", vf=pci)
+        written = 0.0  # as of an earlier boot
     with host.log.step("adopt", vf=pci, record=host.records.foreign_file_of(key)):
         return make_record(host, request, conf, key, doc, pci=pci, written=written)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.add import NEWEST, refuse_own_namespace
+from ib_sriov_cni.attach.add import NEWEST
 from ib_sriov_cni.attach.release import open_sandbox, request_of
+from ib_sriov_cni.attach.sandbox import refuse_own_namespace
 from ib_sriov_cni.delegate import check_addresses
 from ib_sriov_cni.errors import CheckDifference, CniError, InvalidConfiguration
 from ib_sriov_cni.netconf import parse_netconf
@@ -124,7 +125,7 @@ def _vf_differences(host: Host, record: Record) -> list[Difference]:
             Difference("driver", f"VF {pci} has driver {function.driver or 'none'}, not {record.driver}", record.driver)
         )
     try:
-        config = host.vf_configs.read(function)[1].get(function.index)
+        config = host.vf_configs.read(function, alone=True)[1].get(function.index)
     except CniError as fault:
         return [*faults, Difference("pf", fault.msg)]
     if config is None:

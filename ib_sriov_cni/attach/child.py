@@ -14,6 +14,7 @@ from ib_sriov_cni.errors import VerificationFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ib_sriov_cni.model import Link
     from ib_sriov_cni.records import Record
     from ib_sriov_cni.rtnl import Rtnl
 
@@ -36,13 +37,13 @@ def make_child(pod: Rtnl, ifname: str, pkey: int) -> None:
     pod.set_up(parent)
 
 
-def remove_children(rtnl: Rtnl, record: Record) -> bool:
-    """Delete the VF's children in a namespace; tells whether the attachment can have none elsewhere.
+def remove_children(rtnl: Rtnl, record: Record, links: list[Link] | None = None) -> bool:
+    """Delete the VF's children in a namespace, those among `links`; tells whether it can have none elsewhere.
 
     A pod may have moved its child on into a namespace of its own, where only a rebind of the VF reaches it. The
     RDMA device's move does too.
     """
-    children = rtnl.find_children(record.pci, record.guid)
+    children = rtnl.find_children(record.pci, record.guid, links)
     for child in children:
         rtnl.remove_link(child)
     return bool(children) or not record.child_pkey or record.rdma_isolation

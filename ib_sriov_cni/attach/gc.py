@@ -27,6 +27,7 @@ def collect(host: Host, request: Request, conf: NetConf) -> None:
         if key.network == conf.name and not _is_listed(key, valid):
             with host.log.step("collect", attachment=key.path) as step:
                 step.tell(released=undo.attempt(lambda key=key: release_dead(host, key, conf.lock_timeout, undo)))  # type: ignore[misc]  # bound per turn
+    host.records.sweep(conf.name)
     if conf.ipam_type:
         undo.attempt(lambda: _collect_addresses(host, request, conf, valid))
     undo.raise_faults()
@@ -71,12 +72,14 @@ def release_dead(host: Host, key: Key, lock_timeout: float, undo: Undo) -> bool:
 
 def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[tuple[str, str]]) -> None:
     """Forward GC to the IPAM plugin with our live attachments on the list, whoever else left them out."""
-    keys = [*host.records.read_keys(), *host.records.read_foreign_keys(conf.name)]
-    ours = [(key.container_id, key.ifname) for key in keys if key.network == conf.name]
-    pairs = [*valid, *[pair for pair in ours if pair not in valid]]
+    def ours() -> list[Key]:
+        keys = [*host.records.read_keys(), *host.records.read_foreign_keys(conf.name)]
+        return [key for key in keys if key.network == conf.name]
+
+    pairs = [*valid, *[pair for key in ours() if (pair := (key.container_id, key.ifname)) not in valid]]
     listed = [{"containerID": container_id, "ifname": ifname} for container_id, ifname in pairs]
     document: dict[str, object] = {**request.conf, **dict.fromkeys(VALID_KEYS[:1], listed)}
     document.pop(VALID_KEYS[1], None)
     extended = replace(request, conf=document, stdin=dumps(document).encode())
     with host.log.step("collect_addresses", ipam=conf.ipam_type):
-        collect_addresses(extended, conf.ipam_type, host.log)
+        collect_addresses(extended, conf.ipam_type, host.log, lambda: [key.container_id for key in ours()])

@@ -22,7 +22,7 @@ def read_holders(host: Host, facts: Facts) -> dict[Guid, str]:
     function = facts.function
     own = facts.rdma.name if facts.rdma else ""
     holders = {guid: f"RDMA device {name}" for guid, name in host.sysfs.read_guids().items() if name != own}
-    for index, config in facts.configs.items():
+    for index, config in host.vf_configs.read(function)[1].items():
         if index != function.index:
             words = f"VF {index} of PF {function.pf_netdev}"
             holders |= {guid: words for guid in (config.node_guid, config.port_guid) if guid}

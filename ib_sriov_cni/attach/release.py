@@ -9,11 +9,20 @@ from __future__ import annotations
 import errno
 
 from ib_sriov_cni.attach.child import parent_name, remove_children
-from ib_sriov_cni.attach.vf import aside_name, await_devices, await_fact, pod_of, read_netdev, rebind, restore_names
+from ib_sriov_cni.attach.vf import (
+    await_devices,
+    await_fact,
+    netdev_aside,
+    pod_of,
+    read_home,
+    read_netdev,
+    rebind,
+    restore_names,
+)
 from ib_sriov_cni.delegate import delete_addresses
 from ib_sriov_cni.errors import CniError, DeviceUnusable, KernelRefused
 from ib_sriov_cni.netconf import parse_netconf
-from ib_sriov_cni.netns import open_own, try_open_netns
+from ib_sriov_cni.netns import Inside, open_own, try_open_netns
 from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.records import Key
 from ib_sriov_cni.undo import Undo
@@ -24,10 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ib_sriov_cni.host import Host
-    from ib_sriov_cni.model import Link, PciAddress, VfConfig, VfFunction
+    from ib_sriov_cni.model import Link, PciAddress, RdmaDevice, VfConfig, VfFunction
     from ib_sriov_cni.netconf import NetConf
     from ib_sriov_cni.netns import Netns
     from ib_sriov_cni.records import Record
+    from ib_sriov_cni.rtnl import Rtnl
 
 HOME_SECONDS = 5.0  # for the kernel to bring home what a dead namespace held (measured: 0.6 s)
 
@@ -42,8 +52,11 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
             record = _take_over(host, request, conf, key)
         except CniError as fault:
             undo.faults.append(fault)
+    if record is None and not undo.faults and conf.device is not None:
+        record = _await_own_add(host, conf.device, key, conf.lock_timeout)
     if record is None:
         host.log.debug("no record: nothing was attached, or it is released already")
+        host.records.sweep(conf.name, key)  # its ADD may have died while it wrote one
         undo.attempt(lambda: release_addresses(host, request, conf))
     else:
         with host.log.step("lock", vf=record.pci):
@@ -58,6 +71,18 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
     if not undo.faults:
         undo.attempt(lambda: host.records.forget_foreign(key))
     undo.raise_faults()
+
+
+def _await_own_add(host: Host, pci: PciAddress, key: Key, seconds: float) -> Record | None:
+    """An ADD of this attachment that its runtime has given up may be at work, with no record yet: wait for its end.
+
+    Somebody else's ADD on that VF is none of ours.
+    """
+    holder = f"{key.container_id} {key.ifname}"
+    if host.locks.was_last_taken_by(pci, holder):
+        with host.log.step("await_add", vf=pci), host.locks.take(pci, holder, seconds):
+            pass
+    return host.records.read(key)
 
 
 def _take_over(host: Host, request: Request, conf: NetConf, key: Key) -> Record | None:
@@ -128,8 +153,9 @@ def release_addresses(host: Host, request: Request, conf: NetConf) -> None:
 
 def forget(host: Host, record: Record) -> None:
     """Let go of the VF, then of the record: the other way round a crash would leave an owner without record."""
-    with host.log.step("forget", vf=record.pci):
+    with host.log.step("disclaim", vf=record.pci):
         host.records.disclaim(record.pci, record.key)
+    with host.log.step("forget", vf=record.pci):
         host.records.forget(record.key)
 
 
@@ -154,16 +180,23 @@ def release_device(host: Host, record: Record) -> None:
 
 def restore_config(host: Host, record: Record) -> None:
     """Give the VF on the PF the GUIDs and link state it had. The VF takes the GUIDs when it is bound again."""
+    if not record.set_guid and not record.link_state:
+        return  # the ADD left them alone
     function = host.sysfs.read_function(record.pci)
     with host.log.step("restore_config", vf=record.pci, pf=function.pf_netdev):
-        _, configs = host.vf_configs.read(function)
+        _, configs = host.vf_configs.read(function, alone=True)
         now = configs.get(function.index)
         undo = Undo()
         if record.set_guid:
             undo.attempt(lambda: _restore_guids(host, record, function, now))
         if record.link_state and record.had_link_state and not (now and now.link_state == record.had_link_state):
-            undo.attempt(lambda: host.vf_configs.set_link_state(function, record.had_link_state))
+            undo.attempt(lambda: _restore_link_state(host, record, function))
         undo.raise_faults()
+
+
+def _restore_link_state(host: Host, record: Record, function: VfFunction) -> None:
+    with host.log.step("restore_link_state", state=record.had_link_state):
+        host.vf_configs.set_link_state(function, record.had_link_state)
 
 
 def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConfig | None) -> None:
@@ -171,9 +204,11 @@ def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConf
     node = record.had_node_guid if record.had_node_guid is not None else record.had_config_node_guid
     port = record.had_port_guid if record.had_port_guid is not None else record.had_config_port_guid
     if now is None or now.node_guid != node:
-        _restore_guid(now, record, lambda: host.vf_configs.set_node_guid(function, node))
+        with host.log.step("restore_node_guid", guid=node):
+            _restore_guid(now, record, lambda: host.vf_configs.set_node_guid(function, node))
     if now is None or now.port_guid != port:
-        _restore_guid(now, record, lambda: host.vf_configs.set_port_guid(function, port))
+        with host.log.step("restore_port_guid", guid=port):
+            _restore_guid(now, record, lambda: host.vf_configs.set_port_guid(function, port))
 
 
 def _restore_guid(now: VfConfig | None, record: Record, restore: Callable[[], None]) -> None:
@@ -194,57 +229,53 @@ def bring_home(host: Host, record: Record) -> None:
     """
     pci = record.pci
     with host.log.step("bring_home", vf=pci):
-        if not host.sysfs.read_driver(pci) or _has_foreign_guid(host, record) or not _move_home(host, record):
+        found = None
+        if host.sysfs.read_driver(pci) and not (record.set_guid and _is_foreign(record, host.sysfs.read_rdma(pci))):
+            found = _move_home(host, record)
+        if found is None:
             rebind(host, pci, record.driver)
-        rdma, link = await_devices(host, pci)
-        if _has_foreign_guid(host, record):
+            found = await_devices(host, pci)
+        rdma, link = found
+        if record.set_guid and _is_foreign(record, rdma):
             # Told, and no fault: a pod that cannot be deleted is worse, and the PF has the right ones.
             host.log.warning("VF has not taken its GUID back", vf=pci, had=record.had_port_guid, has=rdma.port_guid)
     restore_names(host, record, rdma, link)
 
 
-def _has_foreign_guid(host: Host, record: Record) -> bool:
+def _is_foreign(record: Record, rdma: RdmaDevice | None) -> bool:
     """Whether the VF has, or may have, other GUIDs than it had before."""
-    if not record.set_guid:
-        return False
-    rdma = host.sysfs.read_rdma(record.pci)
     if rdma is None or rdma.node_guid is None or rdma.port_guid is None:
         return True  # in the pod, where it cannot be asked
     return (rdma.node_guid, rdma.port_guid) != (record.had_node_guid, record.had_port_guid)
 
 
-def _is_home(host: Host, pci: PciAddress) -> bool | None:
-    rdma = host.sysfs.read_rdma(pci)
-    return True if rdma and rdma.node_guid is not None and host.sysfs.read_netdev(pci) else None
-
-
-def _move_home(host: Host, record: Record) -> bool:
-    """Move the VF's devices home, its P_Key child deleted first; tells whether they are there."""
+def _move_home(host: Host, record: Record) -> tuple[RdmaDevice, Link] | None:
+    """Move the VF's devices home, its P_Key children deleted first, and give them; None if they do not come."""
     pci = record.pci
-    netns = None if _is_home(host, pci) else open_sandbox(record)
+    found = read_home(host, pci)
+    netns = open_sandbox(record) if found is None else None
     if netns is None:
         # At home, or the namespace is dying or dead: the kernel brings home what it held, a child too.
-        came = bool(await_fact(lambda: _is_home(host, pci), HOME_SECONDS))
-        return came and (not record.child_pkey or remove_children(host.rtnl, record))
+        found = found or await_fact(lambda: read_home(host, pci), HOME_SECONDS)
+        return found if found and (not record.child_pkey or remove_children(host.rtnl, record)) else None
     with netns, open_own() as home:
         try:
-            if not _remove_children_inside(host, record, netns):
-                return False
-            if record.rdma_isolation:
-                _move_rdma_home(host, record, netns, home)
-            _move_netdev_home(host, record, netns, home)
+            # The RDMA device's move ends its netdev with all children, wherever they are; a new one comes home.
+            if not (record.rdma_isolation and _move_rdma_home(host, record, netns, home)):
+                inside = host.open_rtnl(netns)
+                try:
+                    links = inside.read_links()
+                    with host.log.step("remove_children"):
+                        children_gone = remove_children(inside, record, links)
+                    if not children_gone:
+                        return None
+                    _move_netdev_home(host, record, inside, home, links)
+                finally:
+                    inside.close()
         except KernelRefused as refusal:
             host.log.warning("cannot move the VF out of the pod, binding its driver anew", vf=pci, error=refusal)
-            return False
-    return bool(await_fact(lambda: _is_home(host, pci), HOME_SECONDS))
-
-
-def _remove_children_inside(host: Host, record: Record, netns: Netns) -> bool:
-    inside = host.open_rtnl(netns)
-    try:
-        return remove_children(inside, record)
-    finally:
-        inside.close()
+            return None
+    return await_fact(lambda: read_home(host, pci), HOME_SECONDS)
 
 
 def open_sandbox(record: Record) -> Netns | None:
@@ -256,40 +287,43 @@ def open_sandbox(record: Record) -> Netns | None:
     return netns
 
 
-def _move_rdma_home(host: Host, record: Record, netns: Netns, home: Netns) -> None:
-    """Move the RDMA device, from inside the pod, where alone it can be seen."""
-    rdma = host.sysfs.read_rdma(record.pci)
-    if rdma is None:
-        return
+def _move_rdma_home(host: Host, record: Record, netns: Netns, home: Netns) -> bool:
+    """Move the RDMA device, from inside the pod, where alone it can be seen; tells whether it was there.
+
+    Inside is where the thread has to be, not only the socket (ib_device_set_netns_put looks at current).
+    """
+    name = host.sysfs.read_rdma_name(record.pci)
+    if not name:
+        return False
     inside = host.open_rdma(netns)
     try:
-        if inside.find_device(rdma.name) is not None:
-            inside.move_device(rdma.name, home.fd)
+        index = inside.find_device(name)
+        if index is not None:
+            with host.log.step("move_rdma_home", rdma=name), Inside(netns):
+                inside.move_device(name, home.fd, index)
+        return index is not None
     finally:
         inside.close()
 
 
-def _move_netdev_home(host: Host, record: Record, netns: Netns, home: Netns) -> None:
-    """Move the netdev, unless the RDMA device's move has made a new one at home already."""
-    inside = host.open_rtnl(netns)
+def _move_netdev_home(host: Host, record: Record, inside: Rtnl, home: Netns, links: list[Link]) -> None:
+    """Move the netdev, unless there is none: the kernel has made a new one at home already."""
+    ifname = parent_name(record.key.ifname) if record.child_pkey else record.key.ifname
+    named = next((link for link in links if link.name == ifname), None)
+    link = inside.find_link(record.pci, links) or _by_guid(named, record)
+    if link is None:
+        return
+    for name in link.altnames:
+        if name not in record.had_altnames:
+            inside.remove_altname(link, name)  # taken at home, it would keep the whole move from happening
     try:
-        ifname = parent_name(record.key.ifname) if record.child_pkey else record.key.ifname
-        link = inside.find_link(record.pci) or _by_guid(inside.read_link(ifname), record)
-        if link is None:
-            return
-        for name in link.altnames:
-            if name not in record.had_altnames:
-                inside.remove_altname(link, name)  # taken at home, it would keep the whole move from happening
-        inside.set_down(link)
-        try:
-            inside.move_link(link, home.fd, record.had_netdev or aside_name(record.pci))
-        except KernelRefused as refusal:
-            if refusal.errno != errno.EEXIST:
-                raise
-            if read_netdev(host, record.pci) is None:
-                inside.move_link(link, home.fd, aside_name(record.pci))
-    finally:
-        inside.close()
+        with host.log.step("move_netdev_home", netdev=link.name, to=record.had_netdev):
+            inside.move_link(link, home.fd, record.had_netdev or netdev_aside(record.pci))
+    except KernelRefused as refusal:
+        if refusal.errno != errno.EEXIST:
+            raise
+        if read_netdev(host, record.pci) is None:
+            inside.move_link(link, home.fd, netdev_aside(record.pci))
 
 
 def _by_guid(link: Link | None, record: Record) -> Link | None:
@@ -331,7 +365,8 @@ def is_alive(host: Host, record: Record) -> bool:
 
 
 def why_dead(host: Host, record: Record) -> str:
-    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and the VF is not at home.
+    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and the VF has a driver and
+    is not at home.
 
     Its VF may have been moved on, into a namespace inside the pod; it serves the pod there.
     """
@@ -343,6 +378,11 @@ def why_dead(host: Host, record: Record) -> str:
     if netns is None:
         return f"its network namespace {record.netns_path} is gone"
     netns.close()
-    if record.driver not in PASS_THROUGH_DRIVERS and _is_home(host, record.pci):
+    if record.driver in PASS_THROUGH_DRIVERS:
+        return ""
+    if not host.sysfs.read_driver(record.pci):
+        return f"VF {record.pci} has no driver"
+    rdma = host.sysfs.read_rdma(record.pci)
+    if rdma is not None and rdma.node_guid is not None and host.sysfs.read_netdev(record.pci):
         return f"VF {record.pci} is back in the host's namespace"
     return ""

@@ -41,6 +41,7 @@ Examples:
 
 # The one list of commands: name, module of this package, what the overview says of it.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": ("doctor", "Look at everything that must be right on a node, and say what to do."),
     "list": ("listing", "List PFs and VFs, and which pod holds which."),
     "show": ("show", "Show one attachment: its record, what the kernel has, and any difference."),
     "watch": ("watch", "Watch PFs, VFs and attachments as they change."),
@@ -53,7 +54,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("agent", "Heal what no container runtime asks for."),
     "install": ("install", "Put this program into the folder of CNI plugins."),
     "completion": ("completion", "Print the completion script of a shell."),
-    "doctor": ("doctor", "Look at everything that must be right on a node, and say what to do."),
     "version": ("version", "Print the versions of this program and of what it stands on."),
 }
 

@@ -221,7 +221,7 @@ def effective(parsed: NetConf, conf: dict[str, object]) -> list[tuple[str, str, 
     """Give (key, value, where it is from) with defaults, as an ADD would take it."""
     from ib_sriov_cni.cli.keys import BY_NAME
     from ib_sriov_cni.records import DEFAULT_STATE_DIR
-    from ipam.request import VERSIONS
+    from ipam.versions import VERSIONS
 
     ipam_timeout = conf.get("ipamTimeout")
     values = {

@@ -15,7 +15,7 @@ from typing import Any
 from ib_sriov_cni.model import LINK_STATES
 from ib_sriov_cni.netconf import IB_KUBERNETES_KEY, IPOIB_MTU_MAX, IPOIB_MTU_MIN, LOG_LEVELS, MAX_SECONDS
 from ib_sriov_cni.records import DEFAULT_STATE_DIR
-from ipam.request import VERSIONS
+from ipam.versions import VERSIONS
 
 Schema = dict[str, Any]
 

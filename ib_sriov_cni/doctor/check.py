@@ -96,6 +96,13 @@ class Seen:
         return self._get("config", self.facts.config)
 
     @property
+    def known_config(self) -> ConfigFacts:
+        """The same for checks that have nothing to say if no configuration could be read."""
+        if self.config.unread and not self.config.networks:
+            raise Unseen("configurations are for root to read here")
+        return self.config
+
+    @property
     def state(self) -> StateFacts:
         """Records, leases, locks."""
         return self._get("state", self.facts.state)

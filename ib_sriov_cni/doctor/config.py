@@ -56,7 +56,7 @@ def _names(config: ConfigFacts) -> list[str]:
     "give each pod its own by the annotation (`infiniband-guid`, `cni-args`) or ib-kubernetes.",
 )
 def look_at_fixed_guids(seen: Seen) -> Iterator[Outcome]:
-    fixed = [network for network in seen.config.networks if network.guid]
+    fixed = [network for network in seen.known_config.networks if network.guid]
     for network in fixed:
         yield note(
             f"network {network.name} names a GUID: one pod at a time can have it",
@@ -74,7 +74,7 @@ def look_at_fixed_guids(seen: Seen) -> Iterator[Outcome]:
 )
 def look_at_names(seen: Seen) -> Iterator[Outcome]:
     found: dict[str, set[tuple[object, ...]]] = {}
-    for network in seen.config.networks:
+    for network in seen.known_config.networks:
         shape = (network.isolation, network.ipam_type, network.pkey, network.state_dir, network.data_dir)
         found.setdefault(network.name, set()).add(shape)
     double = [name for name, shapes in found.items() if len(shapes) > 1]
@@ -94,7 +94,7 @@ def look_at_names(seen: Seen) -> Iterator[Outcome]:
     "plugins, or set ipam.type to host-local.",
 )
 def look_at_ipam(seen: Seen) -> Iterator[Outcome]:
-    networks = [network for network in seen.config.networks if not network.faults]
+    networks = [network for network in seen.known_config.networks if not network.faults]
     wanted = list(dict.fromkeys([net.ipam_type for net in networks if net.ipam_type not in {"", BUNDLED}]))
     missing = [kind for kind in wanted if kind not in seen.node.programs]
     for kind in missing:
@@ -113,7 +113,7 @@ def look_at_logs(seen: Seen) -> Iterator[Outcome]:
     for path, reason in seen.node.log_folders:
         yield warn(f"logFile {path}: {reason}", "make its folder, or change logFile; lines are lost meanwhile")
     if not seen.node.log_folders:
-        named = list(dict.fromkeys([network.log_file for network in seen.config.networks if network.log_file]))
+        named = list(dict.fromkeys([network.log_file for network in seen.known_config.networks if network.log_file]))
         yield ok(f"logFile: {shorten(named)}" if named else "no configuration here names a logFile")
 
 

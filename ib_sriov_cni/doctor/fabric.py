@@ -221,7 +221,7 @@ def look_at_mode(seen: Seen) -> Iterator[Outcome]:
     mode = seen.hca.rdma_mode
     if not mode:
         return
-    networks = seen.config.networks
+    networks = seen.known_config.networks
     isolated = list(dict.fromkeys([network.name for network in networks if network.isolation]))
     shared = list(dict.fromkeys([network.name for network in networks if not network.isolation]))
     if mode == "shared" and isolated:

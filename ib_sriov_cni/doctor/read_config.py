@@ -61,6 +61,8 @@ def read_configs(roots: Roots, options: Options) -> ConfigFacts:
     found = _Found()
     files = _names(roots.path(RUNTIME_FOLDER), ENDINGS)
     for folder in (RUNTIME_FOLDER, MULTUS_FOLDER):
+        if os.path.isdir(roots.path(folder)) and not os.access(roots.path(folder), os.R_OK | os.X_OK):
+            found.unread.append(folder)
         for name in _names(roots.path(folder), ENDINGS):
             _read_file(found, roots.path(f"{folder}/{name}"), f"{folder}/{name}", given=False)
     for path in options.config_files:

@@ -30,11 +30,11 @@ SOCKETS = ("/run/multus/multus.sock", "/run/multus/socket/multus.sock")
 KUBELET = "/var/lib/kubelet/device-plugins"
 DEVINFO = "/run/k8s.cni.cncf.io/devinfo/dp"
 LIMIT = 1 << 24
-PROGRAM_SECONDS = 4.0
 
 
 def read_node(roots: Roots, options: Options, networks: tuple[Network, ...]) -> NodeFacts:
     """Read all of it."""
+    seconds = options.seconds * 0.8
     release = read_attribute(f"{roots.proc}/sys/kernel/osrelease")
     folders = [roots.path(folder) for folder in options.cni_path]
     paths = [f"{folder}/{name}" for folder in folders for name in _names(folder)]
@@ -42,7 +42,7 @@ def read_node(roots: Roots, options: Options, networks: tuple[Network, ...]) -> 
         kernel=parse_release(release),
         release=release,
         root=os.geteuid() == 0,
-        plugin=next((read_program(path, roots) for path in paths if os.path.basename(path) == PLUGIN), None),
+        plugin=next((read_program(path, roots, seconds) for path in paths if os.path.basename(path) == PLUGIN), None),
         programs=frozenset([os.path.basename(path) for path in paths if os.access(path, os.X_OK)]),
         multus=tuple([path for path in paths if os.path.basename(path) in MULTUS]),
         multus_socket=any(_is_socket(roots.path(path)) for path in SOCKETS),
@@ -72,8 +72,8 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-def read_program(path: str, roots: Roots) -> Program:
-    """Tell whose plugin a file is. A Go one is known by its build information and not run."""
+def read_program(path: str, roots: Roots, seconds: float) -> Program:
+    """Tell whose plugin a file is, by running it. A Go one is known by its build information and not run."""
     kind, version, fault = "unknown", "", ""
     executable = os.path.isfile(path) and os.access(path, os.X_OK)
     if not executable:
@@ -92,12 +92,12 @@ def read_program(path: str, roots: Roots) -> Program:
             [path, "version"],
             check=False,
             capture_output=True,
-            timeout=PROGRAM_SECONDS,
+            timeout=seconds,
             env=environ,
             stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as refusal:
-        fault = describe(refusal) if isinstance(refusal, OSError) else f"no answer within {PROGRAM_SECONDS:g} s"
+        fault = describe(refusal) if isinstance(refusal, OSError) else f"no answer within {seconds:g} s"
     else:
         words = done.stdout.decode(errors="replace").split()
         if done.returncode == 0 and words[:1] == [PLUGIN] and len(words) == 2:

@@ -208,7 +208,7 @@ def look_at_go_records(seen: Seen) -> Iterator[Outcome]:
     "otherwise widen the range, or give the nodes larger slices (docs/ipam.md).",
 )
 def look_at_addresses(seen: Seen) -> Iterator[Outcome]:
-    for pool in seen.config.pools:
+    for pool in seen.known_config.pools:
         words = f"network {pool.network}: {pool.used} of {pool.size} addresses of {pool.ranges} in use"
         if pool.exhausted:
             yield fail(words, "ib-sriov gc for what dead pods hold; otherwise a wider range (docs/ipam.md)")
@@ -216,7 +216,7 @@ def look_at_addresses(seen: Seen) -> Iterator[Outcome]:
             yield warn(words, "nearly exhausted: ib-sriov gc, or a wider range (docs/ipam.md)")
         else:
             yield ok(words)
-    if not seen.config.pools:
+    if not seen.known_config.pools:
         yield ok("no configuration here has addresses of the bundled host-local")
 
 
@@ -227,8 +227,8 @@ def look_at_addresses(seen: Seen) -> Iterator[Outcome]:
     "number. flanneld writes the former when it starts (`kubectl -n kube-flannel get pods`); the latter is yours.",
 )
 def look_at_slices(seen: Seen) -> Iterator[Outcome]:
-    for words, hint in seen.config.slice_faults:
+    for words, hint in seen.known_config.slice_faults:
         yield fail(words, hint or "docs/ipam.md")
-    if not seen.config.slice_faults:
-        found = seen.config.slices
+    if not seen.known_config.slice_faults:
+        found = seen.known_config.slices
         yield ok(f"this node has {shorten(list(found))}" if found else "no configuration here uses slices")

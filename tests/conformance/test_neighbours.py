@@ -90,19 +90,18 @@ def test_n03_under_a_chroot(rig: Rig, ask: Runtime, tmp_path: Path) -> None:
 
 
 def test_n04_device_info_is_refreshed(rig: Rig, tmp_path: Path) -> None:
-    """A rebind has renamed the RDMA device: its new name is in the file, and what was there besides still is."""
+    """The file names the RDMA device as something renamed it later: it is corrected, and what else is there stays."""
     file = tmp_path / "devinfo/net1.json"
     file.parent.mkdir()
-    stale = str(rig.hca.rdma(0))
+    had, stale = str(rig.hca.rdma(0)), "mlx5_77"
     pci = {"pci-address": rig.hca.pci(0), "rdma-device": stale, "vhost-net": "/dev/vhost"}
     file.write_text(json.dumps({"type": "pci", "version": "1.1.0", "pci": pci, "vendor": {"a": [1]}}))
     rig.hca.knob("renumber", 1)
     pod = rig.pod()
     more: dict[str, Any] = {"guid": guid_of(1), "runtimeConfig": {"CNIDeviceInfoFile": str(file)}, "portTimeout": 0}
     rig.add(pod, **more)
-    now = rig.hca.rdma_anywhere(0)
-    assert now != stale
-    pci |= {"rdma-device": str(now), "pf-pci-address": rig.hca.pf}
+    assert rig.hca.rdma_anywhere(0) == had, "the rebind gave it another name, ADD its own again"
+    pci |= {"rdma-device": had, "pf-pci-address": rig.hca.pf}
     assert json.loads(file.read_text()) == {"type": "pci", "version": "1.1.0", "pci": pci, "vendor": {"a": [1]}}
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     rig.delete(pod, **more)

@@ -10,8 +10,8 @@ import pytest
 
 from ipam.edge import STDIN_LIMIT, serve
 from ipam.errors import StateFailure
-from ipam.request import VERSIONS
 from ipam.result import Address, Result
+from ipam.versions import VERSIONS
 
 if TYPE_CHECKING:
     from ipam.request import Request

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ipam.address import parse_address
-from ipam.plugin import KNOWN_ARGS
-from ipam.request import VERSIONS
+from ipam.plugin import KNOWN_ARGS, gc
+from ipam.request import Request
+from ipam.versions import VERSIONS
 from tests.ipam.calls import OURS, ROOT, ask, environment, execute, files, leases
 
 if TYPE_CHECKING:
@@ -256,6 +257,21 @@ def test_c16_gc(tmp_path: Path) -> None:
     assert ask("ADD", conf, "a").status == 0
     assert ask("GC", conf | {"cni.dev/attachments": []}).status == 0
     assert leases(str(tmp_path / "net")) == {}
+
+
+def test_c17_gc_asks_who_lives_when_it_has_read_the_leases(tmp_path: Path) -> None:
+    """An attachment made since the runtime's list keeps its addresses; its lease was there when we looked."""
+    conf = three_attachments(tmp_path)
+    request = Request(command="GC", args={}, conf=conf | {VALID: []}, version="1.1.0", environ={})
+    asked: list[int] = []
+
+    def live() -> list[str]:
+        asked.append(len(leases(str(tmp_path / "net"))))
+        return ["a"]
+
+    gc(request, live)
+    assert asked == [6 + 1]
+    assert sorted(leases(str(tmp_path / "net"))) == ["10.0.0.2", "fd00::2"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from ipam.errors import (
     InvalidEnvironment,
     UnknownContainer,
 )
-from ipam.request import VERSIONS, Request, parse_request, version_at_least
+from ipam.request import Request, parse_request, version_at_least
+from ipam.versions import VERSIONS
 
 ENV = {
     "CNI_COMMAND": "ADD",

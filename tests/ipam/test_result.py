@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ipam.errors import DecodingFailure, InvalidConfiguration
-from ipam.request import VERSIONS
 from ipam.result import Address, Interface, Result, Route, parse_result, render_result
+from ipam.versions import VERSIONS
 
 FULL = Result(
     interfaces=(

@@ -47,6 +47,7 @@ class TakeSnapshot(Protocol):
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "matrix: every step, both modes; heavy (issue 6)")
+    config.addinivalue_line("markers", "udev: in a guest with a real udevd (UDEV=1)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

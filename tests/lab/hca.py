@@ -30,9 +30,10 @@ def with_colons(guid: str) -> str:
 class Hca:
     """One PF and its VFs; a VF is named by its index."""
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int = 0, *, domain: int = 1) -> None:
+        """`domain` is the first PF's; the others follow."""
         self.index = index
-        self.pf = f"{index + 1:04x}:00:00.0"
+        self.pf = f"{domain + index:04x}:00:00.0"
         self.pfs: list[Hca] = [self]
         self._knobs: dict[str, str] = {}
 
@@ -111,6 +112,11 @@ class Hca:
         for uverbs in names(self.vf_path(vf) / "infiniband_verbs"):
             return read(f"/sys/class/infiniband_verbs/{uverbs}/ibdev")
         return None
+
+    def uverbs(self, vf: int) -> str:
+        """The name of its uverbs device."""
+        (uverbs,) = names(self.vf_path(vf) / "infiniband_verbs")
+        return uverbs
 
     def node_guid(self, vf: int, netns: str | None = None) -> str:
         """As the VF itself has it, with colons; where it is not said, the namespace that holds it is looked for."""
@@ -248,7 +254,7 @@ def load(
     base = PRESET_BASE if preset is True else int(preset)
     knobs = {"pfs": pfs, "total_vfs": total_vfs, "prefix": prefix, "vf_guid_base": base, **knobs}
     run(["modprobe", "ibemu", *(f"{name}={value}" for name, value in knobs.items())])
-    hcas = [Hca(index) for index in range(pfs)]
+    hcas = [Hca(index, domain=int(str(knobs.get("domain", 1)))) for index in range(pfs)]
     stem, first = (pf_name.rstrip("0123456789"), pf_name) if pf_name else ("", "")
     for hca in hcas:
         hca.pfs = hcas

@@ -167,8 +167,9 @@ def test_record_is_damaged(rig: Rig, damage: str) -> None:
     rig.assert_as_before()
 
 
+@pytest.mark.parametrize("call", ["DEL", "GC", "ADD of the next pod"])
 @pytest.mark.parametrize("loaded", ["shared"], indirect=True)
-def test_record_of_another_boot(rig: Rig) -> None:
+def test_record_of_another_boot(rig: Rig, call: str) -> None:
     """Nothing of it is forced on the devices of this boot; the lease still goes (issue 6)."""
     pod = rig.pod()
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -177,8 +178,20 @@ def test_record_of_another_boot(rig: Rig) -> None:
     (record,) = (STATE / "attachments").rglob("*.json")
     record.write_text(record.read_text().replace(boot_id, "0" * 8 + boot_id[8:]))
     owned = rig.hca.guids_at_pf(0)
-    rig.delete(pod, **IDENTITY)
+    (lease,) = leases()
+    if call == "DEL":
+        rig.delete(pod, **IDENTITY)
+    elif call == "GC":
+        nothing: dict[str, Any] = {"cni.dev/valid-attachments": []}
+        assert rig.call("GC", pod, **IDENTITY, **nothing).status == 0
+    else:
+        heir = rig.pod("heir")
+        rig.add(heir, portTimeout=0)
+        assert not record.exists()
+        assert lease not in [name for name in leases() if pod.container_id in (LEASES / name).read_text()]
+        rig.delete(heir)
     assert rig.hca.guids_at_pf(0) == owned
+    assert rig.hca.link_state(0) == "enable"
     assert leases() == []
     assert list(STATE.rglob("*.json")) == []
     assert not (STATE / "devices").exists()

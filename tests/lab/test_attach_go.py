@@ -28,9 +28,9 @@ def attach_as_go_does(hca: Hca, pod: Pod, *, isolation: bool) -> Path:
     hca.rebind(0)
     assert hca.wait(lambda: hca.netdevs(0) and hca.rdma(0), 10)
     if isolation:
-        commands.run(f"rdma dev set {hca.rdma(0)} netns {pod.name}")
-        assert hca.wait(lambda: hca.netdevs(0), 10)
-    commands.run(f"ip link set {hca.netdevs(0)[0]} netns {pod.name} name net1")
+        hca.to_pod(0, pod.name)
+    else:
+        commands.run(f"ip link set {hca.netdevs(0)[0]} netns {pod.name} name net1")
     pod.run("ip addr add 10.56.0.9/24 dev net1; ip link set net1 up")
     record = STATE / f"{pod.container_id}-net1"
     record.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +85,29 @@ def test_n6_a_record_that_cannot_be_understood_is_set_aside(
     assert (run.status, run.stdout) == (0, ""), run.stdout + run.stderr
     assert not record.exists()
     record.with_name(record.name + ".damaged").unlink()
+    before.assert_as_before()
+
+
+def test_n6_a_late_del_for_a_vf_that_another_of_its_pods_has(
+    make_hca: MakeHca, pods: MakePod, cni: Cni, host_snapshot: TakeSnapshot
+) -> None:
+    """The first pod's DEL never came, and the Go plugin gave the VF to the second one: that keeps it."""
+    hca = make_hca(preset=True)
+    before = host_snapshot(hca)
+    first, second = pods("first"), pods("second")
+    record = attach_as_go_does(hca, second, isolation=False)
+    late = record.with_name(f"{first.container_id}-net1")
+    late.write_text(record.read_text())
+    commands.run(["touch", "-d", "2 seconds ago", str(late)])
+    run = cni("DEL", first, netconf(hca, link_state="enable"), env={"CNI_NETNS": ""})
+    assert run.status == 0, run.stdout + run.stderr
+    assert not late.exists()
+    assert record.exists()
+    assert second.addresses() == ["10.56.0.9/24"]
+    assert hca.guids_at_pf(0) == (GUID, GUID)
+    assert hca.link_state(0) == "enable"
+    run = cni("DEL", second, netconf(hca, link_state="enable"))
+    assert run.status == 0, run.stdout + run.stderr
     before.assert_as_before()
 
 

@@ -58,3 +58,23 @@ def test_add_then_del_leaves_the_host_as_before(
 
 def hca_guid(before: Any, hca: Hca) -> str:
     return str(before.facts[f"VF 0 ({hca.pci(0)}) port GUID"])
+
+
+def test_without_isolation_in_exclusive_mode(
+    make_hca: MakeHca, pods: MakePod, cni: Cni, host_snapshot: TakeSnapshot
+) -> None:
+    """The pod gets its interface; the RDMA device stays with the host, which alone sees it."""
+    hca = make_hca(mode="exclusive", preset=True)
+    before = host_snapshot(hca)
+    pod, conf = pods("a"), netconf(hca, guid=GUID)
+    run = cni("ADD", pod, conf)
+    assert run.status == 0, run.stdout + run.stderr
+    link = pod.link()
+    assert link is not None
+    assert link["address"].endswith(GUID)
+    assert pod.rdma() == []
+    assert hca.port_guid(0) == GUID
+    check = cni("CHECK", pod, {**conf, "prevResult": run.out})
+    assert (check.status, check.stdout) == (0, "")
+    assert cni("DEL", pod, conf).status == 0
+    before.assert_as_before()

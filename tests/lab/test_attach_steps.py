@@ -1,190 +1,372 @@
-"""ADD and DEL that die or fail at every step: DEL leaves the host as before, wherever it was (C11, C13, issue 3).
+"""Death, error and SIGTERM at every step of ADD, DEL and GC: the host is as before (C11, C13, issue 6).
 
-The steps are those that a run's own log names, so that a new one is covered without a word here. Eight cases go on at
-a time, each with its own VF and pod.
+The steps are those that a run's own log names, so that a new one is covered without a word here. What may come between
+one and the next:
+
+    a   death, then the runtime's next call
+    b   death and no call ever: the namespace ends, and the next pod's ADD of that VF heals it
+    c   an error: ADD undoes itself; DEL and GC report it, and their next call finishes
+    t   SIGTERM of an impatient runtime, which undoes an ADD
+
+Before a step b and t are placed, after it a and c: the end of one is the beginning of the next. A VF goes through both
+in a row, so that what one of them forgets is the other one's start, and the end is compared with the beginning; eight
+VFs at a time. LAB_EVERY=n takes every n-th moment (an odd n, or one half of the letters is left out).
 """
 
 from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.lab.cni import CniRun
 from tests.lab.pod import Pod
-from tests.lab.rig import Rig, at_once, end, guid_of, leases, steps_of
+from tests.lab.rig import STATE, Rig, at_once, end, guid_of, rigs, steps_of
 
 LOG = Path("/tmp/steps.log")
+NETWORKS = Path("/var/lib/cni/networks")
+EVERY = int(os.environ.get("LAB_EVERY", "1"))
 NOTHING_VALID: dict[str, Any] = {"cni.dev/valid-attachments": []}
-TIMES = re.compile(r"cmd=(\w+) .*step=(\w+) .*ms=([\d.]+)")
+TABLES = ";".join(f"{vf}:ffff,8001" for vf in range(8))
+TOO_LATE = ("write_device_info", "commit")  # for SIGTERM: the pod has what it asked for
 
 
-def everything(vf: int) -> dict[str, Any]:
-    """Settings that make an ADD take every step there is."""
-    return {"guid": guid_of(vf), "link_state": "enable", "mtu": 2000, "logFile": str(LOG)}
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One moment on one VF; `more` are the settings of its pods."""
+
+    vf: int
+    moment: str
+    more: dict[str, Any]
+
+    @property
+    def after(self) -> bool:
+        """Whether it comes after its step."""
+        return self.moment.endswith(".done")
+
+    @property
+    def heirs(self) -> dict[str, Any]:
+        """The settings of the pod that comes after: another GUID, if the first one had one of its own."""
+        return {**self.more, "guid": guid_of(0x80 + self.vf)} if "guid" in self.more else self.more
+
+
+def new_guid(vf: int) -> dict[str, Any]:
+    """Settings that make an ADD take every step there is but a P_Key's; the VF is bound anew."""
+    info = {"CNIDeviceInfoFile": f"/tmp/steps-devinfo/{vf}.json"}
+    return {"guid": guid_of(vf), "link_state": "enable", "mtu": 2000, "runtimeConfig": info, "logFile": str(LOG)}
+
+
+def kept_guid(vf: int) -> dict[str, Any]:
+    """The VF keeps its GUID, so its devices are moved home instead."""
+    return {"link_state": "enable", "logFile": str(LOG)}
+
+
+def with_pkey(vf: int) -> dict[str, Any]:
+    """A P_Key that is not at index 0: an IPoIB child."""
+    return {**kept_guid(vf), "pkey": "0x8001"}
+
+
+@pytest.fixture(scope="module", params=["shared", "exclusive"])
+def loaded(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """The module's rig, with P_Key tables."""
+    yield from rigs(request.param, pkeys=TABLES)
+
+
+def steps(rig: Rig, command: str, act: Callable[[], object]) -> list[str]:
+    """The steps of a command while something is done."""
+    LOG.unlink(missing_ok=True)
+    act()
+    return steps_of(LOG.read_text(), command)
+
+
+def moments(named: list[str], unlike: list[str] = ()) -> list[str]:  # type: ignore[assignment]
+    """Before and after each step that is not in the other list."""
+    return [moment for step in named if step not in unlike for moment in (step, f"{step}.done")]
 
 
 @pytest.fixture(scope="module")
-def steps(loaded: Rig) -> dict[str, list[str]]:
-    """The steps of an ADD, a DEL and a GC, from the log of one of each."""
-    LOG.unlink(missing_ok=True)
+def points(loaded: Rig) -> dict[str, list[str]]:
+    """The moments of each command, by the kind of attachment; those that another kind has too are taken there."""
     pod = loaded.pod()
-    loaded.add(pod, **everything(0))
-    loaded.delete(pod, **everything(0))
-    loaded.add(pod, **everything(0))
+    found: dict[str, list[str]] = {}
+    for kind, settings in (("new", new_guid(0)), ("kept", kept_guid(0)), ("pkey", with_pkey(0))):
+        for command, call in (("ADD", loaded.add), ("DEL", loaded.delete)):
+            found[f"{command} {kind}"] = steps(loaded, command, partial(call, pod, **settings))
+    loaded.call("ADD", pod, trace="verify_rdma=kill", **new_guid(0))
     pod.delete()
-    assert loaded.call("GC", pod, **everything(0), **NOTHING_VALID).status == 0
+    heir = loaded.pod()
+    healing = steps(loaded, "ADD", partial(loaded.add, heir, **new_guid(1)))
+    found["ADD healing"] = healing[1 : healing.index("read_facts")]
+    heir.delete()
+    collect = partial(loaded.call, "GC", heir, **new_guid(1), **NOTHING_VALID)
+    found["GC new"] = steps(loaded, "GC", collect)
     loaded.assert_as_before()
-    text = LOG.read_text()
-    found = {command: steps_of(text, command) for command in ("ADD", "DEL", "GC")}
-    print(f"steps: {found}")
-    print("ms:", *(f"{command}.{step}={ms}" for command, step, ms in TIMES.findall(text)))
-    assert {"write_record", "set_port_guid", "bind", "move_netdev", "commit"} <= set(found["ADD"])
-    assert ("move_rdma" in found["ADD"]) is loaded.exclusive
-    return found
+    assert {"write_record", "set_port_guid", "bind", "move_netdev", "commit"} <= set(found["ADD new"])
+    assert {"restore_port_guid", "bind", "release_addresses", "forget"} <= set(found["DEL new"])
+    # the RDMA device's move ends the pod's netdev and its children, and the kernel makes a new one at home
+    homeward = {"move_rdma_home"} if loaded.exclusive else {"remove_children", "move_netdev_home"}
+    for kind in ("kept", "pkey"):
+        assert "unbind" not in found[f"ADD {kind}"] + found[f"DEL {kind}"]
+        assert homeward <= set(found[f"DEL {kind}"])
+    assert "add_child" in found["ADD pkey"]
+    assert {"heal", "restore_config", "forget"} <= set(found["ADD healing"])
+    assert {"collect", "collect_addresses", "bind", "forget"} <= set(found["GC new"])
+    assert ("move_rdma" in found["ADD new"]) is loaded.exclusive
+    return {
+        "ADD new": moments(found["ADD new"]),
+        "ADD pkey": moments(found["ADD pkey"], unlike=found["ADD new"]),
+        "ADD healing": moments(found["ADD healing"]),
+        "DEL new": moments(found["DEL new"]),
+        "DEL kept": moments(found["DEL kept"], unlike=found["DEL new"]),
+        "DEL pkey": moments(sorted(homeward)),
+        "GC new": moments(found["GC new"]),
+    }
 
 
-def batches(cases: list[str], size: int = 8) -> Iterator[list[tuple[int, str]]]:
-    for start in range(0, len(cases), size):
-        yield list(enumerate(cases[start : start + size]))
+class Matrix:
+    """The calls that a case is made of, each with what must come out."""
+
+    def __init__(self, rig: Rig, note: Callable[[str, object], None]) -> None:
+        self.rig = rig
+        self._note = note
+
+    def run(
+        self,
+        command: str,
+        what: list[str],
+        settings: Callable[[int], dict[str, Any]],
+        act: Callable[[Case], None],
+        follows: str,
+    ) -> None:
+        """All moments, eight at a time, each on its own VF; after eight the host as before. Notes the counts."""
+        taken = what[(EVERY - 1) // 2 :: EVERY]
+        for start in range(0, len(taken), self.rig.vfs):
+            cases = [
+                Case(vf=vf, moment=moment, more=settings(vf))
+                for vf, moment in enumerate(taken[start : start + self.rig.vfs])
+            ]
+            at_once(partial(self._named, act, case) for case in cases)
+            self.rig.assert_as_before()
+            self.rig.end_pods()
+        for letter in follows:
+            placed = [moment for moment in taken if moment.endswith(".done") is (letter in "ac")]
+            self._note(f"moments {self.rig.mode} {command} {letter}", len(placed))
+
+    def _named(self, act: Callable[[Case], None], case: Case) -> None:
+        try:
+            act(case)
+        except AssertionError as failure:
+            raise AssertionError(f"VF {case.vf}, {case.moment}: {failure}") from failure
+
+    def killed(self, command: str, pod: Pod, case: Case, *, heir: bool = False, **more: Any) -> None:
+        trace = f"{case.moment}=kill"
+        run = self.rig.call(command, pod, case.vf, trace=trace, **(case.heirs if heir else case.more), **more)
+        assert run.status == -signal.SIGKILL, run
+
+    def failed(self, command: str, pod: Pod, case: Case, *, heir: bool = False, **more: Any) -> None:
+        trace = f"{case.moment}=fail"
+        run = self.rig.call(command, pod, case.vf, trace=trace, **(case.heirs if heir else case.more), **more)
+        assert run.status == 1, run
+        assert f"fault injected at {case.moment}" in run.out["msg"], run
+
+    def interrupted(self, pod: Pod, case: Case) -> CniRun:
+        """An ADD that is held up at the moment until SIGTERM has come."""
+        process = self.rig.start("ADD", pod, case.vf, trace=f"{case.moment}=stop", **case.more)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        process.terminate()
+        os.kill(process.pid, signal.SIGCONT)
+        return end(process)
+
+    def attached(self, pod: Pod, case: Case) -> None:
+        """An attachment whose ADD died when all was done but the slow look at the port: cheap, and as hard to undo."""
+        run = self.rig.call("ADD", pod, case.vf, trace="verify_rdma=kill", **case.more)
+        assert run.status == -signal.SIGKILL, run
+
+    def whole(self, pod: Pod, case: Case) -> None:
+        self.rig.add(pod, case.vf, **case.more)
+
+    def collected(self, pod: Pod, case: Case, **more: Any) -> None:
+        run = self.rig.call("GC", pod, case.vf, **case.more, **more, **NOTHING_VALID)
+        assert (run.status, run.stdout) == (0, ""), run
+
+    def inherited(self, late: Pod, case: Case, **more: Any) -> Pod:
+        """The next pod gets the VF, whole, and a late DEL of the first one takes nothing from it."""
+        heir = self.rig.pod("heir")
+        self.rig.add(heir, case.vf, **case.heirs, **more)
+        self.rig.delete(late, case.vf, **case.more, **more)
+        assert_nothing_of(late)
+        link = heir.link()
+        assert link is not None
+        assert "UP" in link["flags"]
+        assert heir.addresses()
+        if "guid" in case.heirs:
+            assert link["address"].endswith(case.heirs["guid"])
+            assert self.rig.hca.guids_at_pf(case.vf) == (case.heirs["guid"],) * 2
+        if self.rig.exclusive:
+            assert len(heir.rdma()) == 1
+        assert self.rig.hca.link_state(case.vf) == case.more["link_state"]
+        return heir
 
 
-def in_turn(rig: Rig, batch: list[tuple[int, str]], act: Callable[[int, str, Pod], None]) -> None:
-    """Each case on its own VF and in its own pod, all at once; then the host as before."""
-    pods = [rig.pod() for _ in batch]
-    at_once(partial(act, vf, point, pod) for (vf, point), pod in zip(batch, pods, strict=True))
-    rig.assert_as_before()
-    rig.end_pods()
+@pytest.fixture
+def matrix(rig: Rig, record_testsuite_property: Callable[[str, object], None]) -> Matrix:
+    return Matrix(rig, record_testsuite_property)
 
 
-def test_add_killed_after_every_step_then_del(rig: Rig, steps: dict[str, list[str]]) -> None:
-    points = [f"{steps['ADD'][0]}=kill", *(f"{step}.done=kill" for step in steps["ADD"])]
-
-    def act(vf: int, point: str, pod: Pod) -> None:
-        run = rig.call("ADD", pod, vf, trace=point, **everything(vf))
-        assert run.status == -signal.SIGKILL, f"{point}: {run}"
-        if vf % 2:
-            pod.delete()  # and the namespace may be gone when DEL comes
-        rig.delete(pod, vf, **everything(vf))
-        rig.delete(pod, vf, **everything(vf))
-
-    for batch in batches(points):
-        in_turn(rig, batch, act)
-    print(f"{len(points)} moments of death in {rig.mode} mode")
+def assert_nothing_of(pod: Pod) -> None:
+    """No record, no lease, and no interface in the namespace if that is still there."""
+    assert list((STATE / "attachments").rglob(f"{pod.container_id}:*")) == []
+    left = [lease for lease in NETWORKS.rglob("*.*.*.*") if lease.is_file() and pod.container_id in _text(lease)]
+    assert left == []
+    if pod.exists():
+        assert [link["ifname"] for link in pod.links()] == ["lo"]
 
 
-def test_add_that_fails_at_a_step_undoes_itself(rig: Rig, steps: dict[str, list[str]]) -> None:
-    points = [f"{step}=fail" for step in steps["ADD"]]
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:  # somebody else's, just released
+        return ""
 
-    def act(vf: int, point: str, pod: Pod) -> None:
-        run = rig.call("ADD", pod, vf, trace=point, **everything(vf))
-        assert run.status == 1, f"{point}: {run}"
-        assert "fault injected" in run.out["msg"], f"{point}: {run.out}"
-        assert pod.link() is None
 
-    for batch in batches(points):
-        in_turn(rig, batch, act)
-    pod = rig.pod()
-    rig.add(pod, **everything(0))
-    rig.delete(pod, **everything(0))
-    rig.assert_as_before()
+@pytest.mark.matrix
+@pytest.mark.parametrize(("kind", "settings"), [("new", new_guid), ("pkey", with_pkey)])
+def test_add(
+    matrix: Matrix, points: dict[str, list[str]], kind: str, settings: Callable[[int], dict[str, Any]]
+) -> None:
+    rig = matrix.rig
+
+    def act(case: Case) -> None:
+        pod = rig.pod()
+        if case.after:
+            matrix.failed("ADD", pod, case)
+            assert_nothing_of(pod)
+            matrix.killed("ADD", pod, case)
+            if case.vf % 2:
+                pod.delete()  # the namespace may be gone when DEL comes
+            rig.delete(pod, case.vf, **case.more)
+            assert_nothing_of(pod)
+            return
+        run = matrix.interrupted(pod, case)
+        if case.moment in TOO_LATE:
+            assert run.status == 0, run
+            rig.delete(pod, case.vf, **case.more)
+        else:
+            assert (run.status, run.code) == (1, 11), run
+            assert "SIGTERM" in run.out["msg"]
+        assert_nothing_of(pod)
+        matrix.killed("ADD", pod, case)
+        pod.delete()
+        rig.delete(matrix.inherited(pod, case), case.vf, **case.heirs)
+
+    matrix.run("ADD", points[f"ADD {kind}"], settings, act, "abct")
+
+
+@pytest.mark.matrix
+def test_add_that_heals(matrix: Matrix, points: dict[str, list[str]]) -> None:
+    """The next pod's ADD dies or fails too, while it clears away what the first one left."""
+    rig = matrix.rig
+
+    def act(case: Case) -> None:
+        first, second = rig.pod(), rig.pod()
+        matrix.attached(first, case)
+        first.delete()
+        if case.after:
+            matrix.failed("ADD", second, case, heir=True)
+            assert_nothing_of(second)
+            rig.delete(first, case.vf, **case.more)
+            assert_nothing_of(first)
+            return
+        matrix.killed("ADD", second, case, heir=True)
+        second.delete()
+        rig.delete(matrix.inherited(first, case), case.vf, **case.heirs)
+
+    matrix.run("ADD", points["ADD healing"], new_guid, act, "bc")
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("kind", "settings"), [("new", new_guid), ("kept", kept_guid), ("pkey", with_pkey)])
+def test_del(
+    matrix: Matrix, points: dict[str, list[str]], kind: str, settings: Callable[[int], dict[str, Any]]
+) -> None:
+    rig = matrix.rig
+
+    attached = matrix.whole if kind == "pkey" else matrix.attached
+
+    def act(case: Case) -> None:
+        pod = rig.pod()
+        attached(pod, case)
+        if not case.after:
+            matrix.killed("DEL", pod, case)
+            pod.delete()
+            rig.delete(matrix.inherited(pod, case), case.vf, **case.heirs)
+            return
+        matrix.failed("DEL", pod, case)
+        rig.delete(pod, case.vf, **case.more)
+        assert_nothing_of(pod)
+        attached(pod, case)
+        matrix.killed("DEL", pod, case)
+        if case.vf % 2:
+            pod.delete()
+        rig.delete(pod, case.vf, **case.more)
+        assert_nothing_of(pod)
+
+    matrix.run("DEL", points[f"DEL {kind}"], settings, act, "abc")
+
+
+@pytest.mark.matrix
+def test_gc(matrix: Matrix, points: dict[str, list[str]]) -> None:
+    """Each in a network of its own, whose GC the others' attachments do not concern."""
+    rig = matrix.rig
+
+    def settings(vf: int) -> dict[str, Any]:
+        return {"name": f"ibnet{vf}", **new_guid(vf)}
+
+    def act(case: Case) -> None:
+        pod = rig.pod()
+        matrix.attached(pod, case)
+        pod.delete()
+        if not case.after:
+            matrix.killed("GC", pod, case, **NOTHING_VALID)
+            rig.delete(matrix.inherited(pod, case), case.vf, **case.heirs)
+            return
+        matrix.failed("GC", pod, case, **NOTHING_VALID)
+        matrix.collected(pod, case)
+        assert_nothing_of(pod)
+        second = rig.pod()
+        matrix.attached(second, case)
+        second.delete()
+        matrix.killed("GC", second, case, **NOTHING_VALID)
+        if case.vf % 2:
+            rig.delete(second, case.vf, **case.more)
+        else:
+            matrix.collected(second, case)
+        assert_nothing_of(second)
+
+    matrix.run("GC", points["GC new"], settings, act, "abc")
 
 
 def test_add_killed_at_moments_of_the_clock(rig: Rig) -> None:
+    """Inside of steps, not only between them."""
     seed = int(os.environ.get("LAB_SEED", random.randrange(10**6)))
     print(f"seed {seed} (LAB_SEED)")
     dice = random.Random(seed)
-    moments = [str(dice.uniform(0.2, 6)) for _ in range(8)]
 
-    def act(vf: int, moment: str, pod: Pod) -> None:
-        process = rig.start("ADD", pod, vf, **everything(vf))
-        time.sleep(float(moment))  # the moment is the case, not a condition that could be awaited
+    def act(vf: int, moment: float) -> None:
+        pod = rig.pod()
+        process = rig.start("ADD", pod, vf, **new_guid(vf))
+        time.sleep(moment)  # the moment is the case, not a condition that could be awaited
         process.kill()
         process.communicate()
-        rig.delete(pod, vf, **everything(vf))
+        rig.delete(pod, vf, **new_guid(vf))
 
-    for batch in batches(moments):
-        in_turn(rig, batch, act)
-
-
-def test_sigterm_undoes_an_add(rig: Rig, steps: dict[str, list[str]]) -> None:
-    """An impatient runtime's SIGTERM, at steps that are held up until it has come."""
-    points = [f"{step}=stop" for step in ("reserve_addresses", "bind", "move_netdev", "verify_rdma")]
-
-    def act(vf: int, point: str, pod: Pod) -> None:
-        process = rig.start("ADD", pod, vf, trace=point, **everything(vf))
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-        process.terminate()
-        os.kill(process.pid, signal.SIGCONT)
-        run = end(process)
-        assert (run.status, run.code) == (1, 11), f"{point}: {run}"
-        assert "SIGTERM" in run.out["msg"]
-
-    for batch in batches(points):
-        in_turn(rig, batch, act)
-
-
-@pytest.mark.matrix
-def test_del_killed_after_every_step_then_del(rig: Rig, steps: dict[str, list[str]]) -> None:
-    points = [f"{steps['DEL'][0]}=kill", *(f"{step}.done=kill" for step in steps["DEL"])]
-
-    def act(vf: int, point: str, pod: Pod) -> None:
-        rig.add(pod, vf, **everything(vf))
-        run = rig.call("DEL", pod, vf, trace=point, **everything(vf))
-        assert run.status == -signal.SIGKILL, f"{point}: {run}"
-        if vf % 2:
-            pod.delete()
-        rig.delete(pod, vf, **everything(vf))
-
-    for batch in batches(points):
-        in_turn(rig, batch, act)
-    print(f"{len(points)} moments of a DEL's death in {rig.mode} mode")
-
-
-@pytest.mark.matrix
-def test_gc_killed_after_every_step_then_gc(rig: Rig, steps: dict[str, list[str]]) -> None:
-    """Each in a network of its own, whose GC the others' attachments do not concern."""
-    points = [f"{steps['GC'][0]}=kill", *(f"{step}.done=kill" for step in steps["GC"])]
-
-    def act(vf: int, point: str, pod: Pod) -> None:
-        settings = {"name": f"ibnet{vf}", **everything(vf)}
-        rig.add(pod, vf, **settings)
-        pod.delete()
-        run = rig.call("GC", pod, vf, trace=point, **settings, **NOTHING_VALID)
-        assert run.status == -signal.SIGKILL, f"{point}: {run}"
-        run = rig.call("GC", pod, vf, **settings, **NOTHING_VALID)
-        assert (run.status, run.stdout) == (0, ""), f"{point}: {run}"
-
-    for batch in batches(points):
-        in_turn(rig, batch, act)
-    print(f"{len(points)} moments of a GC's death in {rig.mode} mode")
-
-
-@pytest.mark.matrix
-def test_killed_add_without_del_is_healed_by_the_next(rig: Rig, steps: dict[str, list[str]]) -> None:
-    """No DEL ever: the VF's next pod gets it, its originals are still known, and a late DEL hurts nobody."""
-    points = [f"{step}.done=kill" for step in steps["ADD"]]
-
-    def act(vf: int, point: str, pod: Pod) -> None:
-        run = rig.call("ADD", pod, vf, trace=point, **everything(vf))
-        assert run.status == -signal.SIGKILL, f"{point}: {run}"
-        pod.delete()
-        heir = rig.pod("heir")
-        other = {**everything(vf), "guid": guid_of(0x80 + vf)}
-        result = rig.add(heir, vf, **other)
-        rig.delete(pod, vf, **everything(vf))
-        check = rig.check(heir, result, vf, **other)
-        assert check.status == 0, f"{point}: {check.stdout}"
-        rig.delete(heir, vf, **other)
-
-    for batch in batches(points):
-        in_turn(rig, batch, act)
-        assert leases() == []
-    print(f"{len(points)} healed deaths in {rig.mode} mode")
+    at_once(partial(act, vf, dice.uniform(0.2, 6)) for vf in range(rig.vfs))
+    rig.assert_as_before()

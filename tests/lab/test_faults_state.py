@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.lab.commands import names, run, write
+from tests.lab.commands import names, run, wait, write
 from tests.lab.hca import DRIVERS
-from tests.lab.rig import STATE, Rig, at_once, guid_of, leases, rigs
+from tests.lab.rig import STATE, Rig, at_once, end, guid_of, leases, rigs, state_of
 
 IDENTITY: dict[str, Any] = {"guid": guid_of(1), "link_state": "enable"}
 
@@ -61,6 +63,49 @@ def test_state_directory_is_full(rig: Rig) -> None:
         (STATE / "filler").unlink()
         rig.add(pod, **IDENTITY)
         run(f"dd if=/dev/zero of={STATE}/filler bs=4k count=64", check=False)
+        rig.delete(pod, **IDENTITY)
+        assert list(STATE.rglob("*.json*")) == []
+    STATE.rmdir()
+    rig.assert_as_before()
+
+
+def stopped(process: subprocess.Popen[str]) -> bool:
+    return state_of(process.pid) == "T"
+
+
+def test_state_directory_fills_up_on_the_way(rig: Rig) -> None:
+    """The record is there, the owner's link or the last word is not: undone, and the DEL after it is content."""
+    with mounted(STATE, "size=64k,nr_inodes=8"):
+        for step in ("claim", "commit"):
+            pod = rig.pod()
+            process = rig.start("ADD", pod, trace=f"{step}=stop", **IDENTITY)
+            assert wait(partial(stopped, process))
+            run(f"dd if=/dev/zero of={STATE}/filler bs=4k count=64; touch {STATE}/1 {STATE}/2 {STATE}/3", check=False)
+            process.send_signal(signal.SIGCONT)
+            failed = end(process)
+            assert failed.code == 106, failed
+            assert "No space left on device" in failed.out["msg"]
+            assert [link["ifname"] for link in pod.links()] == ["lo"]
+            assert list(STATE.rglob("*.json*")) == []
+            rig.delete(pod, **IDENTITY)
+            run(f"rm {STATE}/filler {STATE}/[123]", check=False)
+    STATE.rmdir()
+    rig.assert_as_before()
+
+
+def test_a_del_whose_state_cannot_be_written(rig: Rig) -> None:
+    """The VF comes home all the same, the error is told, and the DEL after it finds nothing to do but the record."""
+    pod = rig.pod()
+    with mounted(STATE, "size=1m"):
+        rig.add(pod, **IDENTITY)
+        run(["mount", "-o", "remount,ro", str(STATE)])
+        failed = rig.call("DEL", pod, **IDENTITY)
+        assert failed.code == 106, failed
+        assert "Read-only file system" in failed.out["msg"]
+        assert leases() == []
+        assert rig.hca.link_state(0) == "auto"
+        assert [link["ifname"] for link in pod.links()] == ["lo"]
+        run(["mount", "-o", "remount,rw", str(STATE)])
         rig.delete(pod, **IDENTITY)
         assert list(STATE.rglob("*.json*")) == []
     STATE.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,6 +109,17 @@ def test_a_log_that_finds_no_room_fails_nothing(disk: Path, capfd: pytest.Captur
     log.warning("one")
     assert "msg=one" in capfd.readouterr().err
     (disk / "filler").unlink()
+    log.close()
     make_read_only(disk)
     log.warning("two")
     assert "cannot open logFile" in capfd.readouterr().err
+
+
+def test_a_folder_of_somebody_else_below_the_state_directory(tmp_path: Path) -> None:
+    """Planted before there was any, in a state directory that others can write to: refused, nothing put there."""
+    records = Records(str(tmp_path))
+    (tmp_path / "attachments").mkdir()
+    os.chown(tmp_path / "attachments", 65534, 65534)
+    with pytest.raises(StateFailure, match="its folder belongs to user 65534"):
+        records.write(RECORD)
+    assert list((tmp_path / "attachments").iterdir()) == []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ib_sriov_cni.errors import KernelRefused
-from ib_sriov_cni.model import Link
+from ib_sriov_cni.model import Link, PciAddress, VfFunction
 from ib_sriov_cni.netns import Inside
 from ib_sriov_cni.nlsock import LinkEvents
 from ib_sriov_cni.rtnl import Rtnl
@@ -153,8 +153,24 @@ def test_a_link_that_has_gone(sandbox: Sandbox, pod: Rtnl, link: Link) -> None:
 def test_a_pf_that_is_none(pod: Rtnl, link: Link) -> None:
     assert pod.read_pf("v0") == (read(pod, "v0"), {})
     assert refused(errno.ENODEV, lambda: pod.read_pf("nowhere")).startswith("read VFs of PF nowhere: No such device")
-    text = refused(errno.EOPNOTSUPP, lambda: pod.set_vf_link_state("v0", 3, "enable"))
+    vf = VfFunction(
+        pci=PciAddress("0000:3b:00.2"),
+        pf=PciAddress("0000:3b:00.0"),
+        index=3,
+        driver="",
+        pf_driver="",
+        pf_netdev="v0",
+        pf_index=link.index,
+    )
+    text = refused(errno.EOPNOTSUPP, lambda: pod.set_vf_link_state(vf, "enable"))
     assert text.startswith("set link state enable of VF 3 of PF v0: Operation not supported")
+
+
+def test_a_pf_is_addressed_by_its_number(sandbox: Sandbox, pod: Rtnl, link: Link) -> None:
+    """Its name may have changed since it was read."""
+    sandbox.ip("link", "set", "v0", "name", "renamed")
+    assert pod.read_pf("v0", link.index)[0].name == "renamed"
+    assert refused(errno.ENODEV, lambda: pod.read_pf("v0")).startswith("read VFs of PF v0: No such device")
 
 
 def test_events(sandbox: Sandbox) -> None:

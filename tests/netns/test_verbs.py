@@ -209,6 +209,49 @@ def test_the_child_ends_with_its_parent_and_holds_nothing_of_it(double: Double) 
     assert f"{double.folder}/lock" not in seen
 
 
+WAIT = """
+import os, sys
+from ib_sriov_cni.netns import open_netns
+from ib_sriov_cni import verbs
+with open_netns(sys.argv[1]) as netns:
+    verifier = verbs.Verifier(netns, exclusive=True)
+    print(verifier._pid, flush=True)
+    sys.stdin.read()
+    verifier.close()
+    assert not os.path.exists(f"/proc/{verifier._pid}")
+    print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_child_that_is_never_asked(double: Double, killed: bool) -> None:
+    """It loads pyverbs, waits, and ends: with the ADD that needs it no more, or with its parent."""
+    ready = double.folder / "ready"
+    double.make()
+    with open(double.folder / "pyverbs" / "device.py", "a", encoding="utf-8") as file:
+        file.write("\nopen(os.environ['HERE'] + '/ready', 'w').close()\n")
+    env = {**os.environ, "PYTHONPATH": f"{double.folder}:{ROOT}", "HERE": str(double.folder)}
+    with subprocess.Popen(
+        [sys.executable, "-c", WAIT, double.sandbox.path],
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        while not ready.exists():
+            assert process.poll() is None
+            os.sched_yield()
+        assert os.path.exists(f"/proc/{child}")
+        if killed:
+            process.kill()
+        out, _ = process.communicate()
+        assert out == ("" if killed else "ended\n")
+    while os.path.exists(f"/proc/{child}") and " Z " not in Path(f"/proc/{child}/stat").read_text():
+        os.sched_yield()
+
+
 def test_the_real_pyverbs_and_a_device_that_is_not_there(sandbox: Sandbox) -> None:
     with sandbox.open() as netns, pytest.raises(VerificationFailed) as caught:
         read_port("no-such-device", netns=netns, exclusive=True, wait=0.0, pkeys=False)

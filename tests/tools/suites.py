@@ -1,8 +1,8 @@
 """Run test suites one after the other, and sum their junit files into one line.
 
     suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs packaging lab conformance;
-                          matrix: what lab leaves out; build, build-all, build-conformance: dist/ib-sriov in the place
-                          of the source
+                          what lab leaves out: matrix; matrix-6.1, a sample of it on the other kernel; udev, in a guest
+                          with a real udevd; build, build-all, build-conformance: dist/ib-sriov in the source's place
 
 A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
@@ -22,8 +22,10 @@ RESULTS = os.path.join(ROOT, ".test-results")
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 # The suites that run in the lab's virtual machine.
 IN_GUEST = {
-    "lab": ["tests/lab", "-m", "not matrix"],
+    "lab": ["tests/lab", "-m", "not matrix and not udev"],
     "matrix": ["tests/lab", "-m", "matrix"],
+    "udev": ["tests/lab/test_udev.py"],
+    "matrix-6.1": ["tests/lab", "-m", "matrix"],
     "conformance": ["tests/conformance"],
     "build": ["tests/packaging/guest", *(f"tests/lab/test_attach_{name}.py" for name in ("main", "guid", "del"))],
     "build-all": [
@@ -35,6 +37,8 @@ IN_GUEST = {
 }
 # What these suites call is the one file that `make build` made.
 ONE_FILE = os.path.join(ROOT, "dist", "ib-sriov")
+# What a suite of those has in its environment besides.
+SETTINGS = {"matrix-6.1": {"KERNEL": "6.1", "LAB_EVERY": "7"}}
 # For a suite on a slow machine; one that hangs must still end before CI's own limit.
 GUEST_SECONDS = "2700"
 # Each of these counts as one test.
@@ -67,6 +71,34 @@ def junit_counts(path: str) -> tuple[int, int]:
     return passed, failed
 
 
+def count_moments(path: str) -> str:
+    """One line of how many moments of death and error the tests went through; "" if none did.
+
+    They are properties of the suite called "moments MODE COMMAND LETTER", noted by tests that passed
+    (tests/lab/test_attach_steps.py).
+    """
+    counts: dict[str, dict[str, int]] = {}
+    try:
+        root = ET.parse(path).getroot()  # noqa: S314  our own pytest wrote it
+    except (OSError, ET.ParseError):
+        return ""
+    for each in root.iter("property"):
+        word, *names = each.get("name", "").split()
+        if word == "moments":
+            mode, command, letter = names
+            letters = counts.setdefault(f"{mode} {command}", {})
+            letters[letter] = letters.get(letter, 0) + int(each.get("value", "0"))
+    if not counts:
+        return ""
+    parts = [
+        f"{name}: {', '.join(f'{letter} {count}' for letter, count in sorted(letters.items()))}"
+        for name, letters in counts.items()
+    ]
+    total = sum(sum(letters.values()) for letters in counts.values())
+    words = "a: death, then the next call; b: death, then the next pod; c: error; t: SIGTERM"
+    return f"{total} moments of death and error passed ({words}): {'; '.join(parts)}"
+
+
 def lint() -> tuple[int, int]:
     statuses = {name: run(command) for name, command in LINT.items()}
     for name, status in statuses.items():
@@ -83,6 +115,7 @@ def pytest_suite(name: str) -> tuple[int, int]:
         os.remove(junit)
     if name in IN_GUEST:
         os.environ["JUNIT"] = junit
+        os.environ["UDEV"] = str(int(name == "udev"))
         os.environ.setdefault("TIMEOUT", GUEST_SECONDS)
         if name.startswith("build"):
             environ["IB_SRIOV_PLUGIN"] = ONE_FILE
@@ -94,7 +127,7 @@ def pytest_suite(name: str) -> tuple[int, int]:
         if name in {"netns", "packaging"}:
             command = as_root(command)
     try:
-        status = run(command, **environ)
+        status = run(command, **environ, **SETTINGS.get(name, {}))
     except OSError as fault:
         print(f"{name}: {fault}", flush=True)
         return 0, 1
@@ -122,7 +155,10 @@ def main(suites: list[str]) -> int:
         table.append((name, passed, failed, time.monotonic() - start))
     print()
     for name, passed, failed, seconds in table:
-        print(f"{name:8}{passed:6} passed {failed:6} failed {seconds:8.1f} s")
+        print(f"{name:11}{passed:6} passed {failed:6} failed {seconds:8.1f} s")
+    for name in suites:
+        if name != "lint" and (moments := count_moments(os.path.join(RESULTS, f"{name}.xml"))):
+            print(f"{name}: {moments}")
     failed = sum(row[2] for row in table)
     print(f"{sum(row[1] for row in table)} passed, {failed} failed")
     return int(failed != 0)

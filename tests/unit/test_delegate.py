@@ -35,6 +35,7 @@ class Plugins:
         self.folder = folder
         self.log_file = folder / "log"
         self.log = Log(level="debug", path=str(self.log_file))
+        self.log.debug("begin")  # from now on it has its file open
 
     def add(self, body: str, name: str = "my-ipam") -> None:
         path = self.folder / name

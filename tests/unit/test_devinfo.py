@@ -51,6 +51,24 @@ def test_what_a_killed_process_of_our_number_left_is_not_in_the_way(tmp_path: Pa
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_a_planted_link_is_neither_read_nor_written_through(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('{"password": "x"}')
+    path = tmp_path / "net1-device.json"
+    path.symlink_to(secret)
+    write_device_info(str(path), pci=PCI, pf=PF, rdma="mlx5_2")
+    assert secret.read_text() == '{"password": "x"}'
+    assert not path.is_symlink()
+    assert "password" not in json.loads(path.read_text())
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "net1-device.json"
+    os.mkfifo(path)
+    write_device_info(str(path), pci=PCI, pf=PF, rdma="mlx5_2")
+    assert json.loads(path.read_text())["type"] == "pci"
+
+
 def test_its_folder_is_made(tmp_path: Path) -> None:
     path = tmp_path / "cni" / "net1-device.json"
     write_device_info(str(path), pci=PCI, pf=PF, rdma="")

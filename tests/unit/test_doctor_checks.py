@@ -43,6 +43,12 @@ def test_what_could_not_be_read_is_skipped_with_its_reason(identity: str) -> Non
     assert all("the reason" in finding.text for finding in found)
 
 
+@pytest.mark.parametrize("identity", ["rdma-mode", "addresses", "slices", "config-guid", "ipam-plugin", "config"])
+def test_configurations_that_only_root_can_read(identity: str) -> None:
+    found = CHECKS[identity].run(change("config", networks=(), pools=(), unread=("/etc/cni/net.d",)))
+    assert {finding.status for finding in found} == {SKIP}
+
+
 def test_a_fault_of_a_check_is_a_line_of_the_report() -> None:
     (found,) = CHECKS["vf-driver"].run(replace(HEALTHY, hca=replace(HEALTHY.hca, hcas=(None,))))
     assert found.status == SKIP

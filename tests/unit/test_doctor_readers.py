@@ -268,10 +268,10 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
 # ---- the node
 
 
-def script(path: Path, text: str) -> Program:
+def script(path: Path, text: str, seconds: float = 60) -> Program:
     write(path, f"#!/bin/sh\n{text}\n")
     os.chmod(path, 0o700)
-    return read_program(str(path), Roots())
+    return read_program(str(path), Roots(), seconds)
 
 
 def test_whose_program_it_is(tmp_path: Path) -> None:
@@ -281,14 +281,15 @@ def test_whose_program_it_is(tmp_path: Path) -> None:
     assert (other.kind, other.fault) == ("unknown", "")
     broken = script(tmp_path / "c", "echo no libz >&2; exit 127")
     assert broken.fault == "it ends with status 127: no libz"
+    assert script(tmp_path / "f", "exec sleep 600", 0.5).fault == "no answer within 0.5 s"
     go = tmp_path / "d"
     go.write_bytes(b"\x7fELF" + bytes(100) + b"\xff Go buildinf:" + bytes(100))
     os.chmod(go, 0o700)
-    assert read_program(str(go), Roots()).kind == "go"
+    assert read_program(str(go), Roots(), 60).kind == "go"
     os.chmod(go, 0o600)
-    assert read_program(str(go), Roots()).fault == "it cannot be executed"
+    assert read_program(str(go), Roots(), 60).fault == "it cannot be executed"
     link(tmp_path / "e", tmp_path / "gone")
-    assert not read_program(str(tmp_path / "e"), Roots()).executable
+    assert not read_program(str(tmp_path / "e"), Roots(), 60).executable
 
 
 def node(root: Path) -> NodeFacts:

@@ -19,7 +19,7 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 # A module imports from the rows above its own, of its own package. A row may be a package: its
 # parts (attach.add, cli.show) belong to it and may import each other.
 IPAM = (
-    ("errors", "value"),
+    ("errors", "value", "versions"),
     ("address", "fastjson"),
     ("request",),
     ("result",),
@@ -37,7 +37,8 @@ PLUGIN = (
     ("errors",),
     ("model",),
     ("netconf", "plan", "undo"),  # pure
-    ("log", "nlmsg", "syscalls"),  # what doors share
+    ("standins", "trace"),
+    ("log", "nlmsg", "syscalls", "statedir"),  # what doors share
     ("nlsock",),
     ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),
     ("leftovers", "vfconfig"),  # doors

@@ -134,6 +134,17 @@ def test_the_content_is_the_last_holders(locks: Locks, tmp_path: Path) -> None:
     assert path.exists(), "removing it would let two processes lock two files of one name"
 
 
+def test_who_took_it_last(locks: Locks, tmp_path: Path) -> None:
+    assert not locks.was_last_taken_by(VF, "c net1")
+    with locks.take(VF, "c net1", 0.0):
+        assert locks.was_last_taken_by(VF, "c net1")
+    assert locks.was_last_taken_by(VF, "c net1")
+    for other in ("c net2", "d net1", "", "c"):
+        assert not locks.was_last_taken_by(VF, other)
+    (tmp_path / "locks" / f"{VF}.lock").write_bytes(b"")
+    assert not locks.was_last_taken_by(VF, "c net1")
+
+
 @pytest.mark.parametrize("mask", [0, 0o077])
 def test_modes(locks: Locks, tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)

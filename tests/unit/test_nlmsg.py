@@ -331,8 +331,8 @@ from ib_sriov_cni import nlmsg as m
 from ib_sriov_cni.nlsock import NetlinkSocket
 names = [name for name, module in sys.modules.items() if getattr(module, "__spec__", None) is None]
 assert names == ["__main__"], names
-import logging, socket, threading, traceback, typing
-for module in (logging, socket, threading, traceback, typing):
+import collections, functools, logging, socket, threading, traceback, types, typing, weakref
+for module in (collections, functools, logging, socket, threading, traceback, types, typing, weakref):
     assert module.__file__, module
 assert logging.getLogger("x").name == "x"
 assert socket.AF_INET.name == "AF_INET"

@@ -263,6 +263,47 @@ def test_planted_links_are_not_followed(records: Records, state: Path, tmp_path:
     assert victim.exists()
 
 
+@pytest.mark.parametrize("name", ["attachments", "attachments/ib", "devices"])
+@pytest.mark.parametrize("full", [True, False])
+def test_links_planted_in_place_of_folders_are_not_followed(
+    records: Records, state: Path, tmp_path: Path, name: str, full: bool
+) -> None:
+    """Neither read through nor written through, whatever is at their end; set aside, and not in the way."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    if full:
+        (elsewhere / "ib").mkdir()
+        for place in (elsewhere, elsewhere / "ib"):
+            (place / "c1:net1.json").write_bytes(document(pod="planted"))
+        (elsewhere / VF).symlink_to("ib/c1:net1")
+    before = tree(elsewhere)
+    (state / name).parent.mkdir(parents=True)
+    (state / name).symlink_to(elsewhere)
+    assert records.read_keys() == []
+    assert records.read_owners() == []
+    assert records.read(KEY) is None
+    assert records.read_owner(VF) is None
+    assert (state / f"{name}.damaged").is_symlink()
+    records.write(RECORD)
+    records.claim(VF, KEY)
+    assert records.read(KEY) == RECORD
+    assert records.read_keys() == [KEY]
+    assert records.read_owner(VF) == KEY
+    records.disclaim(VF, KEY)
+    records.forget(KEY)
+    assert tree(elsewhere) == before
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("name", ["attachments", "attachments/ib", "devices"])
+def test_folders_that_were_there_become_private(records: Records, state: Path, name: str) -> None:
+    (state / name).mkdir(parents=True)
+    (state / name).chmod(0o777)
+    records.write(RECORD)
+    records.claim(VF, KEY)
+    assert (state / name).stat().st_mode & 0o777 == 0o700
+
+
 def test_a_planted_second_name_is_not_written_to(records: Records, state: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")

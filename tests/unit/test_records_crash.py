@@ -80,7 +80,7 @@ def test_killed_while_writing(records: Records, state: Path, before: Record | No
             break
         assert status == 9
         events += 1
-    assert events > 3
+    assert events >= 3  # made, given its mode, renamed
     assert records.read(KEY) == new
     assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
 
@@ -93,6 +93,28 @@ def test_killed_in_the_middle_of_the_write(records: Records, state: Path) -> Non
     assert (state / "attachments/ib/c1:net1.json.new").stat().st_size == 100
     records.write(replace(RECORD, committed=True))
     assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
+
+
+@pytest.mark.parametrize("by", ["DEL", "GC"])
+def test_what_a_first_write_cut_short_leaves_is_removed(records: Records, state: Path, by: str) -> None:
+    assert crash(state, "write", RECORD, size=100) == -25
+    assert list(tree(state)) == ["attachments/ib/c1:net1.json.new"]
+    assert records.read(KEY) is None
+    if by == "DEL":
+        records.sweep("ib", KEY)
+    else:
+        records.sweep("ib")
+    assert tree(state) == {}
+
+
+def test_a_sweep_takes_nothing_else(records: Records, state: Path) -> None:
+    records.write(RECORD)
+    (state / "attachments/other").mkdir()
+    (state / "attachments/other/c1:net1.json.new").write_text("{")
+    records.sweep("ib")
+    records.sweep("other", KEY)
+    records.sweep("none")
+    assert sorted(tree(state)) == ["attachments/ib/c1:net1.json", "attachments/other/c1:net1.json.new"]
 
 
 @pytest.mark.parametrize("act", ["claim", "disclaim", "forget"])

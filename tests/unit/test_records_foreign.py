@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ib_sriov_cni.model import PciAddress
 from ib_sriov_cni.records import Key, Records
-from tests.unit.trees import KEY, RECORD, tree
+from ipam.value import replace
+from tests.unit.trees import KEY, RECORD, VF, tree
 
 GO = {
     "cniVersion": "0.3.1",
@@ -112,3 +114,18 @@ def test_what_is_no_file_is_not_read(records: Records, tmp_path: Path) -> None:
 
 def test_a_container_id_too_long_for_a_file(records: Records) -> None:
     assert records.read_foreign(Key(network="ib", container_id="c" * 300, ifname="net1")) is None
+
+
+def test_a_later_record_of_the_same_vf(records: Records, tmp_path: Path) -> None:
+    """The VF serves that one's pod: nothing of the earlier one may be forced on it."""
+    for name, pci, written in (("c1-net1", VF, 5), ("c2-net1", VF, 7), ("c3-net1", "0000:3b:00.7", 9)):
+        path = tmp_path / name
+        path.write_text(json.dumps({"deviceID": pci}))
+        os.utime(path, (written, written))
+    (tmp_path / "c4-net1").write_text("{")
+    (tmp_path / "attachments").mkdir()
+    (tmp_path / "c5-net1.damaged").write_text(json.dumps({"deviceID": VF}))
+    assert records.is_superseded(replace(KEY, container_id="c1"), VF, 5)
+    assert not records.is_superseded(replace(KEY, container_id="c2"), VF, 7)
+    assert not records.is_superseded(replace(KEY, container_id="c3"), PciAddress("0000:3b:00.7"), 9)
+    assert (tmp_path / "c4-net1").exists(), "not ours to set aside"

@@ -34,6 +34,25 @@ def test_what_has_not_passed_has_failed(tmp_path: Path, cases: str, counts: tupl
     assert suites.junit_counts(path) == counts
 
 
+def moments(**counts: int) -> str:
+    """Properties of a suite; an underscore stands for a space."""
+    named = [f"<property name='moments {name.replace('_', ' ')}' value='{count}'/>" for name, count in counts.items()]
+    return f"<properties>{''.join(named)}<property name='else' value='x'/></properties>"
+
+
+def test_moments_are_summed_into_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "junit.xml"
+    path.write_text(
+        JUNIT.format(cases=moments(shared_ADD_a=30, shared_ADD_c=30) + moments(shared_ADD_a=2, exclusive_GC_b=7))
+    )
+    line = suites.count_moments(str(path))
+    assert line.startswith("69 moments of death and error passed (a: ")
+    assert line.endswith("): shared ADD: a 32, c 30; exclusive GC: b 7")
+    path.write_text(JUNIT.format(cases="<testcase/>"))
+    assert suites.count_moments(str(path)) == ""
+    assert suites.count_moments(str(tmp_path / "none.xml")) == ""
+
+
 class Project:
     """A made tree with suites.py and a tests folder, run as `make test` runs it."""
 
@@ -54,11 +73,16 @@ class Project:
 
     def run(self, *names: str) -> tuple[int, str]:
         """Exit status and last line."""
+        status, lines = self.run_whole(*names)
+        return status, lines[-1]
+
+    def run_whole(self, *names: str) -> tuple[int, list[str]]:
+        """Exit status and all lines."""
         command = [os.path.join(ROOT, ".venv", "bin", "python"), self.script, *names]
         # Without plugins a pytest of its own starts in half the time.
         environ = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environ)
-        return done.returncode, done.stdout.splitlines()[-1]
+        return done.returncode, done.stdout.splitlines()
 
 
 @pytest.fixture
@@ -100,6 +124,22 @@ def test_a_lab_that_fails_after_its_last_test_has_failed(project: Project) -> No
         file.write(f'#!/bin/sh\ncat >"$JUNIT" <<E\n{JUNIT.format(cases="<testcase/>")}\nE\nexit 90\n')
     os.chmod(path, 0o700)
     assert project.run("lab") == (1, "1 passed, 1 failed")
+
+
+def test_the_other_kernels_sample_is_a_suite_of_its_own(project: Project) -> None:
+    """It is told kernel and sample, the whole one is not, and the count of moments is printed above the last line."""
+    project.test_file("lab", "")
+    path = os.path.join(project.root, "tests", "lab", "pytest")
+    count = "<properties><property name='moments $KERNEL ADD a' value='$LAB_EVERY'/></properties>"
+    junit = JUNIT.format(cases=f"<testcase/>{count}")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/sh\nset -u\ncat >"$JUNIT" <<E\n{junit}\nE\n')
+    os.chmod(path, 0o700)
+    status, (*_, moment_line, last) = project.run_whole("matrix-6.1")
+    assert (status, last) == (0, "1 passed, 0 failed")
+    assert moment_line.startswith("matrix-6.1: 7 moments")
+    assert moment_line.endswith(": 6.1 ADD: a 7")
+    assert project.run("matrix") == (1, "0 passed, 1 failed")  # set -u: nobody gave it a kernel
 
 
 def test_a_suite_that_is_not_there_has_failed(project: Project) -> None:

@@ -1,13 +1,16 @@
-"""The PF's settings of its VFs by OFED's files, on a made tree (kernel 4.19 with OFED)."""
+"""The PF's settings of its VFs: by OFED's files, on a made tree (kernel 4.19 with OFED), and in a netlink message."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ib_sriov_cni import nlmsg as m
 from ib_sriov_cni.errors import KernelRefused
 from ib_sriov_cni.model import ARPHRD_INFINIBAND, Guid, Link, PciAddress, VfConfig, VfFunction
+from ib_sriov_cni.rtnl import vf_configs
 from ib_sriov_cni.vfconfig import VfConfigs
 
 PF, VF = PciAddress("0000:3b:00.0"), PciAddress("0000:3b:00.3")
@@ -32,12 +35,12 @@ class Netlink:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def read_pf(self, pf_netdev: str) -> tuple[Link, dict[int, VfConfig]]:
-        self.calls.append(f"read {pf_netdev}")
+    def read_pf(self, pf_netdev: str, pf_index: int, *, only: int | None = None) -> tuple[Link, dict[int, VfConfig]]:
+        self.calls.append(f"read {pf_netdev} {pf_index}" + ("" if only is None else f" VF {only}"))
         return LINK, {2: VfConfig(node_guid=Guid(0), port_guid=Guid(0), link_state="auto")}
 
-    def set_vf_node_guid(self, pf_netdev: str, index: int, guid: Guid) -> None:
-        self.calls.append(f"node {pf_netdev} {index} {guid}")
+    def set_vf_node_guid(self, vf: VfFunction, guid: Guid) -> None:
+        self.calls.append(f"node {vf.pf_netdev} {vf.index} {guid}")
 
 
 @pytest.fixture
@@ -63,6 +66,52 @@ def test_files_are_read_where_they_are(tmp_path: Path, ofed: Path, netlink: Netl
     link, found = configs(tmp_path, netlink).read(FUNCTION)
     assert link is LINK
     assert found == {2: VfConfig(node_guid=Guid(0), port_guid=GUID, link_state="auto")}
+
+
+def test_one_vf_is_read_alone(tmp_path: Path, ofed: Path, netlink: Netlink) -> None:
+    """Of 127 VFs the other 126 are nobody's business."""
+    (ofed.parent / "3").mkdir()
+    assert list(configs(tmp_path, netlink).read(FUNCTION)[1]) == [2, 3]
+    assert list(configs(tmp_path, netlink).read(FUNCTION, alone=True)[1]) == [2]
+    assert netlink.calls == ["read ib0 0", "read ib0 0 VF 2"]
+    ofed.rename(ofed.parent / "4")
+    assert configs(tmp_path, netlink).read(FUNCTION, alone=True)[1] == {}
+
+
+def pf_link(*indices: int) -> Any:
+    """A PF's link as the kernel tells it, with these VFs in this order; their node GUIDs are 0x500 and the index."""
+    message = m.linkmsg()
+    infos = [
+        (
+            "IFLA_VF_INFO",
+            {
+                "attrs": [
+                    ("IFLA_VF_LINK_STATE", {"vf": index, "number": 1}),
+                    ("IFLA_VF_IB_NODE_GUID", {"vf": index, "guid": 0x500 + index}),
+                ]
+            },
+        )
+        for index in indices
+    ]
+    message["attrs"] = [("IFLA_IFNAME", "ib0"), ("IFLA_VFINFO_LIST", {"attrs": infos})]
+    message.encode()
+    answer = m.linkmsg(bytes(message.data))
+    answer.decode()
+    return answer
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2,), (7, 2)])
+def test_one_vf_of_a_message_is_decoded(order: tuple[int, ...]) -> None:
+    wanted = VfConfig(node_guid=Guid(0x502), port_guid=Guid(0), link_state="enable")
+    assert vf_configs(pf_link(*order), 2) == {2: wanted}
+    assert vf_configs(pf_link(*order), None)[2] == wanted
+    assert sorted(vf_configs(pf_link(*order), None)) == sorted(order)
+
+
+def test_a_vf_that_the_pf_does_not_tell_of() -> None:
+    assert vf_configs(pf_link(0, 1), 2) == {}
+    assert vf_configs(pf_link(0, 1, 3), 2) == {}
+    assert vf_configs(pf_link(), 0) == {}
 
 
 @pytest.mark.parametrize(("state", "policy"), [("auto", "Follow"), ("enable", "Up"), ("disable", "Down")])

@@ -1,0 +1,76 @@
+"""host-device with the plugin's own doors, for the benchmark: a named netdev into the pod and back, nothing else.
+
+    python -I -S netdev.py FOLDER...     as a CNI plugin; the folders hold ib_sriov_cni, ipam and pyroute2
+
+It has no lock, no record and no verification: what is left is the start, the messages to the kernel, host-local.
+"""
+
+from __future__ import annotations
+
+import sys
+
+sys.path[:0] = sys.argv[1:]
+
+from ib_sriov_cni.host import Host  # noqa: E402  # found by the line above
+from ib_sriov_cni.log import Log  # noqa: E402  # likewise
+from ib_sriov_cni.netns import open_netns, open_own  # noqa: E402  # likewise
+from ib_sriov_cni.plan import effective_routes  # noqa: E402  # likewise
+from ipam.edge import serve  # noqa: E402  # likewise
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ipam.request import Request
+    from ipam.result import Result
+
+
+def add(request: Request) -> Result:
+    from ipam.plugin import add as reserve
+    from ipam.result import Interface
+    from ipam.value import replace
+
+    host = Host(log=Log(path="/dev/null"))
+    name = str(request.conf["device"])
+    with open_netns(request.netns) as netns:
+        pod = host.open_rtnl(netns)
+        result = reserve(request)
+        link = host.rtnl.read_link(name)
+        if link is None:
+            raise OSError(f"there is no {name}")
+        host.rtnl.move_link(link, netns.fd, request.ifname)
+        link = pod.read_link(request.ifname)
+        if link is None:
+            raise OSError(f"{name} has not come")
+        pod.set_up(link)
+        for ip in result.ips:
+            pod.add_address(link, ip.address)
+        for route in effective_routes(result):
+            pod.add_route(link, route)
+        return replace(result, interfaces=(Interface(name=link.name, mac=link.mac, sandbox=netns.path),))
+
+
+def delete(request: Request) -> None:
+    from ipam.plugin import delete as release
+
+    host = Host(log=Log(path="/dev/null"))
+    with open_netns(request.netns) as netns, open_own() as home:
+        pod = host.open_rtnl(netns)
+        link = pod.read_link(request.ifname)
+        if link is not None:
+            pod.move_link(link, home.fd, str(request.conf["device"]))
+    release(request)
+
+
+def main() -> int:
+    import os
+
+    return serve(
+        {"ADD": add, "DEL": delete},
+        known_args=frozenset(),
+        environ=os.environ,
+        stdin=sys.stdin.buffer,
+        stdout=sys.stdout.buffer,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Binding anew and moving: only when needed, whatever the driver does and whoever has the names meanwhile (issue 6)."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.cni import CniRun
+from tests.lab.commands import complaint, rdma_names, run, wait
+from tests.lab.pod import Pod
+from tests.lab.rig import Rig, end, guid_of, state_of, steps_of
+
+LOG = Path("/tmp/rebind.log")
+IDENTITY: dict[str, Any] = {"guid": guid_of(1), "link_state": "enable"}
+EXCLUSIVE = pytest.mark.parametrize("loaded", ["exclusive"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[None]:
+    LOG.unlink(missing_ok=True)
+    yield
+    LOG.unlink(missing_ok=True)
+
+
+def held_up(rig: Rig, pod: Pod, vf: int, step: str, act: Any, **more: Any) -> CniRun:
+    """An ADD that waits before a step until something else is done."""
+    process = rig.start("ADD", pod, vf, trace=f"{step}=stop", logFile=str(LOG), **more)
+    try:
+        assert wait(lambda: state_of(process.pid) == "T")
+        act()
+    finally:
+        process.send_signal(signal.SIGCONT)
+    return end(process)
+
+
+def test_only_when_needed(rig: Rig) -> None:
+    """Not for a GUID that the VF has, asked for or kept; nor on the way home from it."""
+    had = rig.hca.port_guid(0)
+    plain: tuple[dict[str, Any], ...] = ({"guid": had}, {}, {"guid": had.upper().replace(":", "")})
+    for more in plain:
+        pod = rig.pod()
+        rig.add(pod, portTimeout=0, logFile=str(LOG), **more)
+        rig.delete(pod, logFile=str(LOG), **more)
+    for command in ("ADD", "DEL"):
+        assert {"unbind", "bind", "set_port_guid"}.isdisjoint(steps_of(LOG.read_text(), command))
+    rig.assert_as_before()
+    pod = rig.pod()
+    rig.add(pod, logFile=str(LOG), **IDENTITY)
+    assert {"unbind", "bind", "set_port_guid"} <= set(steps_of(LOG.read_text(), "ADD"))
+    rig.delete(pod, **IDENTITY)
+    rig.assert_as_before()
+
+
+def bind_in_order(rig: Rig) -> None:
+    """Unbind VF 0 and VF 1 and bind them again: each gets the lowest free names and minor."""
+    for vf in range(2):
+        rig.hca.unbind(vf)
+    for vf in range(2):
+        assert rig.hca.bind(vf) == "OK"
+    assert rig.hca.settled()
+
+
+def test_uverbs_that_changed_is_reported(rig: Rig) -> None:
+    """Another VF takes the minor while ours is without driver: the device plugin has mounted the wrong one."""
+    bind_in_order(rig)
+    had = rig.hca.uverbs(0)
+    assert rig.hca.unbind(1) == "OK"
+    pod = rig.pod()
+
+    def act() -> None:
+        assert rig.hca.bind(1) == "OK"
+        assert rig.hca.uverbs(1) == had
+
+    done = held_up(rig, pod, 0, "bind", act, **IDENTITY)
+    assert done.status == 0, done
+    has = rig.hca.uverbs(0)
+    assert has != had
+    assert "the rebind changed the VF's uverbs device" in done.stderr
+    assert f"had={had} has={has}" in done.stderr
+    rig.delete(pod, **IDENTITY)
+    bind_in_order(rig)
+    rig.assert_as_before()
+
+
+def test_bind_that_fails_is_tried_again(rig: Rig) -> None:
+    rig.hca.knob("fail_probe", 1)
+    rig.hca.knob("fail_probes", 2)
+    pod = rig.pod()
+    done = rig.call("ADD", pod, **IDENTITY)
+    assert done.status == 0, done
+    assert done.stderr.count("bind failed, trying again") == 2
+    rig.delete(pod, **IDENTITY)
+    rig.assert_as_before()
+
+
+def test_del_whose_bind_fails(rig: Rig) -> None:
+    """The kernel's reason is told, the record stays, and the DEL after that leaves the VF with its driver."""
+    pod, heir = rig.pod(), rig.pod("heir")
+    rig.add(pod, **IDENTITY)
+    rig.hca.knob("fail_probe", 1)
+    failed = rig.call("DEL", pod, **IDENTITY)
+    assert failed.code == 102, failed
+    assert f"bind to ibemu VF {rig.hca.pci(0)}: Input/output error" in failed.out["msg"]
+    assert rig.hca.driver(0) is None
+    refused = rig.call("ADD", heir, **IDENTITY)
+    assert refused.code == 102, refused
+    rig.hca.knob("fail_probe", 0)
+    rig.delete(pod, **IDENTITY)
+    rig.assert_as_before()
+    # and without that DEL the next pod's ADD does it
+    rig.add(pod, **IDENTITY)
+    rig.hca.knob("fail_probe", 1)
+    assert rig.call("DEL", pod, **IDENTITY).code == 102
+    rig.hca.knob("fail_probe", 0)
+    rig.add(heir, **{**IDENTITY, "guid": guid_of(2)})
+    rig.delete(pod, **IDENTITY)
+    rig.delete(heir, **IDENTITY)
+    rig.assert_as_before()
+
+
+def test_names_that_dead_calls_have_exchanged(rig: Rig) -> None:
+    """Two VFs bound at once come up under each other's names, and nobody is left to put it right but their DELs."""
+    pods = [rig.pod(), rig.pod()]
+    for vf, pod in enumerate(pods):
+        killed = rig.call("ADD", pod, vf, trace="unbind.done=kill", **{**IDENTITY, "guid": guid_of(vf)})
+        assert killed.status == -signal.SIGKILL
+    for vf in (1, 0):
+        assert rig.hca.bind(vf) == "OK"
+    assert wait(lambda: rig.hca.netdevs(0) and rig.hca.netdevs(1))
+    # the kernel gives out the lowest free name
+    assert rig.before.facts[f"VF 0 ({rig.hca.pci(0)}) netdevs in init"] == rig.hca.netdev(1)
+    for vf, pod in enumerate(pods):
+        rig.delete(pod, vf, **{**IDENTITY, "guid": guid_of(vf)})
+    rig.assert_as_before()
+
+
+@EXCLUSIVE
+def test_add_gives_the_rdma_device_its_name(rig: Rig) -> None:
+    """In a pod a name is out of reach: a VF that had another's there would keep that one from its own."""
+    first, second = rig.pod(), rig.pod()
+    had = [rig.hca.rdma(vf) for vf in range(2)]
+    killed = rig.call("ADD", second, 1, trace="unbind.done=kill", **{**IDENTITY, "guid": guid_of(2)})
+    assert killed.status == -signal.SIGKILL
+    assert had[1] not in rdma_names()
+
+    def act() -> None:  # VF 1 gets the lower name
+        assert rig.hca.bind(1) == "OK"
+        assert wait(lambda: rig.hca.rdma(1) == had[0])
+
+    done = held_up(rig, first, 0, "bind", act, **IDENTITY)
+    assert done.status == 0, done
+    assert first.rdma() == [had[0]]
+    rig.delete(second, 1, **IDENTITY)
+    assert rig.hca.rdma(1) == had[1]
+    rig.delete(first, **IDENTITY)
+    rig.assert_as_before()
+
+
+@EXCLUSIVE
+def test_pod_renamed_its_rdma_device(rig: Rig) -> None:
+    """Its name is restored; if somebody at home has it by then, the VF comes home under another one."""
+    had, other = str(rig.hca.rdma(0)), str(rig.hca.rdma(1))
+    pod = rig.pod()
+    rig.add(pod, **IDENTITY)
+    pod.run(["rdma", "dev", "set", had, "name", "mine"])
+    rig.delete(pod, **IDENTITY)
+    rig.assert_as_before()
+    rig.add(pod, **IDENTITY)
+    pod.run(["rdma", "dev", "set", had, "name", "mine"])
+    run(["rdma", "dev", "set", other, "name", had])
+    gone = rig.call("DEL", pod, **IDENTITY)
+    assert gone.status == 0, gone
+    assert "name is taken by another device, not restored" in gone.stderr
+    assert rig.hca.rdma(0) not in (None, had)
+    run(["rdma", "dev", "set", had, "name", other])
+    run(["rdma", "dev", "set", str(rig.hca.rdma(0)), "name", had])
+    rig.assert_as_before()
+
+
+@EXCLUSIVE
+def test_pod_has_an_rdma_device_of_that_name(rig: Rig) -> None:
+    """Possible since names are each namespace's own (Linux 6.17); before, the kernel refuses the renaming."""
+    had, other = str(rig.hca.rdma(0)), str(rig.hca.rdma(1))
+    pod = rig.pod()
+    rig.add(pod)
+    refused = complaint(["rdma", "dev", "set", other, "name", had])
+    print("the kernel refuses two devices of one name" if refused else "two namespaces, two devices of one name")
+    result = rig.call("ADD", pod, 1, ifname="net2", ipam={"type": "host-local", "subnet": "10.57.0.0/24"})
+    assert result.status == 0, result
+    assert len(pod.rdma()) == 2
+    rig.delete(pod, 1, ifname="net2")
+    if not refused:
+        assert rig.hca.rdma(1) == had
+        run(["rdma", "dev", "set", had, "name", other])
+    rig.delete(pod)
+    rig.assert_as_before()
