@@ -98,13 +98,12 @@ class _Plugin:
             if self.log:
                 self.log.refuse(code=fault.code, error=fault.msg, hint=fault.details)
             raise
-        else:
-            if self.log:
-                self.log.done(level)
-            return result
         finally:
             if TIMELINE in os.environ:
                 _write_whole(request)
+        if self.log:
+            self.log.done(level)
+        return result
 
     def on_fault(self, fault: BaseException) -> str:
         """Write the traceback to the log; tell where that is."""

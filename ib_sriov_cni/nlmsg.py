@@ -94,6 +94,16 @@ class nlmsg(_Sparse, _base.nlmsg):  # type: ignore[misc, name-defined]  # noqa: 
 
 NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
+def _nested(*nla_map: tuple[int, str, str], **inside: Any) -> type[nla]:
+    """Make an attribute of attributes: their numbers, names and kinds; `inside` the kinds that are not pyroute2's."""
+    return type("nested", (nla,), {"nla_map": nla_map, **inside})
+
+
+def _struct(*fields: tuple[str, str]) -> type[nla]:
+    """Make an attribute of fields: their names and formats."""
+    return type("struct", (nla,), {"fields": fields})
+
+
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLMSG_ERROR, NLMSG_DONE, NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 2, 3, 0x10, 0x100, 0x200
@@ -126,45 +136,24 @@ class linkmsg(nlmsg):  # noqa: N801  # named as pyroute2 names messages
         (56, "IFLA_PARENT_DEV_NAME", "asciiz"),
     )
 
-    class ipoibinfo(nla):  # noqa: N801  # see linkmsg
-        """IFLA_LINKINFO of a netdev that is to be made; in answers it may be any kind's, and is not looked into."""
-
-        nla_map = ((1, "IFLA_INFO_KIND", "asciiz"), (2, "IFLA_INFO_DATA", "ipoib"))
-
-        class ipoib(nla):  # noqa: N801  # see linkmsg
-            """IFLA_INFO_DATA of kind ipoib."""
-
-            nla_map = ((1, "IFLA_IPOIB_PKEY", "uint16"),)
-
-    class proplist(nla):  # noqa: N801  # see linkmsg
-        """IFLA_PROP_LIST: alternative names."""
-
-        nla_flags = 0x8000  # NLA_F_NESTED
-        nla_map = ((53, "IFLA_ALT_IFNAME", "asciiz"),)
-
-    class vflist(nla):  # noqa: N801  # see linkmsg
-        """IFLA_VFINFO_LIST of a PF: one IFLA_VF_INFO per VF."""
-
-        nla_map = ((1, "IFLA_VF_INFO", "vfinfo"),)
-
-        class vfinfo(nla):  # noqa: N801  # see linkmsg
-            """One VF's settings; pyroute2's own class writes GUIDs of a wrong length, so these are ours."""
-
-            nla_map = (
-                (5, "IFLA_VF_LINK_STATE", "vf_u32"),
-                (10, "IFLA_VF_IB_NODE_GUID", "vf_guid"),
-                (11, "IFLA_VF_IB_PORT_GUID", "vf_guid"),
-            )
-
-            class vf_u32(nla):  # noqa: N801  # see linkmsg
-                """struct ifla_vf_link_state."""
-
-                fields = (("vf", "I"), ("number", "I"))
-
-            class vf_guid(nla):  # noqa: N801  # see linkmsg
-                """struct ifla_vf_guid: four bytes of padding before the u64."""
-
-                fields = (("vf", "I"), ("__pad", "4x"), ("guid", "Q"))
+    # Of a netdev that is to be made; in answers it may be any kind's, and is not looked into.
+    ipoibinfo = _nested(
+        (1, "IFLA_INFO_KIND", "asciiz"),
+        (2, "IFLA_INFO_DATA", "ipoib"),
+        ipoib=_nested((1, "IFLA_IPOIB_PKEY", "uint16")),
+    )
+    proplist = _nested((53, "IFLA_ALT_IFNAME", "asciiz"), nla_flags=0x8000)  # NLA_F_NESTED
+    # One IFLA_VF_INFO per VF of a PF. pyroute2's own class writes GUIDs of a wrong length.
+    vflist = _nested(
+        (1, "IFLA_VF_INFO", "vfinfo"),
+        vfinfo=_nested(
+            (5, "IFLA_VF_LINK_STATE", "vf_u32"),
+            (10, "IFLA_VF_IB_NODE_GUID", "vf_guid"),
+            (11, "IFLA_VF_IB_PORT_GUID", "vf_guid"),
+            vf_u32=_struct(("vf", "I"), ("number", "I")),  # struct ifla_vf_link_state
+            vf_guid=_struct(("vf", "I"), ("__pad", "4x"), ("guid", "Q")),  # struct ifla_vf_guid
+        ),
+    )
 
 
 class addrmsg(nlmsg):  # noqa: N801  # see linkmsg
@@ -204,10 +193,7 @@ class routemsg(nlmsg):  # noqa: N801  # see linkmsg
         (15, "RTA_TABLE", "uint32"),
     )
 
-    class metrics(nla):  # noqa: N801  # see linkmsg
-        """RTA_METRICS."""
-
-        nla_map = ((2, "RTAX_MTU", "uint32"), (8, "RTAX_ADVMSS", "uint32"))
+    metrics = _nested((2, "RTAX_MTU", "uint32"), (8, "RTAX_ADVMSS", "uint32"))
 
 
 class rdmamsg(nlmsg):  # noqa: N801  # see linkmsg

@@ -195,6 +195,8 @@ class Records:
     def inspect(self, key: Key) -> Record | None:
         """Give a record as `read` does, but leave a damaged one where it is: ValueError tells what is wrong with it."""
         path = self.file_of(key)
+        if os.path.islink(self._attachments) or os.path.islink(os.path.dirname(path)):
+            raise ValueError("its folder is a link, which somebody planted")
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as fault:

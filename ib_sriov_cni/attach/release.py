@@ -365,8 +365,9 @@ def is_alive(host: Host, record: Record) -> bool:
 
 
 def why_dead(host: Host, record: Record) -> str:
-    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and the VF has a driver and
-    is not at home.
+    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and so does the VF in it.
+
+    The VF has a driver then, and is not at home.
 
     Its VF may have been moved on, into a namespace inside the pod; it serves the pod there.
     """
@@ -382,7 +383,6 @@ def why_dead(host: Host, record: Record) -> str:
         return ""
     if not host.sysfs.read_driver(record.pci):
         return f"VF {record.pci} has no driver"
-    rdma = host.sysfs.read_rdma(record.pci)
-    if rdma is not None and rdma.node_guid is not None and host.sysfs.read_netdev(record.pci):
+    if read_home(host, record.pci) is not None:
         return f"VF {record.pci} is back in the host's namespace"
     return ""

@@ -69,7 +69,7 @@ PLACES = {
     "sysfs": ("/sys/",),
     "proc": ("/proc/", "net:["),
     "state": ("/var/lib/cni", "/run/ib-sriov"),
-    "import": (*import_path(), "/usr/lib", "/lib", "/etc/ld.so"),
+    "import": (*import_path(), "/usr/lib", "/usr/local/lib", "/lib", "/etc/ld.so"),
 }
 
 
@@ -168,6 +168,12 @@ def inside() -> list[dict[str, Any]]:
     return rows
 
 
+def general(path: str) -> str:
+    """A path without what belongs to one VF or attachment."""
+    path = re.sub(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", "VF", path)
+    return re.sub(r"(mlx5_|uverbs)\d+", r"\1N", re.sub(r"[^/]*:\w+\.json", "ATTACHMENT.json", path))
+
+
 def row(title: str, counts: Counter[str]) -> dict[str, Any]:
     return {"title": title, **counts}
 
@@ -176,9 +182,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [f"| system calls | {' | '.join(TITLES.values())} |", "|---" * (len(TITLES) + 1) + "|"]
     lines += [f"| {each['title']} | {' | '.join(str(each.get(kind, 0)) for kind in TITLES)} |" for each in rows]
-    twice = sorted({f"{key[6:]} ({each['title']})" for each in rows for key in each if key.startswith("twice ")})
+    twice: dict[str, set[str]] = {}
+    for each in rows:
+        for key in each:
+            if key.startswith("twice "):
+                twice.setdefault(general(key[6:]), set()).add(each["title"].partition(",")[0])
     if twice:
-        lines += ["", "Opened more than once: " + "; ".join(twice) + "."]
+        told = [f"{path} ({', '.join(sorted(verbs))})" for path, verbs in sorted(twice.items())]
+        lines += ["", f"Opened more than once in one call: {'; '.join(told)}."]
     return "\n".join(lines)
 
 

@@ -111,6 +111,7 @@ def test_the_unit_heals_under_systemd(rig: Rig, systemd: Systemd) -> None:
     assert wait(lambda: agent.ask("/readyz")[0] == 200, LONG), systemd.said()
     check = rig.check(pod, result, 0, guid="02:11:22:33:44:55:66:00", link_state="enable")
     assert check.status == 0, check
+    systemd.end()
     delete(rig, {0: pod, 1: gone})
     rig.assert_as_before()
 

@@ -34,7 +34,12 @@ def test_system_calls_are_told_apart() -> None:
     assert found["twice /sys/bus/pci/devices/0001:00:00.2/net"] == 2
     table = calls.table([calls.row("ADD", found)])
     assert "| ADD | 11 | 1 |" in table
-    assert "Opened more than once: /sys/bus/pci/devices/0001:00:00.2/net (ADD)." in table
+    assert "Opened more than once in one call: /sys/bus/pci/devices/VF/net (ADD)." in table
+
+
+def test_paths_in_general() -> None:
+    assert calls.general("/state/attachments/ib/0123ab:net1.json") == "/state/attachments/ib/ATTACHMENT.json"
+    assert calls.general("/sys/class/infiniband_verbs/uverbs12/ibdev") == "/sys/class/infiniband_verbs/uverbsN/ibdev"
 
 
 def rows() -> list[dict[str, Any]]:
