@@ -21,17 +21,21 @@ RULES = Path("/run/udev/rules.d")
 UDEVD = "/lib/systemd/systemd-udevd"
 
 
+def answers() -> bool:
+    return commands.run("udevadm control --ping", check=False).returncode == 0
+
+
 @pytest.fixture
 def udevd() -> Iterator[None]:
     """A real udevd that knows our rule."""
     RULES.mkdir(parents=True, exist_ok=True)
     (RULES / RULE.name).write_text(RULE.read_text())
-    running = Path("/run/udev/control").exists()
+    running = answers()  # its socket stays when it has ended
     commands.run("udevadm control --reload" if running else [UDEVD, "--daemon"])
-    assert commands.wait(Path("/run/udev/control").exists, 20)
+    assert commands.wait(answers, 20)
     yield
     (RULES / RULE.name).unlink()
-    commands.run("udevadm control --reload" if running else "udevadm control --exit")
+    commands.run("udevadm control --reload" if running else "udevadm control --exit; rm -f /run/udev/control")
 
 
 def appear(hca: Hca) -> None:
