@@ -6,7 +6,8 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo test build test-build image matrix quick conformance-table pictures reference lint lab-shell bench bench-docs clean
+.PHONY: help demo test build test-build image matrix quick conformance-table pictures reference site lint lab-shell bench \
+	bench-docs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -16,9 +17,9 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 	@$(PY) -m tests.demo
 
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
-	@$(need) python lint netns build image lab clients
+	@$(need) python lint netns manifests build image lab clients
 	-@packaging/build
-	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns packaging lab udev matrix matrix-6.1 build $(conformance)
+	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs packaging lab udev matrix matrix-6.1 build $(conformance)
 
 build: ## what is released, in dist/: the one file, the one-folder tree, wheel, sdist, SBOM, licences
 	@$(need) python build
@@ -53,6 +54,10 @@ reference: ## docs/cli.md from the help of the commands, the table of keys in do
 	@$(need) python
 	@$(PY) tests/tools/reference
 	@$(PY) tests/tools/doctor-doc
+
+site: ## the documentation as a site, in build/site
+	@$(need) python
+	@$(PY) -m mkdocs build --strict --quiet
 
 lint: ## ruff, mypy --strict, shellcheck
 	@$(need) python lint

@@ -1,8 +1,8 @@
 """Run test suites one after the other, and sum their junit files into one line.
 
-    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns packaging lab conformance; what lab leaves
-                          out: matrix; matrix-6.1, a sample of it on the other kernel; udev, in a guest with a real
-                          udevd; build, build-all, build-conformance: dist/ib-sriov in the place of the source
+    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs packaging lab conformance;
+                          what lab leaves out: matrix; matrix-6.1, a sample of it on the other kernel; udev, in a guest
+                          with a real udevd; build, build-all, build-conformance: dist/ib-sriov in the source's place
 
 A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
