@@ -19,7 +19,8 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
 	@$(need) python lint netns manifests build image lab clients
 	-@packaging/build
-	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs packaging lab udev matrix matrix-6.1 build $(conformance)
+	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs packaging \
+		matrix lab agent attach soak clients node $(conformance) udev build matrix-6.1
 
 build: ## what is released, in dist/: the one file, the one-folder tree, wheel, sdist, SBOM, licences
 	@$(need) python build

@@ -279,6 +279,13 @@ def test_add_that_heals(matrix: Matrix, points: dict[str, list[str]]) -> None:
         first, second = rig.pod(), rig.pod()
         matrix.attached(first, case)
         first.delete()
+        if case.moment == "release_addresses.done":
+            # The VF is home by then: what a dead pod's IPAM plugin says keeps no other pod from it.
+            rig.add(second, case.vf, trace=f"{case.moment}=fail", **case.heirs)
+            rig.delete(first, case.vf, **case.more)
+            assert_nothing_of(first)
+            rig.delete(second, case.vf, **case.heirs)
+            return
         if case.after:
             matrix.failed("ADD", second, case, heir=True)
             assert_nothing_of(second)

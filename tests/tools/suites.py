@@ -1,8 +1,10 @@
-"""Run test suites one after the other, and sum their junit files into one line.
+"""Run test suites, those of the virtual machine two at a time, and sum their junit files into one line.
 
-    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs packaging lab conformance;
-                          what lab leaves out: matrix; matrix-6.1, a sample of it on the other kernel; udev, in a guest
-                          with a real udevd; build, build-all, build-conformance: dist/ib-sriov in the source's place
+    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs packaging conformance; and
+                          in the guest: lab (the HCA and the faults), attach (the verbs), clients (runtimes), node (the
+                          command line, the doctor, packaging), agent, soak; matrix, and matrix-6.1, a sample of it on
+                          the other kernel; udev, with a real udevd; build, build-all, build-conformance: dist/ib-sriov
+                          in the place of the source
 
 A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
@@ -16,29 +18,53 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TextIO
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 RESULTS = os.path.join(ROOT, ".test-results")
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
+LAB = os.path.join("tests", "lab")
+# Which files of tests/lab belong to which suite; what none of them names is in "lab".
+PARTS = {
+    "attach": ("test_attach_*", "test_hotpath"),
+    "clients": ("test_clients_*", "test_agent_unit", "test_agent_prometheus"),
+    "node": ("test_cli_*", "test_doctor", "test_deploy", "test_rights"),
+    "agent": ("test_agent",),
+    "soak": ("test_soak",),
+    "udev": ("test_udev",),
+}
+
+
+def files(*patterns: str) -> list[str]:
+    """The files of tests/lab that match."""
+    return sorted(found for pattern in patterns for found in glob.glob(f"{LAB}/{pattern}.py", root_dir=ROOT))
+
+
+def parts_of_the_lab() -> dict[str, list[str]]:
+    """Each file of tests/lab in one suite, also one that is new."""
+    parts = {name: files(*patterns) for name, patterns in PARTS.items()}
+    taken = {path for paths in parts.values() for path in paths}
+    return {**parts, "lab": [path for path in files("test_*") if path not in taken]}
+
+
 # The suites that run in the lab's virtual machine.
 IN_GUEST = {
-    "lab": ["tests/lab", "-m", "not matrix and not udev"],
-    "matrix": ["tests/lab", "-m", "matrix"],
-    "udev": ["tests/lab/test_udev.py"],
-    "matrix-6.1": ["tests/lab", "-m", "matrix"],
+    **{name: [*paths, "-m", "not matrix"] for name, paths in parts_of_the_lab().items()},
+    "matrix": [*files("test_attach_steps"), "-m", "matrix"],
+    "matrix-6.1": [*files("test_attach_steps"), "-m", "matrix"],
     "conformance": ["tests/conformance"],
-    "build": ["tests/packaging/guest", *(f"tests/lab/test_attach_{name}.py" for name in ("main", "guid", "del"))],
-    "build-all": [
-        "tests/packaging/guest",
-        *sorted(glob.glob("tests/lab/test_attach_*.py", root_dir=ROOT)),
-        *("-m", "not matrix"),
-    ],
+    "build": ["tests/packaging/guest", *files("test_attach_main", "test_attach_guid", "test_attach_del")],
+    "build-all": ["tests/packaging/guest", *files("test_attach_*"), "-m", "not matrix"],
     "build-conformance": ["tests/conformance"],
 }
+LANES = 2  # guests at once: each is busy on little more than one processor
 # What these suites call is the one file that `make build` made.
 ONE_FILE = os.path.join(ROOT, "dist", "ib-sriov")
 # What a suite of those has in its environment besides.
 SETTINGS = {
+    "udev": {"UDEV": "1"},
     "matrix-6.1": {"KERNEL": "6.1", "LAB_EVERY": "7"},
     **{name: {"IB_SRIOV_PLUGIN": ONE_FILE} for name in IN_GUEST if name.startswith("build")},
 }
@@ -52,9 +78,9 @@ LINT = {
 }
 
 
-def run(command: list[str], settings: dict[str, str] | None = None) -> int:
+def run(command: list[str], settings: dict[str, str] | None = None, *, log: TextIO | None = None) -> int:
     environ = os.environ | {"PYTHONPATH": ROOT} | (settings or {})
-    return subprocess.run(command, cwd=ROOT, check=False, env=environ).returncode
+    return subprocess.run(command, cwd=ROOT, check=False, env=environ, stdout=log, stderr=log).returncode
 
 
 def as_root(command: list[str]) -> list[str]:
@@ -111,16 +137,15 @@ def lint() -> tuple[int, int]:
     return len(statuses) - failed, failed
 
 
-def pytest_suite(name: str) -> tuple[int, int]:
+def pytest_suite(name: str, log: TextIO | None = None) -> tuple[int, int]:
     junit = os.path.join(RESULTS, f"{name}.xml")
     folder = os.path.join("tests", name)
+    settings = dict(SETTINGS.get(name, {}))
     if os.path.exists(junit):
         os.remove(junit)
     if name in IN_GUEST:
-        os.environ["JUNIT"] = junit
-        os.environ["UDEV"] = str(int(name == "udev"))
-        os.environ.setdefault("TIMEOUT", GUEST_SECONDS)
-        command = [os.path.join(ROOT, "tests", "lab", "pytest"), *IN_GUEST[name]]
+        settings |= {"JUNIT": junit, "TIMEOUT": os.environ.get("TIMEOUT", GUEST_SECONDS)}
+        command = [os.path.join(ROOT, LAB, "pytest"), *IN_GUEST[name]]
     else:
         command = [*PYTEST, folder, f"--junitxml={junit}"]
         if name == "packaging":
@@ -128,7 +153,7 @@ def pytest_suite(name: str) -> tuple[int, int]:
         if name in {"netns", "packaging"}:
             command = as_root(command)
     try:
-        status = run(command, SETTINGS.get(name))
+        status = run(command, settings, log=log)
     except OSError as fault:
         print(f"{name}: {fault}", flush=True)
         return 0, 1
@@ -143,20 +168,46 @@ def pytest_suite(name: str) -> tuple[int, int]:
     return passed, failed or int(status != 0 or passed == 0)
 
 
+def run_suite(name: str, log: TextIO | None = None) -> tuple[str, int, int, float]:
+    """Name, passed, failed, seconds."""
+    start = time.monotonic()
+    passed, failed = lint() if name == "lint" else pytest_suite(name, log)
+    return name, passed, failed, time.monotonic() - start
+
+
+def run_in_lane(name: str) -> tuple[tuple[str, int, int, float], str]:
+    """A suite beside another: what it says is kept, and given with its figures."""
+    path = os.path.join(RESULTS, f"{name}.log")
+    with open(path, "w+", encoding="utf-8", errors="replace") as log:
+        row = run_suite(name, log)
+        log.seek(0)
+        return row, log.read()
+
+
+def run_lanes(names: list[str]) -> Iterator[tuple[str, int, int, float]]:
+    """Run suites of the guest side by side, begun in their order; each one's output comes in one piece."""
+    with ThreadPoolExecutor(LANES) as lanes:
+        for done in as_completed([lanes.submit(run_in_lane, name) for name in names]):
+            row, said = done.result()
+            print(f"\n== {row[0]}\n{said}", flush=True)
+            yield row
+
+
 def main(suites: list[str]) -> int:
     if not suites:
         print(__doc__)
         return 2
     os.makedirs(RESULTS, exist_ok=True)
     table: list[tuple[str, int, int, float]] = []
-    for name in suites:
+    beside = [name for name in suites if name in IN_GUEST]
+    beside = beside if len(beside) > 1 else []
+    for name in [name for name in suites if name not in beside]:
         print(f"\n== {name}", flush=True)
-        start = time.monotonic()
-        passed, failed = lint() if name == "lint" else pytest_suite(name)
-        table.append((name, passed, failed, time.monotonic() - start))
+        table.append(run_suite(name))
+    table += run_lanes(beside)
     print()
     for name, passed, failed, seconds in table:
-        print(f"{name:11}{passed:6} passed {failed:6} failed {seconds:8.1f} s")
+        print(f"{name:18}{passed:6} passed {failed:6} failed {seconds:8.1f} s")
     for name in suites:
         if name != "lint" and (moments := count_moments(os.path.join(RESULTS, f"{name}.xml"))):
             print(f"{name}: {moments}")
