@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.commands import wait
 from tests.lab.hca import NO_GUID
-from tests.lab.rig import Rig, at_once, guid_of, leases
+from tests.lab.rig import IPV4, Rig, at_once, guid_of, leases
 from tests.lab.snapshot import host_snapshot
 
 
@@ -19,7 +19,7 @@ class Mixed(Rig):
 
     def load(self) -> None:
         super().load()
-        for hca, name in zip(self.hca.pfs, ("ib9", "mlx5_0", "net1"), strict=True):
+        for hca, name in zip(self.hca.pfs, ("ib99", "mlx5_0", "net1"), strict=True):
             hca.rename_pf(name)
         self.before = host_snapshot(self.hca)
 
@@ -38,7 +38,8 @@ def conf_of(rig: Rig, pf: int, vf: int, **more: Any) -> dict[str, Any]:
 def test_two_vfs_of_two_pfs_in_one_pod(rig: Rig) -> None:
     """Attached one after the other, checked, and detached in the same order; each has its PF's derived GUID."""
     pod = rig.pod()
-    confs = [conf_of(rig, 2, 1, link_state="enable"), conf_of(rig, 0, 1)]
+    ipam = {key: item for key, item in IPV4.items() if key != "routes"}  # the same one twice is refused
+    confs = [conf_of(rig, 2, 1, link_state="enable", ipam=ipam), conf_of(rig, 0, 1, ipam=ipam)]
     assert confs[0]["deviceID"].startswith("10002:")
     results = []
     for number, conf in enumerate(confs, 1):
