@@ -37,7 +37,8 @@ image: ## a container image whose entry point installs the packed program into a
 	@packaging/image
 
 matrix: ## every step of ADD, DEL and GC killed, in both RDMA modes; a part of make test
-	@$(need) python lab
+	@$(need) python build lab
+	-@packaging/build
 	@$(PY) tests/tools/suites.py matrix
 
 quick: ## the unit tests, under 30 s

@@ -223,11 +223,16 @@ def matrix(rig: Rig, record_testsuite_property: Callable[[str, object], None]) -
 
 def assert_nothing_of(pod: Pod) -> None:
     """No record, no lease, and no interface in the namespace if that is still there."""
-    assert list((STATE / "attachments").rglob(f"{pod.container_id}:*")) == []
-    left = [lease for lease in NETWORKS.rglob("*.*.*.*") if lease.is_file() and pod.container_id in _text(lease)]
+    assert [path for path in _below(STATE / "attachments") if path.name.startswith(f"{pod.container_id}:")] == []
+    left = [path for path in _below(NETWORKS) if path.name.count(".") == 3 and pod.container_id in _text(path)]
     assert left == []
     if pod.exists():
         assert [link["ifname"] for link in pod.links()] == ["lo"]
+
+
+def _below(folder: Path) -> list[Path]:
+    """The files below a folder; other cases' folders may go while it is read, which os.walk takes as it is."""
+    return [Path(where, name) for where, _, names in os.walk(folder) for name in names]
 
 
 def _text(path: Path) -> str:
