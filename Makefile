@@ -6,7 +6,7 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo test build test-build image matrix quick conformance-table pictures reference site lint lab-shell bench \
+.PHONY: help demo test long build test-build image matrix quick conformance-table pictures reference site lint lab-shell bench \
 	bench-docs clean
 
 help:
@@ -16,11 +16,16 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 	@$(need) python lab
 	@$(PY) -m tests.demo
 
-test: ## everything: lint, unit, IPAM, namespaces (root or sudo), the lab; ends with one line of counts
+test: ## lint, unit, IPAM, namespaces (root or sudo), manifests, docs, the lab; ends with one line of counts
 	@$(need) python lint netns manifests build image lab clients
 	-@packaging/build
 	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs packaging \
-		matrix lab agent attach soak clients node $(conformance) udev build matrix-6.1
+		matrix lab attach node clients $(conformance) build matrix-6.1
+
+long: ## what stands apart from make test for its length: soak, the node agent, a real udevd, the command line on a node
+	@$(need) python build lab clients
+	-@packaging/build
+	@$(PY) tests/tools/suites.py soak agent udev cli
 
 build: ## what is released, in dist/: the one file, the one-folder tree, wheel, sdist, SBOM, licences
 	@$(need) python build

@@ -2,9 +2,9 @@
 
     suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs packaging conformance; and
                           in the guest: lab (the HCA and the faults), attach (the verbs), clients (runtimes), node (the
-                          command line, the doctor, packaging), agent, soak; matrix, and matrix-6.1, a sample of it on
-                          the other kernel; udev, with a real udevd; build, build-all, build-conformance: dist/ib-sriov
-                          in the place of the source
+                          doctor, what packaging puts on a host), cli (the command line), agent, soak; matrix, and
+                          matrix-6.1, a sample of it on the other kernel; udev, with a real udevd; build, build-all,
+                          build-conformance: dist/ib-sriov in the place of the source
 
 A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
@@ -30,8 +30,9 @@ LAB = os.path.join("tests", "lab")
 PARTS = {
     "attach": ("test_attach_*", "test_hotpath"),
     "clients": ("test_clients_*", "test_agent_unit", "test_agent_prometheus"),
-    "node": ("test_cli_*", "test_doctor", "test_deploy", "test_rights"),
-    "agent": ("test_agent",),
+    "node": ("test_doctor", "test_deploy"),
+    "cli": ("test_cli_*",),
+    "agent": ("test_agent", "test_rights"),
     "soak": ("test_soak",),
     "udev": ("test_udev",),
 }
