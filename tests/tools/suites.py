@@ -1,8 +1,8 @@
 """Run test suites, those of the virtual machine two at a time, and sum their junit files into one line.
 
     suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs packaging conformance; and
-                          in the guest: lab (the HCA and the faults), attach (the verbs), clients (runtimes), node (the
-                          doctor, what packaging puts on a host), cli (the command line), agent, soak; matrix, and
+                          in the guest: lab (the HCA, its faults), races, attach (the verbs), clients (runtimes), node
+                          (the doctor, what packaging puts on a host), cli (the command line), agent, soak; matrix, and
                           matrix-6.1, a sample of it on the other kernel; udev, with a real udevd; build, build-all,
                           build-conformance: dist/ib-sriov in the place of the source
 
@@ -28,7 +28,8 @@ PYTEST = [sys.executable, "-m", "pytest", "-q"]
 LAB = os.path.join("tests", "lab")
 # Which files of tests/lab belong to which suite; what none of them names is in "lab".
 PARTS = {
-    "attach": ("test_attach_*", "test_hotpath"),
+    "races": ("test_attach_rebind", "test_faults_pods", "test_faults_races"),
+    "attach": ("test_attach_[!r]*", "test_attach_re[!b]*", "test_hotpath"),
     "clients": ("test_clients_*", "test_agent_unit", "test_agent_prometheus"),
     "node": ("test_doctor", "test_deploy"),
     "cli": ("test_cli_*",),
@@ -65,7 +66,8 @@ LANES = 2  # guests at once: each is busy on little more than one processor
 # What these suites call is the one file that `make build` made.
 ONE_FILE = os.path.join(ROOT, "dist", "ib-sriov")
 # The long ones call it too: it starts faster, and it is what is released.
-CALLS_THE_BUILD = ("matrix", "matrix-6.1", "soak", *(name for name in IN_GUEST if name.startswith("build")))
+BUILDS = [name for name in IN_GUEST if name.startswith("build")]
+CALLS_THE_BUILD = ("matrix", "matrix-6.1", "races", "node", "soak", *BUILDS)
 # What a suite has in its environment besides.
 SETTINGS: dict[str, dict[str, str]] = {name: {"IB_SRIOV_PLUGIN": ONE_FILE} for name in CALLS_THE_BUILD}
 SETTINGS["udev"] = {"UDEV": "1"}
