@@ -72,6 +72,7 @@ def release_dead(host: Host, key: Key, lock_timeout: float, undo: Undo) -> bool:
 
 def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[tuple[str, str]]) -> None:
     """Forward GC to the IPAM plugin with our live attachments on the list, whoever else left them out."""
+
     def ours() -> list[Key]:
         keys = [*host.records.read_keys(), *host.records.read_foreign_keys(conf.name)]
         return [key for key in keys if key.network == conf.name]

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import click
 
 from ib_sriov_cni.cli.output import Failure, error_of, output_option, print_json
+from ib_sriov_cni.statedir import remove_quietly, sync_folder
 
 DEFAULT_FOLDER = "/opt/cni/bin"
 NAME = "ib-sriov"
@@ -142,11 +143,11 @@ def install(source: Source, folder: str, name: str) -> str:
         _write(source.program, temporary)
         ask_version(temporary)
         os.rename(temporary, target)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as fault:
         raise Failure(f"install {target}: {error_of(fault)}", _hint(fault)) from None
     finally:
-        _remove(temporary)
+        remove_quietly(temporary)
     _tidy(folder, os.path.basename(source.tree))
     return target
 
@@ -198,7 +199,7 @@ def _await_folder(folder: str, seconds: float) -> None:
 
 def _write(source: str, path: str) -> None:
     """Copy a program into a new file, which is on the disk when this returns."""
-    _remove(path)  # of a process that had our number and was killed
+    remove_quietly(path)  # of a process that had our number and was killed
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
     with open(fd, "wb") as out, open(source, "rb") as file:
         shutil.copyfileobj(file, out, 1 << 20)
@@ -219,11 +220,11 @@ def _put_tree(tree: str, folder: str) -> None:
         for base, _, files in os.walk(temporary):
             for name in files:
                 _sync(os.path.join(base, name))
-            _sync_folder(base)
+            sync_folder(base)
         os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _tree_is_missing(source: Source, folder: str) -> bool:
@@ -235,7 +236,7 @@ def _tidy(folder: str, current: str) -> None:
     trees = []
     for entry in os.scandir(folder):
         if entry.name.startswith(TEMPORARY) and not _runs(entry.name.removeprefix(TEMPORARY)):
-            _remove(entry.path)
+            remove_quietly(entry.path)
         elif entry.name.startswith(TREE) and entry.name != current and entry.is_dir(follow_symlinks=False):
             number = entry.name.rpartition(".")[2]
             if number.isdigit() and not _runs(number):
@@ -256,21 +257,6 @@ def _sync(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _sync_folder(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
 
 
 def _hint(fault: OSError) -> str:
