@@ -36,6 +36,7 @@ OPEN_SECONDS = 10.0  # for opening and asking, over and above the wait for the p
 OPEN_TRIES = 25  # at least, as far as the caller's patience goes
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1  # verbs have no waiting call in pyverbs: ask, doubling the pause
 QUESTION_MAX = 4096  # bytes
+_Namespace = type(sys.implementation)  # types.SimpleNamespace
 
 
 def read_port(
@@ -243,9 +244,9 @@ def _load_pyverbs() -> Any:
     return Context
 
 
-def _constants(name: str, members: dict[str, int], **_how: object) -> type:
-    """Stand in for IntEnum's making of a class by a call: its members are plain numbers."""
-    return type(name, (int,), dict(members))
+def _constants(_name: str, members: dict[str, int], **_how: object) -> object:
+    """Stand in for IntEnum's making of a class by a call: plain numbers with a name each; a class costs far more."""
+    return _Namespace(**members)
 
 
 def _open(context: Any, device: str) -> Any:

@@ -42,4 +42,7 @@ def _load() -> None:
         link(PROVIDERS[name])
 
 
+# No part of pyverbs is in the archive at the program's end. Its enums look for "pyverbs.collections" and "pyverbs.enum"
+# first, as Python 2 did: for that the whole list of the archive would be read.
+__path__: list[str] = []
 _load()

@@ -67,3 +67,19 @@ def test_the_providers_are_its_own(make_hca: MakeHca, pods: MakePod, tmp_path: P
     assert run.status == 0, run.stdout + run.stderr
     assert "junk" not in run.stderr
     assert cni("DEL", pod, netconf(hca)).status == 0
+
+
+@pytest.mark.parametrize("build", sorted(BUILDS))
+def test_a_verb_reads_nothing_of_the_archive(make_hca: MakeHca, pods: MakePod, tmp_path: Path, build: str) -> None:
+    """To find one module there its whole list is read, which took an ADD half of its instructions."""
+    hca, pod = make_hca(), pods("a")
+    conf = netconf(hca, guid="02:11:22:33:44:55:66:77")
+    cni = Cni()
+    for verb in ("ADD", "DEL"):
+        trace = tmp_path / verb
+        cni.command = ["strace", "-f", "-e", "trace=open,openat", "-o", str(trace), str(BUILDS[build])]
+        run = cni(verb, pod, conf)
+        assert run.status == 0, run.stdout + run.stderr
+        opened = trace.read_text()
+        assert "/proc/sys/kernel/random/boot_id" in opened
+        assert "/proc/self/exe" not in opened
