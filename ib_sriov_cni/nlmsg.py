@@ -12,12 +12,19 @@ Sources: include/uapi/linux/{netlink,rtnetlink,if_link,if_addr}.h, include/uapi/
 
 from __future__ import annotations
 
+import builtins
 import sys
 from struct import unpack_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+# Of pyroute2.netlink: the kinds of attributes that the messages below are made of, and classes that are not for them.
+KINDS = ("uint8", "uint16", "uint32", "uint64", "cdata", "string", "asciiz")
+AF_MPLS = 28  # include/linux/socket.h
+UNUSED = ("nla_string", "nla_struct", "nlmsgerr", "genlmsg", "ctrlmsg")
 
 
 def _load_base() -> object:
@@ -50,13 +57,37 @@ def _load_base() -> object:
         "functools": {"partial": _functools.partial},
         "types": {"FunctionType": type(_load_base)},
         "weakref": {"proxy": _weakref.proxy},
+        # Of its own modules, classes for nothing but these; a message that cannot be decoded is a ValueError.
+        "pyroute2.common": {"AF_MPLS": AF_MPLS, "basestring": (str, bytes), "hexdump": bytes.hex},
+        "pyroute2.netlink.exceptions": {
+            "NetlinkError": OSError,
+            "NetlinkDecodeError": ValueError,
+            "NetlinkNLADecodeError": ValueError,
+        },
     }
     with StandIns(modules) as stand_ins:
         # Without its __init__, which is what costs; the real one may be imported afterwards.
         stand_ins.put("pyroute2", package)
-        import pyroute2.netlink
+        spec = _frozen_importlib._find_spec("pyroute2.netlink", package.__path__)  # type: ignore[attr-defined]  # noqa: SLF001
+        if spec is None:
+            raise ImportError("pyroute2 has no netlink")
+        base = _frozen_importlib.module_from_spec(spec)
+        base.__dict__["__builtins__"] = {**builtins.__dict__, "__build_class__": _build_wanted}
+        stand_ins.put("pyroute2.netlink", base)
+        spec.loader.exec_module(base)
+        return base
 
-        return sys.modules["pyroute2.netlink"]
+
+def _build_wanted(body: Callable[[], object], name: str, *bases: Any, **how: Any) -> object:
+    """Build a class of pyroute2.netlink; of one that nothing here uses, give the base instead.
+
+    Python fills the slots of each new class by looking for ninety methods in all its ancestors, of which a message has
+    ten; all these classes together cost what starting the interpreter costs.
+    """
+    nested = "." in body.__qualname__
+    if bases and name not in KINDS if nested else name in UNUSED:
+        return bases[0]
+    return builtins.__build_class__(body, name, *bases, **how)
 
 
 _base = _load_base()

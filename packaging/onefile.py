@@ -7,6 +7,8 @@ program/main.c says how it runs.
 
 from __future__ import annotations
 
+import __future__  # isort: skip
+import ast
 import hashlib
 import importlib.util
 import io
@@ -55,6 +57,7 @@ def hot_modules() -> dict[str, str]:
     import pyroute2
 
     found["pyroute2"] = pyroute2.__file__  # its spec is looked for, itself is never run
+    found["pyroute2.netlink"] = pyroute2.netlink.__file__  # run, but not left in sys.modules (nlmsg)
     found["ib_sriov_cni.__main__"] = os.path.join(ROOT, "ib_sriov_cni", "__main__.py")
     found.pop("__main__", None)
     return found
@@ -68,12 +71,51 @@ def is_hot(name: str) -> bool:
     return package == "ipam" or not rest or not cold
 
 
-def compile_module(name: str, path: str) -> bytes:
+class Lean(ast.NodeTransformer):
+    """Leaves out what a program does not read but every process would load: docstrings, annotations of functions.
+
+    Those of classes stay (ipam/value.py reads them). `from __future__` imports a module besides; its meaning is given
+    to the compiler.
+    """
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        return self.without_docstring(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self.without_docstring(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.without_docstring(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return None if node.module == "__future__" else node
+
+    def without_docstring(self, node: ast.Module | ast.ClassDef | ast.FunctionDef) -> ast.AST:
+        if ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+        self.generic_visit(node)
+        if not node.body and not isinstance(node, ast.Module):
+            node.body.append(ast.Pass(lineno=node.lineno, col_offset=node.col_offset))
+        return node
+
+
+def compile_module(name: str, path: str, *, lean: bool = False) -> bytes:
     """Marshalled code of a source file, which names no path of the machine that built it."""
     with tokenize.open(path) as file:
         text = file.read()
     shown = name.replace(".", "/") + ("/__init__.py" if is_package(path) else ".py")
-    code = compile(text, shown, "exec", dont_inherit=True, optimize=0)
+    tree: ast.AST = ast.parse(text, shown)
+    flags = 0
+    if lean:
+        if any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body):
+            flags = __future__.annotations.compiler_flag
+        tree = Lean().visit(tree)
+    code = compile(tree, shown, "exec", flags, dont_inherit=True, optimize=0)
     # Marshal's references depend on who else holds an object; what was read back is held by nobody.
     return marshal.dumps(marshal.loads(marshal.dumps(code)))  # noqa: S302  # our own
 
@@ -152,7 +194,7 @@ class Packed:
         self.write(os.path.join(target, "ib-sriov"), tree)
 
     def freeze(self, name: str, path: str, *, package: bool = False) -> None:
-        self.frozen[name] = (compile_module(name, path), package or is_package(path))
+        self.frozen[name] = (compile_module(name, path, lean=True), package or is_package(path))
 
     def add_base_library(self, path: str) -> None:
         """Take the part of the standard library that PyInstaller puts into an archive of its own."""

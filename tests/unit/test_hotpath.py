@@ -143,10 +143,7 @@ def test_the_rest_of_the_way(command: str) -> None:
     modules, _ = load(code)
     assert set(names) - modules <= {name for name in names if name.endswith("__main__")}
     assert not modules & FORBIDDEN
-    assert {name for name in modules if name.startswith("pyroute2")} == {
-        "pyroute2.common",
-        "pyroute2.netlink",
-        "pyroute2.netlink.exceptions",
-    }
+    # What was loaded of it is nlmsg's own: whoever imports pyroute2 afterwards gets all of it.
+    assert not {name for name in modules if name.startswith("pyroute2")}
     if command in MODULES:
         assert modules <= MODULES[command] | ISOLATED, modules - MODULES[command]

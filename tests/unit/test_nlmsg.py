@@ -324,6 +324,26 @@ assert [answer.get_attr("IFLA_IFNAME") for answer in answers] == ["lo"]
 """
 
 
+def kinds_of(kind: Any) -> set[str]:
+    """Names in the map of a message or an attribute, and in those of the attributes inside, that are pyroute2's."""
+    found: set[str] = set()
+    for _, _, name in getattr(kind, "nla_map", ()):
+        own = vars(kind).get(name)
+        found |= {name} if own is None else kinds_of(own)
+    return found
+
+
+def test_every_kind_of_attribute_is_a_class_of_its_own() -> None:
+    """Of the kinds that are not in KINDS there is the base alone, which would decode to nothing."""
+    messages = (m.linkmsg, m.addrmsg, m.routemsg, m.rdmamsg, m.errormsg)
+    used = set().union(*[kinds_of(message) for message in messages])
+    assert used <= set(m.KINDS)
+    assert used >= {"uint32", "cdata", "asciiz"}
+    for name in m.KINDS:
+        assert getattr(m.nlmsg, name).__name__ == name
+    assert m.nlmsg.ipaddr.__name__ != "ipaddr"
+
+
 def test_no_stand_in_stays_behind() -> None:
     code = """
 import sys
