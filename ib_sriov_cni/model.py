@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipam.value import value
+from ipam.value import Value
 
 ARPHRD_INFINIBAND = 32  # include/uapi/linux/if_arp.h
 IFF_UP = 1
@@ -87,8 +87,7 @@ class PciAddress(str):
         return cls(f"{int(parts[0], 16):04x}{text[widths[0] :].lower()}")
 
 
-@value
-class VfFunction:
+class VfFunction(Value):
     """What the PCI tree says of a VF (Documentation/PCI/pci-iov-howto.rst)."""
 
     pci: PciAddress
@@ -100,8 +99,7 @@ class VfFunction:
     pf_index: int = 0  # its number, which stays when udev or a person renames it; 0 with none
 
 
-@value
-class VfConfig:
+class VfConfig(Value):
     """What the PF says of a VF: the driver's memory of what was set, not what the VF has (style: facts)."""
 
     node_guid: Guid
@@ -109,8 +107,7 @@ class VfConfig:
     link_state: str  # a key of LINK_STATES, or "" where the PF does not tell
 
 
-@value
-class RdmaDevice:
+class RdmaDevice(Value):
     """An RDMA device as sysfs shows it, from whatever namespace."""
 
     name: str
@@ -119,8 +116,7 @@ class RdmaDevice:
     port_guid: Guid | None
 
 
-@value
-class Port:
+class Port(Value):
     """What sysfs says of an RDMA device's port; texts are empty where it says nothing."""
 
     state: str  # DOWN, INIT, ARMED, ACTIVE …
@@ -131,8 +127,7 @@ class Port:
     sm_lid: int
 
 
-@value
-class Link:
+class Link(Value):
     """A netdev. `pci` is empty on kernels that do not report the parent device (before 5.14)."""
 
     index: int
@@ -172,8 +167,7 @@ class Link:
         return Guid.from_bytes(self.address[12:], "big")
 
 
-@value
-class PortReport:
+class PortReport(Value):
     """What verbs say of an opened device's first port."""
 
     device: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ib_sriov_cni.errors import CniError, InvalidConfiguration
 from ib_sriov_cni.model import HEX, LINK_STATES, Guid, PciAddress
 from ipam.result import Result, parse_result
-from ipam.value import value
+from ipam.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ REFUSED_IPAM = {
 }
 
 
-@value
-class NetConf:
+class NetConf(Value):
     """A network configuration, checked. `device` is None only where a DEL had to do without."""
 
     name: str

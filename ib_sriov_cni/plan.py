@@ -8,7 +8,7 @@ from __future__ import annotations
 from ib_sriov_cni.errors import DeviceUnusable, TryAgainLater, UnsupportedField, VerificationFailed
 from ib_sriov_cni.model import Guid, Link, PortReport, RdmaDevice, VfConfig, VfFunction, normalize_pkey
 from ipam.address import parse_cidr, render_cidr
-from ipam.value import replace, value
+from ipam.value import Value, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ LOCALLY_ADMINISTERED = 0x02 << 56  # IEEE Std 802, 8.2: the bit of the first byt
 PASS_THROUGH_DRIVERS = frozenset(("vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio"))
 
 
-@value
-class Facts:
+class Facts(Value):
     """What is known of a VF before anything is done, all read under its lock."""
 
     function: VfFunction
@@ -64,8 +63,7 @@ class Facts:
         return self.config.port_guid if self.passed_through else None
 
 
-@value
-class Plan:
+class Plan(Value):
     """What an ADD is going to do."""
 
     guid: Guid  # the one the VF has at the end, node and port alike unless kept

@@ -35,7 +35,7 @@ from ib_sriov_cni.statedir import (
     write_whole,
 )
 from ipam.fastjson import dumps, loads
-from ipam.value import value
+from ipam.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ TRIES = 100
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
-@value
-class Key:
+class Key(Value):
     """What names an attachment (C12)."""
 
     network: str
@@ -73,8 +72,7 @@ class Key:
         return cls(network=network, container_id=container_id, ifname=ifname)
 
 
-@value
-class Record:
+class Record(Value):
     """Everything DEL needs when nothing else is left. What was there before is `had_…`."""
 
     key: Key

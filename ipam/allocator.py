@@ -9,7 +9,7 @@ from __future__ import annotations
 from ipam.address import render_address, render_cidr
 from ipam.errors import AddressManagement
 from ipam.ranges import range_of, render_set
-from ipam.value import value
+from ipam.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,16 +32,14 @@ if TYPE_CHECKING:
             """Tell whether somebody holds the address."""
 
 
-@value
-class Holder:
+class Holder(Value):
     """An attachment; records of old versions have no `ifname`."""
 
     container_id: str
     ifname: str = ""
 
 
-@value
-class Grant:
+class Grant(Value):
     """An address for the attachment out of range set `index`."""
 
     index: int

@@ -18,7 +18,7 @@ from ipam.errors import InvalidConfiguration
 from ipam.ranges import parse_range, set_fault, sets_overlap
 from ipam.request import version_at_least
 from ipam.result import FaultReader, parse_route
-from ipam.value import value
+from ipam.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ DATA_DIR = "/var/lib/cni/networks"
 LOCK_TIMEOUT = 60.0
 
 
-@value
-class Place:
+class Place(Value):
     """Where the leases of a network are, and how many seconds to wait for their lock."""
 
     data_dir: str
@@ -43,8 +42,7 @@ class Place:
     lock_timeout: float = LOCK_TIMEOUT
 
 
-@value
-class Settings:
+class Settings(Value):
     """All that an ADD needs to know."""
 
     place: Place

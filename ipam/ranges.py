@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipam.address import IPV4, parse_address, parse_cidr, render_address, render_cidr
-from ipam.value import value
+from ipam.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from ipam.address import Address
 
 
-@value
-class Range:
+class Range(Value):
     """Addresses `start` to `end`, both included, of a subnet; `gateway` is handed out to nobody.
 
     `pool` is what slices divide: start and end if one of them was configured, else the whole subnet.

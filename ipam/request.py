@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipam.errors import DecodingFailure, IncompatibleVersion, InvalidConfiguration, InvalidEnvironment, UnknownContainer
 from ipam.fastjson import loads
-from ipam.value import value
+from ipam.value import Value
 from ipam.versions import VERSIONS
 
 TYPE_CHECKING = False
@@ -30,8 +30,7 @@ _TRUE = ("1", "true")
 _FALSE = ("0", "false")
 
 
-@value
-class Request:
+class Request(Value):
     """One invocation.
 
     `version` is the configuration's cniVersion, one of VERSIONS; `path` the folders of CNI_PATH; `args` the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipam.address import canonical_address, canonical_cidr
 from ipam.errors import DecodingFailure, InvalidConfiguration
 from ipam.request import version_at_least
-from ipam.value import value
+from ipam.value import Value
 from ipam.versions import VERSIONS
 
 TYPE_CHECKING = False
@@ -17,8 +17,7 @@ NO_DNS: Mapping[str, object] = {}
 _ROUTE_NUMBERS = ("mtu", "advmss", "priority", "table", "scope")
 
 
-@value
-class Interface:
+class Interface(Value):
     """A network interface; `sandbox` is the path of its namespace, empty on the host."""
 
     name: str
@@ -29,8 +28,7 @@ class Interface:
     pci_id: str | None = None
 
 
-@value
-class Address:
+class Address(Value):
     """An address with prefix length, "10.1.2.3/24"; `interface` is an index of Result.interfaces."""
 
     address: str
@@ -38,8 +36,7 @@ class Address:
     interface: int | None = None
 
 
-@value
-class Route:
+class Route(Value):
     """A route; what is None is left to the kernel."""
 
     dst: str
@@ -51,8 +48,7 @@ class Route:
     scope: int | None = None
 
 
-@value
-class Result:
+class Result(Value):
     """What an ADD gives; `dns` has the keys nameservers, domain, search, options of the specification."""
 
     interfaces: tuple[Interface, ...] = ()

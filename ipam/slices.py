@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from ipam.address import parse_cidr, render_address, render_cidr
 from ipam.errors import InvalidConfiguration, TryAgainLater
-from ipam.value import replace, value
+from ipam.value import Value, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ SUBNET_ENV = "/run/flannel/subnet.env"
 _SOURCES = ("flannel", "indexFile", "index")
 
 
-@value
-class SliceSource:
+class SliceSource(Value):
     """Where this node's number comes from: a file (`kind` flannel or indexFile) or `index` itself."""
 
     kind: str
@@ -35,8 +34,7 @@ class SliceSource:
     count: int | None = None
 
 
-@value
-class Slice:
+class Slice(Value):
     """The part number `index`, from 0, of `count`; `origin` tells where the numbers are from."""
 
     index: int

@@ -12,7 +12,7 @@ from ib_sriov_cni.attach.vf import pod_of
 from ib_sriov_cni.errors import CniError
 from ib_sriov_cni.model import Guid, PciAddress, VfConfig, VfFunction
 from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS, Difference
-from ipam.value import replace, value
+from ipam.value import Value, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ STATES = {
 }
 
 
-@value
-class Attachment:
+class Attachment(Value):
     """A record and what became of it."""
 
     record: Record
@@ -73,8 +72,7 @@ class Attachment:
         return "alive" if self.alive else BUSY if self.busy else "dead"
 
 
-@value
-class VfEntry:
+class VfEntry(Value):
     """A VF as it is."""
 
     function: VfFunction
@@ -94,8 +92,7 @@ class VfEntry:
         return self.function.pci
 
 
-@value
-class PfEntry:
+class PfEntry(Value):
     """A PF and its VFs."""
 
     pci: PciAddress
@@ -111,8 +108,7 @@ class PfEntry:
     num_vfs: int = 0  # as many as it has, of which `vfs` may be a choice
 
 
-@value
-class Damaged:
+class Damaged(Value):
     """A file in the state directory that tells nothing."""
 
     path: str
@@ -122,8 +118,7 @@ class Damaged:
     pci: PciAddress | None  # the VF whose owner that attachment still is
 
 
-@value
-class Foreign:
+class Foreign(Value):
     """A record of the Go plugin (N6)."""
 
     path: str
@@ -134,8 +129,7 @@ class Foreign:
     ifname: str
 
 
-@value
-class Inventory:
+class Inventory(Value):
     """All of it."""
 
     pfs: tuple[PfEntry, ...]
@@ -368,8 +362,7 @@ def _pci(found: object) -> PciAddress | None:
 # ---- one attachment, from near
 
 
-@value
-class Live:
+class Live(Value):
     """What the kernel has of an attachment now."""
 
     link: Link | None  # in the pod, under whatever name

@@ -20,7 +20,7 @@ from ib_sriov_cni.attach.vf import pod_of
 from ib_sriov_cni.errors import CniError
 from ib_sriov_cni.undo import Undo
 from ipam.result import Route
-from ipam.value import value
+from ipam.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ KEEP_SECONDS = 7 * 86400.0  # for which damaged records are kept, to be looked a
 LOCK_SECONDS = 10.0
 
 
-@value
-class Repair:
+class Repair(Value):
     """One thing that can be put right."""
 
     kind: str  # one of ORDER
@@ -72,8 +71,7 @@ class Repair:
     about: object = None  # the address, the route, the file …
 
 
-@value
-class Finding:
+class Finding(Value):
     """One thing that is wrong and cannot be put right from here."""
 
     kind: str
@@ -84,8 +82,7 @@ class Finding:
     pod: str
 
 
-@value
-class RepairPlan:
+class RepairPlan(Value):
     """What can be put right, in the order to do it, and what cannot."""
 
     repairs: tuple[Repair, ...]

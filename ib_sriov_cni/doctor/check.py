@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ib_sriov_cni.doctor.report import FAIL, NONE, NOTE, OK, SKIP, WARN, Finding
-from ipam.value import value
+from ipam.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-@value
-class Outcome:
+class Outcome(Value):
     """What a check found about one thing."""
 
     status: str
@@ -113,8 +112,7 @@ class Seen:
         return self._get("node", self.facts.node)
 
 
-@value
-class Check:
+class Check(Value):
     """One check. `advice` says, for people, what it looks at and what to do; it stands in docs/doctor.md."""
 
     id: str

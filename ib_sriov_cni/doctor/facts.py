@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipam.value import value
+from ipam.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.records import Key
 
 
-@value
-class Roots:
+class Roots(Value):
     """Where the node's trees are. `root` goes before every other path (a node's file system mounted at /host)."""
 
     root: str = ""
@@ -25,8 +24,7 @@ class Roots:
         return f"{self.root}{path}"
 
 
-@value
-class Options:
+class Options(Value):
     """What the doctor was asked."""
 
     cni_path: tuple[str, ...] = ("/opt/cni/bin",)
@@ -39,8 +37,7 @@ class Options:
 # ---- the HCA, from sysfs, without asking its firmware
 
 
-@value
-class Netdev:
+class Netdev(Value):
     """A function's IPoIB netdev in the host's namespace."""
 
     name: str
@@ -48,8 +45,7 @@ class Netdev:
     carrier: bool  # IPoIB has one when it has joined its broadcast group
 
 
-@value
-class VfFacts:
+class VfFacts(Value):
     """A VF. Its RDMA device may be in a pod: then its GUIDs are unknown."""
 
     pci: PciAddress
@@ -63,8 +59,7 @@ class VfFacts:
     port_guid: Guid | None
 
 
-@value
-class Hca:
+class Hca(Value):
     """A physical function that is, or may be, an InfiniBand HCA."""
 
     pci: PciAddress
@@ -90,8 +85,7 @@ class Hca:
         return f"PF {self.netdev.name} ({self.pci})" if self.netdev else f"PF {self.pci}"
 
 
-@value
-class HcaFacts:
+class HcaFacts(Value):
     """Everything on the PCI bus that matters."""
 
     hcas: tuple[Hca, ...]
@@ -104,8 +98,7 @@ class HcaFacts:
 # ---- what firmware and fabric say
 
 
-@value
-class Port:
+class Port(Value):
     """Port 1 of an RDMA device."""
 
     state: str  # "ACTIVE", "DOWN", "INIT" ..., "" when it does not say
@@ -116,8 +109,7 @@ class Port:
     pkeys: tuple[int, ...]  # the table by index, 0 where nothing is set; empty if it was not read
 
 
-@value
-class SmAnswer:
+class SmAnswer(Value):
     """What became of a question to the subnet administrator."""
 
     fault: str  # "" when it answered
@@ -127,8 +119,7 @@ class SmAnswer:
 # ---- configurations
 
 
-@value
-class Network:
+class Network(Value):
     """A network configuration of type ib-sriov, wherever it was found."""
 
     origin: str  # its file, or whose record has it
@@ -146,8 +137,7 @@ class Network:
     guid: str = ""  # named in the configuration itself: every pod would get the same one
 
 
-@value
-class Pool:
+class Pool(Value):
     """A set of addresses on this node."""
 
     network: str
@@ -157,8 +147,7 @@ class Pool:
     exhausted: bool
 
 
-@value
-class BrokenFile:
+class BrokenFile(Value):
     """A configuration file that cannot be read as one."""
 
     path: str
@@ -166,8 +155,7 @@ class BrokenFile:
     ours: bool  # it names ib-sriov, or was given by hand
 
 
-@value
-class ConfigFacts:
+class ConfigFacts(Value):
     """The configurations on this node and those given by hand."""
 
     networks: tuple[Network, ...]
@@ -185,8 +173,7 @@ class ConfigFacts:
 # ---- what the plugin keeps
 
 
-@value
-class Lease:
+class Lease(Value):
     """A lease of host-local in a network of ours."""
 
     network: str
@@ -196,8 +183,7 @@ class Lease:
     ifname: str
 
 
-@value
-class RecordFacts:
+class RecordFacts(Value):
     """A record, and whether its attachment lives."""
 
     key: Key
@@ -216,8 +202,7 @@ class RecordFacts:
         return self.pod or f"container {self.key.container_id[:12]}"
 
 
-@value
-class Folder:
+class Folder(Value):
     """A folder the plugin writes to."""
 
     path: str
@@ -230,8 +215,7 @@ class Folder:
     free_files: int
 
 
-@value
-class HeldLock:
+class HeldLock(Value):
     """A VF's lock that is held now."""
 
     pci: str
@@ -241,8 +225,7 @@ class HeldLock:
     seconds: float
 
 
-@value
-class StateFacts:
+class StateFacts(Value):
     """State directories, records, owners, leases and locks."""
 
     folders: tuple[Folder, ...]
@@ -259,8 +242,7 @@ class StateFacts:
 # ---- the node
 
 
-@value
-class Program:
+class Program(Value):
     """An executable in CNI_PATH."""
 
     path: str
@@ -270,8 +252,7 @@ class Program:
     fault: str
 
 
-@value
-class DevicePlugin:
+class DevicePlugin(Value):
     """What kubelet's device manager knows."""
 
     kubelet: bool
@@ -281,8 +262,7 @@ class DevicePlugin:
     reason: str  # why resources were not read
 
 
-@value
-class NodeFacts:
+class NodeFacts(Value):
     """Kernel, programs, kubelet."""
 
     kernel: tuple[int, int]
@@ -296,8 +276,7 @@ class NodeFacts:
     log_folders: tuple[tuple[str, str], ...]  # log file, why it cannot be written
 
 
-@value
-class Facts:
+class Facts(Value):
     """All topics. `unseen` tells of each topic that is None why."""
 
     hca: HcaFacts | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipam.value import value
+from ipam.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ MEANINGS = {
 }
 
 
-@value
-class Finding:
+class Finding(Value):
     """One line of the report: what is so, and what to do about it."""
 
     check: str  # id of the check, stable

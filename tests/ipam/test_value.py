@@ -9,16 +9,14 @@ import sys
 
 import pytest
 
-from ipam.value import replace, value
+from ipam.value import Value, replace
 
 
-@value
-class Point:
+class Point(Value):
     x: int
     y: int = 2
 
 
-@value
 class Named(Point):
     name: str
     tags: tuple[str, ...] = ()
