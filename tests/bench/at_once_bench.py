@@ -6,12 +6,14 @@ Boots the lab's virtual machine and runs there: the emulated driver's probe slee
 rebinds (unbind and bind by sysfs, no plugin), one and all at once, then ADD and DEL of one pod and of all at once, each
 with a new GUID, so that each is rebound. Medians of the rounds; `ratio` is all at once over one. Below that, for one
 ADD and for the slowest of those at once, the milliseconds of each step from its log: what does not wait is processor
-time, of which a virtual machine without KVM has little.
+time, of which a virtual machine without KVM has little. By dist/ib-sriov if it is there; IB_SRIOV_PLUGIN names another
+program. Results: .test-results/bench/at_once.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import statistics
@@ -76,7 +78,8 @@ def end(pods: list[Pod]) -> None:
         pod.delete()
 
 
-def measure(mode: str, pods: int, delay: int, rounds: int) -> None:
+def measure(mode: str, pods: int, delay: int, rounds: int) -> list[dict[str, Any]]:
+    """Measure one mode: a row for each of "bare rebind", "ADD" and "DEL", with seconds of one and of all at once."""
     from tests.lab.rig import Rig
 
     rig = Rig(mode, vfs=pods, total_vfs=max(8, pods))
@@ -96,10 +99,14 @@ def measure(mode: str, pods: int, delay: int, rounds: int) -> None:
             found["DEL"].append((delete_one, delete_all))
         print(f"\n{mode} mode, {pods} pods, probe_delay_ms={delay}, {rounds} rounds; {machine()}")
         print(f"{'':14}{'one, s':>10}{f'{pods} at once, s':>16}{'ratio':>8}")
+        rows = []
         for name, pairs in found.items():
             single, together = (statistics.median(column) for column in zip(*pairs, strict=True))
             print(f"{name:14}{single:10.2f}{together:16.2f}{together / single:8.2f}")
+            about = {"mode": mode, "pods": pods, "delay_ms": delay, "rounds": rounds}
+            rows.append({"case": name, **about, "one_s": single, "all_s": together})
         tell_steps(one, many)
+        return rows
     finally:
         rig.close()
 
@@ -123,14 +130,19 @@ def main() -> int:
     parser.add_argument("--pods", type=int, default=8)
     parser.add_argument("--delay", type=int, default=5000, help="of a VF's probe, ms")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--modes", default="exclusive", help="shared,exclusive: both")
+    parser.add_argument("--modes", default="shared,exclusive")
     arguments = parser.parse_args()
     if os.environ.get("LAB_GUEST") != "1":
         os.environ.setdefault("TIMEOUT", "1200")
+        os.environ.setdefault("OUT", str(ROOT / ".test-results" / "bench"))
+        if (ROOT / "dist" / "ib-sriov").exists():
+            os.environ.setdefault("IB_SRIOV_PLUGIN", str(ROOT / "dist" / "ib-sriov"))
         here = [str(ROOT / "tests/lab/run"), sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]]
         os.execv(here[0], here)  # noqa: S606 - the same program, in the virtual machine
+    rows = []
     for mode in arguments.modes.split(","):
-        measure(mode, arguments.pods, arguments.delay, arguments.rounds)
+        rows += measure(mode, arguments.pods, arguments.delay, arguments.rounds)
+        Path("/run/out/at_once.json").write_text(json.dumps(rows))
     return 0
 
 

@@ -5,7 +5,8 @@
 VERSION; an ADD that is refused at the first look (there is no such VF, no such netdev); STATUS, which has to read the
 state of the node; an ADD and a DEL of host-local as a program; and the work on a netdev alone, where ours has a
 program of a few lines (tests/bench/netdev.py) that does with a netdev, by the plugin's own doors, what Go's host-device
-does with it: into the pod, named, up, address, route, and back. Results: .test-results/bench/start.json.
+does with it: into the pod, named, up, address, route, and back. Of what `make build` left in build/ that program is
+packed, too, as the plugin is. Results: .test-results/bench/start.json.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Bench:
         self.table = Table()
         bare = (sys.executable, "-I", "-S")
         source = str(folder / "source")
-        self.netdev = (*bare, str(ROOT / "tests/bench/netdev.py"), source, *measure.library_path())
+        here = str(ROOT / "tests/bench/netdev.py")
+        self.netdev = {"Go": self.programs[0].command, "source": (*bare, here, source, *measure.library_path())}
+        self.netdev |= {name: (path,) for name, path in packed_netdev(folder / "netdev").items()}
         serve = f"import sys; sys.path.insert(0, {source!r}); from ipam.plugin import main; sys.exit(main())"
         self.host_local = {"Go": (str(folder / "go/host-local"),), "source": (*bare, "-c", serve)}
 
@@ -68,7 +71,8 @@ class Bench:
             command = self.host_local[program.name]
             conf = self.conf(program)
             found += [(f"host-local {verb}", command, self.environ(verb), conf, (0,)) for verb in ("ADD", "DEL")]
-            command = self.netdev if ours else program.command
+        if program.name in self.netdev:
+            command = self.netdev[program.name]
             conf = {**self.conf(program), "device": "bench0", "name": "netdev"}
             found += [(f"{verb} of a netdev", command, self.environ(verb), conf, (0,)) for verb in ("ADD", "DEL")]
         return found
@@ -84,6 +88,23 @@ class Bench:
         for program in self.programs:
             for case, *how in self.cases(program):
                 self.table.row(case, program.name).peak = measure.peak(*how)
+
+
+def packed_netdev(target: Path) -> dict[str, str]:
+    """Pack netdev.py in the plugin's place, of what the last build found; the programs' paths by name of the build."""
+    work = ROOT / "build" / "dist"
+    if not (work / "contents.json").exists():
+        return {}
+    code = (
+        "import shutil, sys; sys.path.insert(0, 'packaging'); import onefile; target, work = sys.argv[1:];"
+        "shutil.copytree('build/dist', work); packed = onefile.Packed(work); packed.gather();"
+        "packed.freeze('ib_sriov_cni.__main__', 'tests/bench/netdev.py');"
+        "packed.write(target + '/netdev'); packed.write_folder(target + '/folder')"
+    )
+    target.mkdir()
+    words = [sys.executable, "-c", code, str(target), str(target / "work")]
+    subprocess.run(words, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return {"one file": str(target / "netdev"), "one folder": str(target / "folder" / "ib-sriov")}
 
 
 def ip(*words: str, check: bool = True) -> None:
