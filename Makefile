@@ -46,7 +46,7 @@ matrix: ## every step of ADD, DEL and GC killed, in both RDMA modes; a part of m
 	-@packaging/build
 	@$(PY) tests/tools/suites.py matrix
 
-quick: ## the unit tests, under 30 s
+quick: ## the unit tests alone
 	@$(need) python
 	@$(PY) tests/tools/suites.py unit
 

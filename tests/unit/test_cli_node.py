@@ -220,8 +220,9 @@ def test_gc_releases_the_dead_and_nothing_else(node: Node) -> None:
 
 
 def test_gc_says_what_it_could_not_release(node: Node) -> None:
-    """The VF's netdev cannot be asked on this host, so its release fails, and its record stays."""
+    """The made driver's bind file binds nothing, so the release fails, and the record stays."""
     node.record(VFS[0], "dead", committed=False)
+    node.unbind(VFS[0])
     called = call(node, "gc")
     assert called.status == FAILED
     assert "failed: train/dead: " in called.err
