@@ -136,7 +136,7 @@ def _struct(*fields: tuple[str, str]) -> type[nla]:
 
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
-NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 NLMSG_ERROR, NLMSG_DONE, NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 2, 3, 0x10, 0x100, 0x200
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
@@ -221,6 +221,7 @@ class routemsg(nlmsg):  # noqa: N801  # see linkmsg
         (5, "RTA_GATEWAY", "cdata"),
         (6, "RTA_PRIORITY", "uint32"),
         (8, "RTA_METRICS", "metrics"),
+        (9, "RTA_MULTIPATH", "cdata"),
         (15, "RTA_TABLE", "uint32"),
     )
 

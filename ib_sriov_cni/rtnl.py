@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from struct import unpack_from
 
 from ib_sriov_cni import nlmsg as m
 from ib_sriov_cni.errors import KernelRefused
 from ib_sriov_cni.model import ARPHRD_INFINIBAND, IFF_UP, LINK_STATE_NAMES, LINK_STATES, Guid, Link, VfConfig
 from ib_sriov_cni.nlsock import NETLINK_ROUTE, NetlinkError, NetlinkSocket
 from ipam.result import Route
+from ipam.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
 GONE = (errno.ENODEV, errno.ENXIO)
 MAIN_TABLE = 254
+RTA_GATEWAY = 5
+IP6_RT_PRIO_USER = 1024  # what an IPv6 route's metric is without one (net/ip6_fib.h)
 
 
 class Rtnl:
@@ -243,7 +247,8 @@ class Rtnl:
     def add_route(self, link: Link, route: Route) -> None:
         """Add a unicast route out of the link; the same one out of the same link is fine.
 
-        One to that destination by another link is EEXIST, never replaced: it may be the pod's way to its cluster.
+        One to that destination by another link of its kind, a pod's other rail, gets this one as a further path. By a
+        link of another kind it is EEXIST, and never touched: it may be the pod's way to its cluster.
         """
         family, packed = _packed(route.dst.partition("/")[0])
         length = int(route.dst.partition("/")[2])
@@ -262,49 +267,76 @@ class Rtnl:
             attrs.append(("RTA_METRICS", {"attrs": metrics}))
         fields = {"family": family, "dst_len": length, "proto": RTPROT_STATIC, "scope": scope, "type": RTN_UNICAST}
         fields["table"] = table if table < 256 else RT_TABLE_UNSPEC
+
+        def ask(how: int) -> None:
+            what = f"{route.dst} via {route.gw or 'link'} on netdev {link.name}"
+            flags = m.NLM_F_ACK | m.NLM_F_CREATE | how
+            self._ask("add route", what, m.routemsg, m.RTM_NEWROUTE, flags=flags, fields=fields, attrs=attrs)
+
         try:
-            self._ask(
-                "add route",
-                f"{route.dst} via {route.gw or 'link'} on netdev {link.name}",
-                m.routemsg,
-                m.RTM_NEWROUTE,
-                flags=m.NLM_F_ACK | m.NLM_F_CREATE | m.NLM_F_EXCL,
-                fields=fields,
-                attrs=attrs,
-            )
+            ask(m.NLM_F_EXCL)
         except KernelRefused as refusal:
-            wanted = (f"{inet_ntop(family, packed)}/{length}", route.gw or None, table)
-            there = [(found.dst, found.gw, found.table) for found in self._read_routes(link, family)]
-            if refusal.errno != errno.EEXIST or wanted not in there:
+            if refusal.errno != errno.EEXIST:
                 raise
+            metric = route.priority or (IP6_RT_PRIO_USER if family == AF_INET6 else None)
+            wanted = (f"{inet_ntop(family, packed)}/{length}", table, metric)
+            paths = self._read_paths(family)
+            there = [path for path in paths if (path[0].dst, path[0].table, path[0].priority) == wanted]
+            if any(index == link.index and found.gw == (route.gw or None) for found, index in there):
+                return
+            kinds = {other.index: other.kind for other in self.read_links()}
+            if any(kinds.get(index) != link.kind for _, index in there):
+                raise
+            ask(m.NLM_F_APPEND)
 
     def read_routes(self, link: Link, *, ipv4: bool = True, ipv6: bool = True) -> list[Route]:
         """Give the unicast routes out of the link, of all tables."""
         families = ((AF_INET, ipv4), (AF_INET6, ipv6))
-        return [route for family, wanted in families if wanted for route in self._read_routes(link, family)]
+        found = [self._read_paths(family, link.index) for family, wanted in families if wanted]
+        return [route for paths in found for route, index in paths if index == link.index]
 
-    def _read_routes(self, link: Link, family: int) -> list[Route]:
-        """Those of a family. Kernels before 4.20 tell all there are, and one without IPv6 those of other families."""
+    def _read_paths(self, family: int, index: int = 0) -> list[tuple[Route, int]]:
+        """Give a family's unicast routes, one for each path, with the number of the link it goes out of.
+
+        `index`: of that link alone, as far as the kernel sorts them out: those before 4.20 tell all there are, one
+        without IPv6 tells those of other families, and a route of many paths comes whole.
+        """
         found = []
-        how = {"fields": {"family": family, "type": RTN_UNICAST}, "attrs": [("RTA_OIF", link.index)]}
+        attrs = [("RTA_OIF", index)] if index else []
+        how = {"fields": {"family": family, "type": RTN_UNICAST}, "attrs": attrs}
         for answer in self._ask("list", "routes", m.routemsg, m.RTM_GETROUTE, flags=m.NLM_F_DUMP, **how):
             if (answer["family"], answer["type"]) != (family, RTN_UNICAST):
                 continue
-            if answer.get_attr("RTA_OIF") != link.index:
-                continue
             packed = answer.get_attr("RTA_DST") or bytes(4 if family == AF_INET else 16)
-            gateway = answer.get_attr("RTA_GATEWAY")
             metrics = answer.get_attr("RTA_METRICS")
-            found.append(
-                Route(
-                    dst=f"{inet_ntop(family, packed)}/{answer['dst_len']}",
-                    gw=inet_ntop(family, gateway) if gateway else None,
-                    table=answer.get_attr("RTA_TABLE") or answer["table"],
-                    priority=answer.get_attr("RTA_PRIORITY"),
-                    mtu=metrics.get_attr("RTAX_MTU") if metrics else None,
-                )
+            route = Route(
+                dst=f"{inet_ntop(family, packed)}/{answer['dst_len']}",
+                table=answer.get_attr("RTA_TABLE") or answer["table"],
+                priority=answer.get_attr("RTA_PRIORITY"),
+                mtu=metrics.get_attr("RTAX_MTU") if metrics else None,
             )
+            paths = [(answer.get_attr("RTA_OIF"), answer.get_attr("RTA_GATEWAY"))]
+            if several := answer.get_attr("RTA_MULTIPATH"):
+                paths = _next_hops(several)
+            for out, gateway in paths:
+                found.append((replace(route, gw=inet_ntop(family, gateway) if gateway else None), out or 0))
         return found
+
+
+def _next_hops(packed: bytes) -> list[tuple[int, bytes | None]]:
+    """Give link numbers and gateways of a route's paths: struct rtnexthop, each with attributes of its own."""
+    found, at = [], 0
+    while at + 8 <= len(packed):
+        size, _flags, _hops, index = unpack_from("HBBi", packed, at)
+        gateway, inside = None, at + 8
+        while inside + 4 <= at + size:
+            length, kind = unpack_from("HH", packed, inside)
+            if kind == RTA_GATEWAY:
+                gateway = packed[inside + 4 : inside + length]
+            inside += max(length + 3 & ~3, 4)
+        found.append((index, gateway))
+        at += max(size + 3 & ~3, 8)
+    return found
 
 
 def _addressed(name: str, index: int) -> tuple[dict[str, int], list[tuple[str, object]]]:

@@ -149,3 +149,18 @@ def test_older_versions(rig: Rig, version: str) -> None:
         assert result["interfaces"][0]["mac"].endswith(guid_of(3))
     rig.delete(pod, cniVersion=version)
     rig.assert_as_before()
+
+
+def test_two_rails_of_one_network_in_one_pod(rig: Rig) -> None:
+    """The second finds the network's routes there already, by the first one's interface."""
+    pod = rig.pod()
+    dual = [{"dst": "10.99.0.0/16", "gw": "10.56.0.1"}, {"dst": "fd09::/64", "gw": "fd56::1"}]
+    ipam = {**IPV4, "ranges": [[{"subnet": "10.56.0.0/24"}], [{"subnet": "fd56::/64"}]], "routes": dual}
+    rails = {"net1": 0, "net2": 1}
+    results = {ifname: rig.add(pod, vf, ifname=ifname, ipam=ipam) for ifname, vf in rails.items()}
+    for ifname, vf in rails.items():
+        assert rig.call("CHECK", pod, vf, ifname=ifname, ipam=ipam, prevResult=results[ifname]).status == 0
+    rig.delete(pod, 0, ipam=ipam)
+    assert rig.call("CHECK", pod, 1, ifname="net2", ipam=ipam, prevResult=results["net2"]).status == 0
+    rig.delete(pod, 1, ifname="net2", ipam=ipam)
+    rig.assert_as_before()

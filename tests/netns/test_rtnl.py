@@ -318,16 +318,49 @@ def test_a_default_route_of_another_interface_is_not_replaced(
     sandbox: Sandbox, pod: Rtnl, routed: Link, cidr: str, gateway: str, family: str, dst: str
 ) -> None:
     """The pod's way out belongs to its first interface."""
-    sandbox.add_link("eth0")
+    sandbox.ip("tuntap", "add", "eth0", "mode", "tun")  # of another kind than ours
+    sandbox.ip("link", "set", "eth0", "up")
     eth0 = read(pod, "eth0")
     pod.add_address(eth0, cidr)
     pod.add_route(eth0, Route(dst=dst, gw=gateway))
     ours = "10.1.2.1" if family == "-4" else "fd00::1"
+    sandbox.add_link("rail")
+    pod.add_address(read(pod, "rail"), "10.1.2.4/24" if family == "-4" else "fd00::4/64")
+    pod.add_route(read(pod, "rail"), Route(dst=dst, gw=ours, priority=4000))  # of another metric: no matter
     text = refused(errno.EEXIST, lambda: pod.add_route(routed, Route(dst=dst, gw=ours)))
     assert text.startswith(f"add route {dst} via {ours} on netdev v0: File exists")
-    assert seen_routes(sandbox, family)["default"]["gateway"] == gateway
+    defaults = [item for item in sandbox.ip(family, "route", "show") if item["dst"] == "default"]
+    assert [item["gateway"] for item in defaults] == [gateway, ours]
     pod.add_route(routed, Route(dst=dst, gw=ours, priority=5000))  # behind it is another matter
     assert read(pod, "eth0").index == eth0.index
+
+
+@pytest.mark.parametrize("gateway", [True, False])
+@pytest.mark.parametrize(("family", "dst"), [("-4", "10.9.0.0/16"), ("-6", "fd09::/16")])
+def test_a_route_of_a_pods_other_rail_gets_a_further_path(
+    sandbox: Sandbox, pod: Rtnl, routed: Link, family: str, dst: str, gateway: bool
+) -> None:
+    """Several interfaces of one network have the same routes (Go: netlink.RouteAddEcmp)."""
+    rails = [routed]
+    for number in (1, 2):
+        sandbox.add_link(f"rail{number}")
+        rails.append(read(pod, f"rail{number}"))
+        pod.add_address(rails[-1], f"10.1.{2 + number}.3/24")
+        pod.add_address(rails[-1], f"fd00:{number}::3/64")
+    gateways = ["10.1.2.1", "10.1.3.1", "10.1.4.1"] if family == "-4" else ["fd00::1", "fd00:1::1", "fd00:2::1"]
+    routes = [Route(dst=dst, gw=each if gateway else None) for each in gateways]
+    for rail, route in zip(rails, routes, strict=True):
+        pod.add_route(rail, route)
+        pod.add_route(rail, route)  # once more: it is there
+    for rail, route in zip(rails, routes, strict=True):
+        assert [item.gw for item in pod.read_routes(rail) if item.dst == dst] == [route.gw]
+    seen = sandbox.ip(family, "route", "show", dst)
+    paths = [path for item in seen for path in item.get("nexthops", [item])]
+    assert sorted((path["dev"], path.get("gateway")) for path in paths) == sorted(
+        (rail.name, route.gw) for rail, route in zip(rails, routes, strict=True)
+    )
+    if family == "-4":
+        assert paths[0]["dev"] == routed.name  # the first one stays the way
 
 
 def test_a_gateway_nobody_can_reach(pod: Rtnl, routed: Link) -> None:
