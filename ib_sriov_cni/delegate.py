@@ -12,6 +12,7 @@ import time
 
 from ib_sriov_cni.errors import AddressManagement, CniError
 from ib_sriov_cni.netconf import MAX_SECONDS
+from ib_sriov_cni.syscalls import KILL_SECONDS, await_end
 from ipam.fastjson import loads
 from ipam.result import Result, parse_result
 
@@ -214,31 +215,16 @@ def _run(program: str, environ: dict[str, str], stdin: bytes, seconds: float) ->
     deadline = time.monotonic() + seconds
     try:
         out, err, in_time = _converse(our_in, our_out, our_err, stdin, deadline)
-        status = _await_end(pid, deadline) if in_time else None
+        status = await_end(pid, deadline) if in_time else None
     except BaseException:  # SIGTERM: it must not reserve an address after we have undone everything
         _kill_group(pid)
-        os.waitpid(pid, 0)
         raise
     if status is None:
         _kill_group(pid)
-        os.waitpid(pid, 0)
         return f"no answer within {seconds:g} s", out, err
     if os.WIFSIGNALED(status):
         return f"signal {os.WTERMSIG(status)}", out, err
     return os.WEXITSTATUS(status), out, err
-
-
-def _await_end(pid: int, deadline: float) -> int | None:
-    """Wait for a process that has closed its outputs; its wait status, None if it lives on past the deadline."""
-    pause = 0.002
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return status
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
 
 
 def _pipe(writing: bool) -> tuple[int, int]:  # noqa: FBT001  # two callers, side by side
@@ -248,8 +234,10 @@ def _pipe(writing: bool) -> tuple[int, int]:  # noqa: FBT001  # two callers, sid
 
 
 def _kill_group(pid: int) -> None:
+    """Kill it with what it started, and reap it; one that hangs in the kernel is left behind."""
     try:
         os.killpg(pid, 9)
+        await_end(pid, time.monotonic() + KILL_SECONDS)
     except ProcessLookupError:
         pass
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
 RTLD_NOW = 2
+KILL_SECONDS = 2.0  # for a process to end that was killed: one that hangs in the kernel does not
 
 
 def _call(name: str, *arguments: int | bytes | None) -> None:
@@ -36,6 +38,19 @@ def _call_libc(name: str, *arguments: int | bytes | None) -> None:
     if _ctypes.call_function(function, arguments) != 0:
         number = errno.EINVAL if os.geteuid() == 0 else errno.EPERM
         raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def await_end(pid: int, deadline: float) -> int | None:
+    """Wait for a child's end until `deadline` (time.monotonic); its wait status, None if it lives on."""
+    pause = 0.0005
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
 
 
 def ignore_sigterm() -> None:

@@ -135,11 +135,13 @@ def _read_answer(reader: int, seconds: float) -> bytes | None:
 
 
 def _end(pid: int) -> None:
-    """Reap the child, killing it if it has not ended."""
+    """Reap the child, killing it if it has not ended; not one that hangs in the kernel, which outlives even that."""
+    from ib_sriov_cni.syscalls import KILL_SECONDS, await_end
+
     try:
         if os.waitpid(pid, os.WNOHANG)[0] == 0:
             os.kill(pid, 9)
-            os.waitpid(pid, 0)
+            await_end(pid, time.monotonic() + KILL_SECONDS)
     except (ChildProcessError, ProcessLookupError):
         pass
 

@@ -175,6 +175,32 @@ def test_a_driver_that_hangs(double: Double) -> None:
     assert not os.path.exists(f"/proc/{(double.folder / 'pid').read_text()}")
 
 
+SEIZE = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.ptrace(0x4206, int(sys.argv[1]), None, None) == 0, ctypes.get_errno()  # PTRACE_SEIZE
+print("held", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_child_that_even_kill_does_not_end(double: Double) -> None:
+    """As in a driver that hangs; here a tracer holds what is left of it. The plugin must not hang with it."""
+    pid = double.folder / "pid"
+    double.make(opening="open(os.environ['HERE'] + '/pid', 'w').write(str(os.getpid())); time.sleep(1000)")
+    process = double.start(seconds=3.0)
+    while not pid.exists() or not pid.read_text():
+        assert process.poll() is None
+        os.sched_yield()
+    with subprocess.Popen([sys.executable, "-c", SEIZE, pid.read_text()], stdout=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline() == "held\n"
+        out, _ = process.communicate(timeout=60)
+        assert json.loads(out)["msg"] == "open RDMA device mlx5_3: no answer within 3 s"
+        assert os.path.exists(f"/proc/{pid.read_text()}")
+        tracer.kill()
+
+
 @pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), 11)"])
 def test_a_library_that_ends_the_process(double: Double, end: str) -> None:
     double.make(opening=end)
