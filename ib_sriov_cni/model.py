@@ -12,6 +12,8 @@ HEX = frozenset("0123456789abcdefABCDEF")
 
 # Configuration's word -> IFLA_VF_LINK_STATE_* (include/uapi/linux/if_link.h).
 LINK_STATES = {"auto": 0, "enable": 1, "disable": 2}
+# enum ib_port_state (IBA 14.2.5.6)
+PORT_STATES = {0: "NOP", 1: "DOWN", 2: "INIT", 3: "ARMED", 4: "ACTIVE", 5: "ACTIVE_DEFER"}
 LINK_STATE_NAMES = {number: name for name, number in LINK_STATES.items()}
 
 

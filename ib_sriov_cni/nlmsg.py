@@ -238,6 +238,7 @@ class rdmamsg(nlmsg):  # noqa: N801  # see linkmsg
         (2, "RDMA_NLDEV_ATTR_DEV_NAME", "asciiz"),
         (3, "RDMA_NLDEV_ATTR_PORT_INDEX", "uint32"),
         (6, "RDMA_NLDEV_ATTR_NODE_GUID", "uint64"),
+        (12, "RDMA_NLDEV_ATTR_PORT_STATE", "uint8"),
         (66, "RDMA_NLDEV_SYS_ATTR_NETNS_MODE", "uint8"),
         (68, "RDMA_NLDEV_NET_NS_FD", "uint32"),
     )

@@ -10,6 +10,7 @@ import time
 
 from ib_sriov_cni import nlmsg as m
 from ib_sriov_cni.errors import KernelRefused
+from ib_sriov_cni.model import PORT_STATES
 from ib_sriov_cni.nlsock import NETLINK_RDMA, NetlinkError, NetlinkSocket
 
 TYPE_CHECKING = False
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 RDMA_NL_NLDEV = 5
-CMD_GET, CMD_SET, CMD_SYS_GET = 1, 2, 6
+CMD_GET, CMD_SET, CMD_PORT_GET, CMD_SYS_GET = 1, 2, 5, 6
 FIRST_PAUSE, LAST_PAUSE = 0.005, 0.1  # between dumps for a device that the last one did not have
 
 
@@ -72,6 +73,15 @@ class Rdma:
                 return index
             time.sleep(pause)
             pause *= 2
+
+    def read_port_state(self, name: str) -> str:
+        """Give the state of a device's first port (ACTIVE …); empty if this namespace has no such device."""
+        index = self.find_device(name)
+        if index is None:
+            return ""
+        attrs = [("RDMA_NLDEV_ATTR_DEV_INDEX", index), ("RDMA_NLDEV_ATTR_PORT_INDEX", 1)]
+        (answer,) = self._ask("read port 1 of", f"RDMA device {name}", CMD_PORT_GET, attrs=attrs)
+        return PORT_STATES.get(answer.get_attr("RDMA_NLDEV_ATTR_PORT_STATE"), "")
 
     def move_device(self, name: str, netns: int, index: int | None = None) -> None:
         """Move the device to the namespace of that open file; its IPoIB netdevs are made anew (docs/lab).

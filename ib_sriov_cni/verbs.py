@@ -20,7 +20,7 @@ import time
 
 from ib_sriov_cni.errors import VerificationFailed
 from ib_sriov_cni.log import TIMELINE, Span
-from ib_sriov_cni.model import Guid, PortReport
+from ib_sriov_cni.model import PORT_STATES, Guid, PortReport
 from ipam.fastjson import dumps, loads
 
 TYPE_CHECKING = False
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from ib_sriov_cni.netns import Netns
 
-STATES = {0: "NOP", 1: "DOWN", 2: "INIT", 3: "ARMED", 4: "ACTIVE", 5: "ACTIVE_DEFER"}
 LINK_LAYERS = {1: "InfiniBand", 2: "Ethernet"}
 ACTIVE = "ACTIVE"
 OPEN_SECONDS = 10.0  # for opening and asking, over and above the wait for the port
@@ -110,7 +109,7 @@ def _report(answer: dict[str, Any]) -> PortReport:
         node_guid=Guid.parse(answer["node_guid"]),
         port_guid=Guid.parse(answer["port_guid"]),
         link_layer=LINK_LAYERS.get(answer["link_layer"], str(answer["link_layer"])),
-        state=STATES.get(answer["state"], str(answer["state"])),
+        state=PORT_STATES.get(answer["state"], str(answer["state"])),
         lid=answer["lid"],
         sm_lid=answer["sm_lid"],
         pkeys=tuple(answer["pkeys"]),

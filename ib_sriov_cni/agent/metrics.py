@@ -37,7 +37,7 @@ TABLE = {
     "ib_sriov_port_state": Metric(
         "fact",
         ("pf", "device", "kind", "rdma"),
-        "State of the port of a PF (kind pf) or a VF (vf) seen on the host: 1 DOWN, 2 INIT, 3 ARMED, 4 ACTIVE.",
+        "State of the port of a PF (kind pf) or a VF (vf), also of one in a pod: 1 DOWN, 2 INIT, 3 ARMED, 4 ACTIVE.",
     ),
     "ib_sriov_attachments": Metric(
         "fact",

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 
+from ib_sriov_cni import model
 from ib_sriov_cni.agent.judge import DEAD, HIDDEN, Verdict
 from ib_sriov_cni.agent.leases import read_usage
 from ib_sriov_cni.agent.metrics import Samples
 from ib_sriov_cni.attach import inventory as inv
 from ib_sriov_cni.attach.inventory import Inventory, PfEntry, VfEntry
+from ib_sriov_cni.attach.release import open_sandbox
 from ib_sriov_cni.errors import CniError
 from ib_sriov_cni.host import Host
 from ib_sriov_cni.records import Key, Record
 
-PORT_STATES = {"DOWN": 1, "INIT": 2, "ARMED": 3, "ACTIVE": 4}  # IBA 14.2.5.6
+PORT_STATES = {name: number for number, name in model.PORT_STATES.items() if 1 <= number <= 4}
 # The states of an inventory's VFs, in the words of ib_sriov_vfs.
 VF_STATES = {inv.FREE: "free", inv.IN_USE: "in_use", inv.BUSY: "busy", inv.FOREIGN: "in_use", inv.LEFTOVER: "leftover"}
 VF_WORDS = ("free", "in_use", "busy", "leftover", "unhealthy")
@@ -61,15 +63,34 @@ def vf_word(vf: VfEntry, verdicts: Mapping[Key, Verdict]) -> str:
 
 
 def port_rows(host: Host, pf: PfEntry) -> Rows:
-    """Give the port states of a PF and of those of its VFs whose RDMA device is in the host's namespace."""
+    """Give the port states of a PF and of its VFs, wherever their RDMA devices are."""
     rows: Rows = []
     if pf.port is not None and pf.port.state in PORT_STATES:
         rows.append(((pf.pci, pf.pci, "pf", pf.rdma), float(PORT_STATES[pf.port.state])))
     for vf in pf.vfs:
-        state = host.sysfs.read_port_state(vf.rdma) if vf.rdma_here else ""
+        state = host.sysfs.read_port_state(vf.rdma) if vf.rdma_here else port_state_in_pod(host, vf)
         if state in PORT_STATES:
             rows.append(((pf.pci, vf.pci, "vf", vf.rdma), float(PORT_STATES[state])))
     return rows
+
+
+def port_state_in_pod(host: Host, vf: VfEntry) -> str:
+    """Ask for it inside the pod's namespace, where alone an isolated device is seen; empty if it is not there."""
+    record = vf.attachment.record if vf.attachment is not None else None
+    if record is None or not record.rdma_isolation or not vf.rdma:
+        return ""
+    try:
+        netns = open_sandbox(record)
+        if netns is None:
+            return ""
+        with netns:
+            inside = host.open_rdma(netns)
+            try:
+                return inside.read_port_state(vf.rdma)
+            finally:
+                inside.close()
+    except CniError:
+        return ""  # it is just going
 
 
 def lease_rows(newest: Mapping[str, Record]) -> Rows:

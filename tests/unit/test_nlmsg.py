@@ -258,16 +258,18 @@ def test_addresses_and_routes_are_read() -> None:
 
 def test_an_rdma_device_is_read() -> None:
     data = bytes.fromhex(
-        header(0x38, 0x1401, 2)
+        header(0x40, 0x1401, 2)
         + "0800" + "0100" + "03000000"
         + "0b00" + "0200" + "6d6c78355f3300" + "00"
         + "0c00" + "0600" + "7766554433221102"
+        + "0500" + "0c00" + "04000000"
         + "0500" + "4200" + "00000000"
     )  # fmt: skip
     device = decode(m.rdmamsg, data)
     assert device.get_attr("RDMA_NLDEV_ATTR_DEV_INDEX") == 3
     assert device.get_attr("RDMA_NLDEV_ATTR_DEV_NAME") == "mlx5_3"
     assert device.get_attr("RDMA_NLDEV_ATTR_NODE_GUID") == GUID
+    assert device.get_attr("RDMA_NLDEV_ATTR_PORT_STATE") == 4
     assert device.get_attr("RDMA_NLDEV_SYS_ATTR_NETNS_MODE") == 0
 
 
