@@ -89,7 +89,6 @@ def test_an_invocation_as_far_as_it_goes_without_an_hca(command: str, tmp_path: 
 OF_THE_LIBRARY = {
     *("__future__", "_collections_abc", "_json", "_stat", "genericpath", "os", "os.path", "posixpath", "stat"),
     *("_collections", "_functools", "_socket", "_struct", "errno", "struct", "fcntl"),
-    *("pyroute2.common", "pyroute2.netlink", "pyroute2.netlink.exceptions"),
 }
 OF_IPAM = {
     "ipam",
