@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,9 @@ def test_c05_an_internal_fault(rig: Rig, tmp_path: Path) -> None:
     conf_file.write_text(json.dumps(conf))
     pod = rig.pod()
     environ = {"CNI_CONTAINERID": pod.container_id, "CNI_NETNS": pod.netns, "PYTHONPATH": str(tmp_path / "lib")}
-    run = Runtime().shell(f'cd {tmp_path}/lib; "$@" <{conf_file}', "ADD", **environ)
+    runtime = Runtime()
+    runtime.cni.command = [sys.executable, "-m", "ib_sriov_cni"]  # a module can be taken out of the source alone
+    run = runtime.shell(f'cd {tmp_path}/lib; "$@" <{conf_file}', "ADD", **environ)
     said = refused(run, 100, str(log))
     assert "ModuleNotFoundError" in said["msg"]
     assert "Traceback" not in run.stdout
