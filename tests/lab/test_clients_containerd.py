@@ -63,7 +63,7 @@ def stopped_plugin() -> int:
             state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if state == "T" and b"ib_sriov_cni" in command:
+        if state == "T" and node.plugin_command()[-1].encode() in command:
             return int(pid)
     return 0
 
