@@ -62,6 +62,10 @@ class Mapping:
         """Give the names."""
         return list(self)  # type: ignore[call-overload, no-any-return]  # likewise
 
+    def values(self) -> list[str]:
+        """Give the values."""
+        return [self[key] for key in self]  # type: ignore[attr-defined, index]  # likewise
+
     def items(self) -> list[tuple[str, str]]:
         """Give names and values."""
         return [(key, self[key]) for key in self]  # type: ignore[attr-defined, index]  # likewise
@@ -74,10 +78,15 @@ class Mapping:
         return found
 
 
+def has_methods(kind: type, *names: str) -> object:
+    """Whether a class has these methods, as os.PathLike asks."""
+    return all(hasattr(kind, name) for name in names) or NotImplemented
+
+
 def import_os() -> None:
     """Import os with a part of _collections_abc, which costs more than os itself; it is not left in sys.modules."""
     part = type(sys)("_collections_abc")
-    part.__dict__.update(_check_methods=None, Mapping=Mapping, MutableMapping=Mapping)
+    part.__dict__.update(_check_methods=has_methods, Mapping=Mapping, MutableMapping=Mapping)
     sys.modules["_collections_abc"] = part
     import os
 
