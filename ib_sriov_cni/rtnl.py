@@ -285,7 +285,7 @@ class Rtnl:
             if any(index == link.index and found.gw == (route.gw or None) for found, index in there):
                 return
             kinds = {other.index: other.kind for other in self.read_links()}
-            if any(kinds.get(index) != link.kind for _, index in there):
+            if not there or any(kinds.get(index) != link.kind for _, index in there):
                 raise
             ask(m.NLM_F_APPEND)
 

@@ -363,6 +363,13 @@ def test_a_route_of_a_pods_other_rail_gets_a_further_path(
         assert paths[0]["dev"] == routed.name  # the first one stays the way
 
 
+@pytest.mark.parametrize("dst", ["10.9.0.0/16", "fd09::/64"])
+def test_a_route_that_throws_packets_away_is_left_alone(sandbox: Sandbox, pod: Rtnl, routed: Link, dst: str) -> None:
+    sandbox.ip("route", "add", "blackhole", dst)
+    refused(errno.EEXIST, lambda: pod.add_route(routed, Route(dst=dst)))
+    assert [item for item in pod.read_routes(routed) if item.dst == dst] == []
+
+
 def test_a_gateway_nobody_can_reach(pod: Rtnl, routed: Link) -> None:
     text = refused(errno.ENETUNREACH, lambda: pod.add_route(routed, Route(dst="10.9.0.0/16", gw="10.8.0.1")))
     assert text == (
