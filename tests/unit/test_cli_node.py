@@ -272,6 +272,8 @@ def test_watch_tells_changes_line_by_line_and_ends_when_asked(node: Node, end: s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background has them ignore it, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert process.stdout is not None
     try:
@@ -282,7 +284,10 @@ def test_watch_tells_changes_line_by_line_and_ends_when_asked(node: Node, end: s
         assert f"{VFS[2]} free -> unbound" in changed
     finally:
         process.send_signal(end)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, out) == (0, ""), err
 
 
