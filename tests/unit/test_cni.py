@@ -153,7 +153,7 @@ VARIABLES = st.dictionaries(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.sampled_from(["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"]), CHANGES, VARIABLES)
 def test_c5_one_document_or_nothing(
     conf: dict[str, Any], command: str, changes: dict[str, Any], variables: dict[str, str]
