@@ -34,7 +34,6 @@ def _load_base() -> object:
 
         return pyroute2.netlink
     import _collections  # type: ignore[import-not-found]  # no stubs
-    import _frozen_importlib
     import _functools  # type: ignore[import-not-found]  # no stubs
     import _socket
     import _thread
@@ -42,10 +41,7 @@ def _load_base() -> object:
 
     from ib_sriov_cni.standins import StandIns, anything
 
-    spec = _frozen_importlib._find_spec("pyroute2", None)  # type: ignore[attr-defined]  # noqa: SLF001  # importlib.util costs more
-    if spec is None:
-        raise ImportError("pyroute2 is not installed")
-    package = _frozen_importlib.module_from_spec(spec)
+    package = _empty_module("pyroute2", None)
     public = {name: item for name, item in _socket.__dict__.items() if not name.startswith("_")}
     modules = {
         "logging": {"getLogger": anything},
@@ -68,14 +64,21 @@ def _load_base() -> object:
     with StandIns(modules) as stand_ins:
         # Without its __init__, which is what costs; the real one may be imported afterwards.
         stand_ins.put("pyroute2", package)
-        spec = _frozen_importlib._find_spec("pyroute2.netlink", package.__path__)  # type: ignore[attr-defined]  # noqa: SLF001
-        if spec is None:
-            raise ImportError("pyroute2 has no netlink")
-        base = _frozen_importlib.module_from_spec(spec)
+        base = _empty_module("pyroute2.netlink", package.__path__)
         base.__dict__["__builtins__"] = {**builtins.__dict__, "__build_class__": _build_wanted}
         stand_ins.put("pyroute2.netlink", base)
-        spec.loader.exec_module(base)
+        base.__loader__.exec_module(base)
         return base
+
+
+def _empty_module(name: str, path: object) -> Any:
+    """Give a module that has not been run."""
+    import _frozen_importlib
+
+    spec = _frozen_importlib._find_spec(name, path)  # type: ignore[attr-defined]  # noqa: SLF001  # importlib.util costs more
+    if spec is None:
+        raise ImportError(f"{name} is not installed")
+    return _frozen_importlib.module_from_spec(spec)
 
 
 def _build_wanted(body: Callable[[], object], name: str, *bases: Any, **how: Any) -> object:
@@ -84,8 +87,8 @@ def _build_wanted(body: Callable[[], object], name: str, *bases: Any, **how: Any
     Python fills the slots of each new class by looking for ninety methods in all its ancestors, of which a message has
     ten; all these classes together cost what starting the interpreter costs.
     """
-    nested = "." in body.__qualname__
-    if bases and name not in KINDS if nested else name in UNUSED:
+    unused = name not in KINDS if "." in body.__qualname__ else name in UNUSED
+    if unused and bases:
         return bases[0]
     return builtins.__build_class__(body, name, *bases, **how)
 
@@ -124,6 +127,7 @@ class nlmsg(_Sparse, _base.nlmsg):  # type: ignore[misc, name-defined]  # noqa: 
 
 
 NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+
 
 def _nested(*nla_map: tuple[int, str, str], **inside: Any) -> type[nla]:
     """Make an attribute of attributes: their numbers, names and kinds; `inside` the kinds that are not pyroute2's."""
