@@ -69,6 +69,10 @@ except CniError as fault:
 """
 
 
+# For `opening`: say who we are, and hang.
+NOTE_PID = "open(os.environ['HERE'] + '/pid', 'w').write(str(os.getpid())); time.sleep(1000)"
+
+
 class Double:
     """A pyverbs below a folder, and a process that asks it."""
 
@@ -92,6 +96,14 @@ class Double:
         return subprocess.Popen(
             [sys.executable, "-c", ASK, *arguments], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def child_of(self, process: subprocess.Popen[str]) -> int:
+        """The child that NOTE_PID is the `opening` of, once it has come so far."""
+        pid = self.folder / "pid"
+        while not pid.exists() or not pid.read_text():
+            assert process.poll() is None
+            os.sched_yield()
+        return int(pid.read_text())
 
     def ask(self, *, wait: float = 0.0, pkeys: bool = False, seconds: float = 60.0) -> dict[str, Any]:
         process = self.start(wait=wait, pkeys=pkeys, seconds=seconds)
@@ -169,7 +181,7 @@ def test_a_device_that_can_be_opened_at_the_third_try(double: Double) -> None:
 
 
 def test_a_driver_that_hangs(double: Double) -> None:
-    double.make(opening="open(os.environ['HERE'] + '/pid', 'w').write(str(os.getpid())); time.sleep(1000)")
+    double.make(opening=NOTE_PID)
     fault = double.ask(seconds=1.5)
     assert (fault["code"], fault["msg"]) == (103, "open RDMA device mlx5_3: no answer within 1.5 s")
     assert not os.path.exists(f"/proc/{(double.folder / 'pid').read_text()}")
@@ -186,18 +198,15 @@ time.sleep(1000)
 
 def test_a_child_that_even_kill_does_not_end(double: Double) -> None:
     """As in a driver that hangs; here a tracer holds what is left of it. The plugin must not hang with it."""
-    pid = double.folder / "pid"
-    double.make(opening="open(os.environ['HERE'] + '/pid', 'w').write(str(os.getpid())); time.sleep(1000)")
+    double.make(opening=NOTE_PID)
     process = double.start(seconds=3.0)
-    while not pid.exists() or not pid.read_text():
-        assert process.poll() is None
-        os.sched_yield()
-    with subprocess.Popen([sys.executable, "-c", SEIZE, pid.read_text()], stdout=subprocess.PIPE, text=True) as tracer:
+    child = double.child_of(process)
+    with subprocess.Popen([sys.executable, "-c", SEIZE, str(child)], stdout=subprocess.PIPE, text=True) as tracer:
         assert tracer.stdout is not None
         assert tracer.stdout.readline() == "held\n"
         out, _ = process.communicate(timeout=60)
         assert json.loads(out)["msg"] == "open RDMA device mlx5_3: no answer within 3 s"
-        assert os.path.exists(f"/proc/{pid.read_text()}")
+        assert os.path.exists(f"/proc/{child}")
         tracer.kill()
 
 
@@ -213,17 +222,10 @@ def test_the_child_ends_with_its_parent_and_holds_nothing_of_it(double: Double) 
     """A lock is let go with the holder's last breath: no child that hangs in a driver may keep it."""
     listing = "' '.join(map(os.readlink, filter(os.path.islink, glob.glob('/proc/self/fd/*'))))"
     double.make(
-        opening="import glob\n"
-        f"        open(os.environ['HERE'] + '/seen', 'w').write({listing})\n"
-        "        open(os.environ['HERE'] + '/pid', 'w').write(str(os.getpid()))\n"
-        "        time.sleep(1000)"
+        opening=f"import glob\n        open(os.environ['HERE'] + '/seen', 'w').write({listing})\n        {NOTE_PID}"
     )
     process = double.start()
-    pid = double.folder / "pid"
-    while not pid.exists() or not pid.read_text():
-        assert process.poll() is None
-        os.sched_yield()
-    child = int(pid.read_text())
+    child = double.child_of(process)
     process.kill()
     assert process.stdout is not None
     assert process.stdout.read() == "", "the runtime's end of standard output closes"
