@@ -135,8 +135,8 @@ def main() -> int:
     if os.environ.get("LAB_GUEST") != "1":
         os.environ.setdefault("TIMEOUT", "1200")
         os.environ.setdefault("OUT", str(ROOT / ".test-results" / "bench"))
-        if (ROOT / "dist" / "ib-sriov").exists():
-            os.environ.setdefault("IB_SRIOV_PLUGIN", str(ROOT / "dist" / "ib-sriov"))
+        if (packed := ROOT / "dist" / "ib-sriov").exists():
+            os.environ.setdefault("IB_SRIOV_PLUGIN", str(packed))
         here = [str(ROOT / "tests/lab/run"), sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]]
         os.execv(here[0], here)  # noqa: S606 - the same program, in the virtual machine
     rows = []

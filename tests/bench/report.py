@@ -183,10 +183,11 @@ def main() -> int:
             document = place(document, f"bench {name}", f"{measure.render(rows)}\n\nTaken on {machine()}.")
             (PICTURES / f"{name}.svg").write_text(bar_chart(rows, title))
             done.append(name)
+    at_once = read("at_once")
     if read("lab"):
-        document = place(document, "bench aims", aims(read("lab"), read("start") or [], read("at_once") or []))
-    if read("at_once"):
-        document = place(document, "bench at_once", f"{at_once_table(read('at_once'))}\n\nTaken on {machine()}.")
+        document = place(document, "bench aims", aims(read("lab"), read("start") or [], at_once or []))
+    if at_once:
+        document = place(document, "bench at_once", f"{at_once_table(at_once)}\n\nTaken on {machine()}.")
         done.append("at_once")
     rows = read("calls")
     if rows:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -92,18 +93,17 @@ class Bench:
 
 def packed_netdev(target: Path) -> dict[str, str]:
     """Pack netdev.py in the plugin's place, of what the last build found; the programs' paths by name of the build."""
-    work = ROOT / "build" / "dist"
-    if not (work / "contents.json").exists():
+    found = ROOT / "build" / "dist"
+    if not (found / "contents.json").exists():
         return {}
-    code = (
-        "import shutil, sys; sys.path.insert(0, 'packaging'); import onefile; target, work = sys.argv[1:];"
-        "shutil.copytree('build/dist', work); packed = onefile.Packed(work); packed.gather();"
-        "packed.freeze('ib_sriov_cni.__main__', 'tests/bench/netdev.py');"
-        "packed.write(target + '/netdev'); packed.write_folder(target + '/folder')"
-    )
-    target.mkdir()
-    words = [sys.executable, "-c", code, str(target), str(target / "work")]
-    subprocess.run(words, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    sys.path.insert(0, str(ROOT / "packaging"))
+    import onefile  # type: ignore[import-not-found]  # of packaging, which is no package
+
+    packed = onefile.Packed(str(shutil.copytree(found, target / "work")))
+    packed.gather()
+    packed.freeze("ib_sriov_cni.__main__", str(ROOT / "tests/bench/netdev.py"))
+    packed.write(str(target / "netdev"))
+    packed.write_folder(str(target / "folder"))
     return {"one file": str(target / "netdev"), "one folder": str(target / "folder" / "ib-sriov")}
 
 
