@@ -58,7 +58,7 @@ IN_GUEST = {
     "matrix-6.1": [*files("test_attach_steps"), "-m", "matrix"],
     "conformance": ["tests/conformance"],
     "build": ["tests/packaging/guest", *files("test_attach_main", "test_attach_guid", "test_attach_del")],
-    "build-all": ["tests/packaging/guest", *files("test_attach_*"), "-m", "not matrix"],
+    "build-all": ["tests/packaging/guest", *files("test_attach_*", "test_faults_*"), "-m", "not matrix"],
     "build-conformance": ["tests/conformance"],
 }
 LANES = 2  # guests at once: each is busy on little more than one processor
