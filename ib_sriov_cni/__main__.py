@@ -12,13 +12,8 @@ def main() -> int:
     from posix import environ  # os would be most of what VERSION loads
 
     command = environ.get(b"CNI_COMMAND")
-    if command == b"VERSION":
-        from ipam.versions import answer_version
-
-        if answer_version():
-            return 0
     if sys.argv[0].rpartition("/")[2] in IPAM_NAMES:
-        from ipam.plugin import main as serve_ipam
+        from ipam.host_local.plugin import main as serve_ipam
 
         return serve_ipam()
     if command:

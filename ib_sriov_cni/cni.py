@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import sys
 
-from ipam.edge import serve
-from ipam.errors import CniError, InternalFault, TryAgainLater
+from ib_sriov_cni.telemetry import TIMELINE
+from ipam.protocol.edge import serve
+from ipam.protocol.errors import CniError, InternalFault, TryAgainLater
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TypeVar
 
-    from ib_sriov_cni.host import Host
-    from ib_sriov_cni.log import Log
-    from ib_sriov_cni.netconf import NetConf
-    from ipam.edge import Reader, Writer
-    from ipam.request import Request
-    from ipam.result import Result
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.configuration import NetConf
+    from ib_sriov_cni.telemetry.log import Log
+    from ipam.protocol.edge import Reader, Writer
+    from ipam.protocol.request import Request
+    from ipam.protocol.result import Result
 
     T = TypeVar("T")
 
-TIMELINE = "IB_SRIOV_TRACE"  # as in log, which VERSION does not load
 # What may stand in CNI_ARGS without IgnoreUnknown: ours, Multus's (N1), and the bundled IPAM's.
 KNOWN_ARGS = frozenset(
     ("guid", "IP", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "GATEWAY")
@@ -43,7 +43,7 @@ class _Plugin:
         return self._told(request, lambda: add(host, request, conf))
 
     def delete(self, request: Request) -> None:
-        from ib_sriov_cni.attach.release import delete
+        from ib_sriov_cni.attach.delete import delete
 
         conf, host = self._open(request, lenient=True)
         self._told(request, lambda: delete(host, request, conf))
@@ -68,9 +68,9 @@ class _Plugin:
         self._told(request, lambda: status(host, request, conf), level="debug")
 
     def _open(self, request: Request, *, lenient: bool = False, needs_device: bool = True) -> tuple[NetConf, Host]:
-        from ib_sriov_cni.host import Host
-        from ib_sriov_cni.log import Log
-        from ib_sriov_cni.netconf import parse_netconf, pod_of
+        from ib_sriov_cni.attach.host import Host
+        from ib_sriov_cni.core.configuration import parse_netconf, pod_of
+        from ib_sriov_cni.telemetry.log import Log
 
         context = {
             "cmd": request.command,
@@ -121,7 +121,7 @@ def _write_start() -> None:
     """Write what the start took: the interpreter's, the imports, reading what is asked."""
     import time
 
-    from ib_sriov_cni.trace import write_event
+    from ib_sriov_cni.telemetry.timeline import write_event
 
     now = time.monotonic_ns()
     write_event("start", now - _age(), now)
@@ -131,7 +131,7 @@ def _write_whole(request: Request) -> None:
     """Write the whole of it, from the start of the process on."""
     import time
 
-    from ib_sriov_cni.trace import write_process
+    from ib_sriov_cni.telemetry.timeline import write_process
 
     words = f"{request.command} {request.ifname} {request.container_id[:12]}"
     write_process(words, request.command, time.monotonic_ns() - _age())

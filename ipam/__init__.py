@@ -1,1 +1,3 @@
-"""host-local address management: a drop-in for the Go plugin of that name, in process or as an executable."""
+"""The CNI protocol and the bundled host-local IPAM plugin; stands alone and never imports ib_sriov_cni."""
+
+from __future__ import annotations

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from ipam.plugin import main
+from ipam.host_local.plugin import main
 
 sys.exit(main())

@@ -33,8 +33,8 @@ ROOT = os.path.dirname(HERE)
 PROGRAM = os.path.join(HERE, "program")
 # What the verbs may import besides our own modules: what opens an RDMA device, and where fastjson falls back to.
 ALSO_HOT = ("pyverbs.device", "json", "traceback", "encodings.utf_8", "encodings.ascii", "encodings.latin_1")
-# Packages inside ib_sriov_cni whose modules verbs import; the others (cli, doctor, agent) are for people.
-HOT_PACKAGES = {"attach"}
+# Packages inside ib_sriov_cni that no CNI command imports: they are for people and for the agent.
+COLD_PACKAGES = {"agent", "cli", "doctor", "node"}
 # These are in every process that is linked with glibc; of Python there is one, and it is ours.
 OF_THE_HOST = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so", "ld-linux")
 LIBPYTHON = "libpython"
@@ -57,7 +57,7 @@ def hot_modules() -> dict[str, str]:
     import pyroute2
 
     found["pyroute2"] = pyroute2.__file__  # its spec is looked for, itself is never run
-    found["pyroute2.netlink"] = pyroute2.netlink.__file__  # run, but not left in sys.modules (nlmsg)
+    found["pyroute2.netlink"] = pyroute2.netlink.__file__  # run, but not left in sys.modules (pyroute2_loader)
     found["ib_sriov_cni.__main__"] = os.path.join(ROOT, "ib_sriov_cni", "__main__.py")
     found.pop("__main__", None)
     return found
@@ -66,16 +66,14 @@ def hot_modules() -> dict[str, str]:
 def is_hot(name: str) -> bool:
     """Whether a module of ours is one of the verbs'."""
     package, _, rest = name.partition(".")
-    part = rest.partition(".")[0]
-    cold = os.path.isdir(os.path.join(ROOT, package, part)) and part not in HOT_PACKAGES
-    return package == "ipam" or not rest or not cold
+    return package == "ipam" or rest.partition(".")[0] not in COLD_PACKAGES
 
 
 class Lean(ast.NodeTransformer):
     """Leaves out what a program does not read but every process would load: docstrings, annotations of functions.
 
-    Those of classes stay (ipam/value.py reads them). `from __future__` imports a module besides; its meaning is given
-    to the compiler.
+    Those of classes stay (ipam/protocol/value.py reads them). `from __future__` imports a module besides; its meaning
+    is given to the compiler.
     """
 
     def visit_Module(self, node: ast.Module) -> ast.AST:

@@ -91,9 +91,7 @@ def components(files: dict[str, str]) -> list[dict[str, Any]]:
     found = []
     for package, paths in sorted(packages.items()):
         component = debian(package)
-        component["properties"] = [
-            {"name": f"file:{files[path]}", "value": f"sha256:{digest(path)}"} for path in paths
-        ]
+        component["properties"] = [{"name": f"file:{files[path]}", "value": f"sha256:{digest(path)}"} for path in paths]
         found.append(component)
     for name in contents.requirements():
         component = distribution(name)

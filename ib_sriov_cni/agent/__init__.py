@@ -1,1 +1,6 @@
-"""The node agent: it heals what no CNI call asks for (N2), repairs what can be repaired, and tells of the rest."""
+"""The node agent: heals and repairs unasked, and shows metrics. docs/agent.md.
+
+May import node, attach and everything below. A long-lived process, so nothing here is on the hot path.
+"""
+
+from __future__ import annotations

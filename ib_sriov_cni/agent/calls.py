@@ -1,6 +1,6 @@
 r"""Reading how CNI calls ended from the plugin's log file: followed over rotation, each line once, also over a restart.
 
-The line that a call ends with (ib_sriov_cni.log)::
+The line that a call ends with (ib_sriov_cni.telemetry.log)::
 
     time=… level=info cmd=ADD pod=… container=… if=net1 msg=done code=0 ms=412.0
     time=… level=error cmd=ADD … msg=refused code=101 error="…" hint="…" ms=3.1

@@ -21,9 +21,9 @@ from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.rounds import Care, Rounds
 from ib_sriov_cni.agent.systemd import Systemd
 from ib_sriov_cni.agent.web import Web
-from ib_sriov_cni.errors import StateFailure
-from ib_sriov_cni.host import Host
-from ib_sriov_cni.nlsock import LinkEvents
+from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.core.errors import StateFailure
+from ib_sriov_cni.kernel.netlink_socket import LinkEvents
 
 STUCK = 300.0  # seconds without a sign of life; one act takes as long as a DEL with its IPAM plugin at most
 LEAST_GAP = 2.0  # seconds between passes, however many events there are

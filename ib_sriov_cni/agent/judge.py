@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ib_sriov_cni.attach.release import open_sandbox
-from ib_sriov_cni.host import Host
-from ib_sriov_cni.netns import try_open_netns
-from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS
-from ib_sriov_cni.records import Record
+from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.attach.pod_namespace import open_sandbox
+from ib_sriov_cni.core.record import Record
+from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.kernel.netns import try_open_netns
 
 LIVE, ADDING, DEAD, HIDDEN = "live", "adding", "dead", "hidden"
 INIT_PIDS = "pid:[4026531836]"  # the first PID namespace, PROC_PID_INIT_INO of include/linux/proc_ns.h

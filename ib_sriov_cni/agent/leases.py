@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ib_sriov_cni.attach.release import request_of
-from ib_sriov_cni.delegate import BUNDLED
-from ib_sriov_cni.records import Record
-from ipam.config import parse_place, parse_settings
-from ipam.plugin import own_sets
-from ipam.ranges import range_of, render_set
-from ipam.store import lease_address, parse_lease
+from ib_sriov_cni.attach.recorded_request import request_of
+from ib_sriov_cni.core.record import Record
+from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
+from ipam.host_local.config import parse_place, parse_settings
+from ipam.host_local.plugin import own_sets
+from ipam.host_local.ranges import range_of, render_set
+from ipam.host_local.store import lease_address, parse_lease
 
 if TYPE_CHECKING:
-    from ipam.ranges import RangeSet
+    from ipam.host_local.ranges import RangeSet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,15 +19,17 @@ from ib_sriov_cni.agent.leases import unreserved
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.samples import facts_of
 from ib_sriov_cni.agent.watch import Watch
-from ib_sriov_cni.attach import repair as repairs
-from ib_sriov_cni.attach.inventory import Inventory, read_inventory
+from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.release import release_recorded
-from ib_sriov_cni.attach.repair import Repair, RepairPlan, apply_repair, plan_repairs
-from ib_sriov_cni.errors import CniError, TryAgainLater
-from ib_sriov_cni.host import Host
-from ib_sriov_cni.records import Key, Record
-from ib_sriov_cni.undo import Undo
-from ipam.request import parse_args
+from ib_sriov_cni.core.errors import CniError, TryAgainLater
+from ib_sriov_cni.core.faults import Undo
+from ib_sriov_cni.core.record import Key, Record
+from ib_sriov_cni.node import repair as repairs
+from ib_sriov_cni.node.apply_repair import apply_repair
+from ib_sriov_cni.node.inventory import Inventory
+from ib_sriov_cni.node.read_inventory import read_inventory
+from ib_sriov_cni.node.repair import Repair, RepairPlan, plan_repairs
+from ipam.protocol.request import parse_args
 
 T = TypeVar("T")
 Findings = dict[Hashable, tuple[Key | None, str]]
@@ -331,4 +333,3 @@ def _identity(record: Record) -> Hashable:
 
 def _thing(repair: Repair) -> Hashable:
     return repair.kind, repair.pci, repair.key, str(repair.about)
-

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from ib_sriov_cni import model
 from ib_sriov_cni.agent.judge import DEAD, HIDDEN, Verdict
 from ib_sriov_cni.agent.leases import read_usage
 from ib_sriov_cni.agent.metrics import Samples
-from ib_sriov_cni.attach import inventory as inv
-from ib_sriov_cni.attach.inventory import Inventory, PfEntry, VfEntry
-from ib_sriov_cni.attach.release import open_sandbox
-from ib_sriov_cni.errors import CniError
-from ib_sriov_cni.host import Host
-from ib_sriov_cni.records import Key, Record
+from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.attach.pod_namespace import open_sandbox
+from ib_sriov_cni.core import values as model
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.core.record import Key, Record
+from ib_sriov_cni.node import inventory as inv
+from ib_sriov_cni.node.inventory import Inventory, PfEntry, VfEntry
 
 PORT_STATES = {name: number for number, name in model.PORT_STATES.items() if 1 <= number <= 4}
 # The states of an inventory's VFs, in the words of ib_sriov_vfs.

@@ -4,63 +4,52 @@ from __future__ import annotations
 
 import time
 
-from ib_sriov_cni.attach.child import make_child, parent_name
-from ib_sriov_cni.attach.guids import read_holders, refuse_doubled
-from ib_sriov_cni.attach.release import heal, release, release_recorded
-from ib_sriov_cni.attach.sandbox import refuse_gone_namespace, refuse_own_namespace
-from ib_sriov_cni.attach.vf import (
-    await_devices,
-    await_fact,
-    find_new_netdev,
-    move_rdma,
-    pod_of,
-    read_facts,
-    read_netdev,
-    rebind,
-    restore_rdma_name,
+from ib_sriov_cni.attach.devices import await_devices, await_fact, read_facts, read_netdev
+from ib_sriov_cni.attach.guid_holders import read_holders, refuse_doubled
+from ib_sriov_cni.attach.heal import heal
+from ib_sriov_cni.attach.move_into_pod import find_new_netdev, move_rdma
+from ib_sriov_cni.attach.names import restore_rdma_name
+from ib_sriov_cni.attach.pkey_child import make_child, parent_name
+from ib_sriov_cni.attach.pod_namespace import refuse_gone_namespace, refuse_own_namespace
+from ib_sriov_cni.attach.rebind import rebind
+from ib_sriov_cni.attach.release import release, release_recorded
+from ib_sriov_cni.core.comparison import (
+    address_differences,
+    child_differences,
+    effective_routes,
+    identity_differences,
+    link_differences,
+    verify_active,
+    verify_port,
 )
-from ib_sriov_cni.delegate import add_addresses, find_plugin
-from ib_sriov_cni.errors import (
+from ib_sriov_cni.core.errors import (
     CniError,
     InvalidEnvironment,
     KernelRefused,
     TryAgainLater,
     VerificationFailed,
 )
-from ib_sriov_cni.netns import open_netns, open_own
-from ib_sriov_cni.plan import (
-    PASS_THROUGH_DRIVERS,
-    Facts,
-    Plan,
-    address_differences,
-    child_differences,
-    effective_routes,
-    identity_differences,
-    keeps_guid,
-    link_differences,
-    needs_child,
-    plan_add,
-    port_is_awaited,
-    verify_active,
-    verify_port,
-)
-from ib_sriov_cni.records import Key, Record
-from ib_sriov_cni.syscalls import ignore_sigterm
-from ib_sriov_cni.undo import Undo
-from ipam.result import Interface, Result, render_result
-from ipam.value import replace
+from ib_sriov_cni.core.faults import Undo
+from ib_sriov_cni.core.plan import Facts, Plan, keeps_guid, needs_child, plan_add, port_is_awaited
+from ib_sriov_cni.core.record import Key, Record, pod_of
+from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.delegation.ipam_plugin import add_addresses, find_plugin
+from ib_sriov_cni.kernel.netns import open_netns, open_own
+from ib_sriov_cni.kernel.syscalls import ignore_sigterm
+from ipam.protocol.result import Interface, Result, render_result
+from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ib_sriov_cni.host import Host
-    from ib_sriov_cni.model import Link, PciAddress, PortReport, RdmaDevice
-    from ib_sriov_cni.netconf import NetConf
-    from ib_sriov_cni.netns import Netns
-    from ib_sriov_cni.plan import Difference
-    from ib_sriov_cni.rtnl import Rtnl
-    from ib_sriov_cni.verbs import Verifier
-    from ipam.request import Request
-    from ipam.result import Route
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.comparison import Difference
+    from ib_sriov_cni.core.configuration import NetConf
+    from ib_sriov_cni.core.values import Link, PciAddress, PortReport, RdmaDevice
+    from ib_sriov_cni.kernel.netns import Netns
+    from ib_sriov_cni.kernel.rtnetlink import Rtnl
+    from ib_sriov_cni.kernel.verbs import Verifier
+    from ipam.protocol.request import Request
+    from ipam.protocol.result import Route
 
 NEWEST = "1.1.0"  # of results in records
 
@@ -117,7 +106,7 @@ class _Attempt:
         It looks where the device will be: without isolation that is the host's namespace, and in exclusive mode the pod
         does not even see it.
         """
-        from ib_sriov_cni.verbs import Verifier
+        from ib_sriov_cni.kernel.verbs import Verifier
 
         if self.conf.rdma_isolation:
             self.verifier = Verifier(self.netns, exclusive=True)
@@ -183,7 +172,7 @@ class _Attempt:
                 self.refuse_second_add()
                 host.records.write(self.record)
             with host.log.step("claim", vf=self.pci):
-                host.records.claim(self.pci, self.key)
+                host.ownership.claim(self.pci, self.key)
                 if self.plan.set_guid:
                     refuse_doubled(host, self.pci, self.plan.guid)
             self.reserve_addresses()
@@ -420,7 +409,7 @@ class _Attempt:
 
     def _write_device_info(self) -> None:
         """A rebind may have renamed the RDMA device since the device plugin wrote it down (N4)."""
-        from ib_sriov_cni.devinfo import write_device_info
+        from ib_sriov_cni.state.device_info import write_device_info
 
         path = self.conf.device_info_file
         with self.host.log.step("write_device_info", path=path, rdma=self.rdma_name):

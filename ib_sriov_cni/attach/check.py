@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from ib_sriov_cni.attach.add import NEWEST
-from ib_sriov_cni.attach.release import open_sandbox, request_of
-from ib_sriov_cni.attach.sandbox import refuse_own_namespace
-from ib_sriov_cni.delegate import check_addresses
-from ib_sriov_cni.errors import CheckDifference, CniError, InvalidConfiguration
-from ib_sriov_cni.netconf import parse_netconf
-from ib_sriov_cni.netns import open_netns
-from ib_sriov_cni.plan import (
-    PASS_THROUGH_DRIVERS,
-    Difference,
-    address_differences,
-    child_differences,
-    link_differences,
-)
-from ib_sriov_cni.records import Key
-from ipam.fastjson import dumps
-from ipam.request import version_at_least
-from ipam.result import Result, parse_result, render_result
-from ipam.value import replace
+from ib_sriov_cni.attach.pod_namespace import open_sandbox, refuse_own_namespace
+from ib_sriov_cni.attach.recorded_request import request_of
+from ib_sriov_cni.core.comparison import Difference, address_differences, child_differences, link_differences
+from ib_sriov_cni.core.configuration import parse_netconf
+from ib_sriov_cni.core.errors import CheckDifference, CniError, InvalidConfiguration
+from ib_sriov_cni.core.record import Key
+from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.delegation.ipam_plugin import check_addresses
+from ib_sriov_cni.kernel.netns import open_netns
+from ipam.protocol.fastjson import dumps
+from ipam.protocol.request import version_at_least
+from ipam.protocol.result import Result, parse_result, render_result
+from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ib_sriov_cni.host import Host
-    from ib_sriov_cni.model import VfConfig
-    from ib_sriov_cni.netconf import NetConf
-    from ib_sriov_cni.netns import Netns
-    from ib_sriov_cni.records import Record
-    from ib_sriov_cni.rtnl import Rtnl
-    from ipam.request import Request
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.configuration import NetConf
+    from ib_sriov_cni.core.record import Record
+    from ib_sriov_cni.core.values import VfConfig
+    from ib_sriov_cni.kernel.netns import Netns
+    from ib_sriov_cni.kernel.rtnetlink import Rtnl
+    from ipam.protocol.request import Request
 
 CHECK_SINCE = "0.4.0"
 
@@ -112,7 +107,7 @@ def _vf_differences(host: Host, record: Record) -> list[Difference]:
     """What the host's side says: owner, driver, GUIDs and link state on the PF."""
     pci = record.pci
     faults = []
-    owner = host.records.read_owner(pci)
+    owner = host.ownership.read_owner(pci)
     if owner != record.key:
         faults.append(Difference("owner", f"VF {pci} belongs to {'another attachment' if owner else 'nobody'}", owner))
     if not record.committed:
@@ -155,9 +150,7 @@ def _config_differences(record: Record, config: VfConfig) -> list[Difference]:
     return faults
 
 
-def _pod_differences(
-    host: Host, conf: NetConf, record: Record, netns: Netns, wanted: Result
-) -> list[Difference]:
+def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wanted: Result) -> list[Difference]:
     """What the pod's side says: interface, addresses, routes, RDMA device."""
     ifname = record.key.ifname
     pod = host.open_rtnl(netns)

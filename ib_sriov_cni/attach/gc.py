@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.release import is_alive, release_recorded
-from ib_sriov_cni.delegate import collect_addresses
-from ib_sriov_cni.errors import InvalidConfiguration
-from ib_sriov_cni.undo import Undo
-from ipam.fastjson import dumps
-from ipam.value import replace
+from ib_sriov_cni.attach.liveness import is_alive
+from ib_sriov_cni.attach.release import release_recorded
+from ib_sriov_cni.core.errors import InvalidConfiguration
+from ib_sriov_cni.core.faults import Undo
+from ib_sriov_cni.delegation.ipam_plugin import collect_addresses
+from ipam.protocol.fastjson import dumps
+from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ib_sriov_cni.host import Host
-    from ib_sriov_cni.netconf import NetConf
-    from ib_sriov_cni.records import Key
-    from ipam.request import Request
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.configuration import NetConf
+    from ib_sriov_cni.core.record import Key
+    from ipam.protocol.request import Request
 
 VALID_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
@@ -74,7 +75,7 @@ def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[
     """Forward GC to the IPAM plugin with our live attachments on the list, whoever else left them out."""
 
     def ours() -> list[Key]:
-        keys = [*host.records.read_keys(), *host.records.read_foreign_keys(conf.name)]
+        keys = [*host.records.read_keys(), *host.go_records.read_keys(conf.name)]
         return [key for key in keys if key.network == conf.name]
 
     pairs = [*valid, *[pair for key in ours() if (pair := (key.container_id, key.ifname)) not in valid]]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.release import is_alive
-from ib_sriov_cni.delegate import ask_addresses
-from ib_sriov_cni.errors import CniError, NotAvailable
-from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.attach.liveness import is_alive
+from ib_sriov_cni.core.errors import CniError, NotAvailable
+from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.delegation.ipam_plugin import ask_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ib_sriov_cni.host import Host
-    from ib_sriov_cni.model import PciAddress
-    from ib_sriov_cni.netconf import NetConf
-    from ipam.request import Request
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.configuration import NetConf
+    from ib_sriov_cni.core.values import PciAddress
+    from ipam.protocol.request import Request
 
 FREE, IN_USE, UNBOUND, WITHOUT_NETDEV = "free", "in use", "without driver", "without netdev here"
 HINTS = {
@@ -80,7 +80,7 @@ def _state(host: Host, vf: PciAddress) -> str:
     driver = host.sysfs.read_driver(vf)
     if not driver:
         return UNBOUND
-    owner = host.records.read_owner(vf)
+    owner = host.ownership.read_owner(vf)
     if owner is not None:
         record = host.records.read(owner)
         return IN_USE if record is not None and is_alive(host, record) else FREE

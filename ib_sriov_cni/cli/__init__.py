@@ -1,7 +1,7 @@
-"""The face for people: what `ib-sriov` answers when no runtime has called it (C2).
+"""The command line, for people: what `ib-sriov` answers when no runtime has called it (C2).
 
-A command is a module of this package whose `command` is a click command. It is imported when it is called, and what
-`ib-sriov --help` says of it stands in the table here, so that neither waits for the others.
+May import everything. A command is a module of this package whose `command` is a click command. It is imported when
+it is called, and what `ib-sriov --help` says of it stands in the table here, so that neither waits for the others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import click
 
 from ib_sriov_cni import __version__
 from ib_sriov_cni.cli.output import Failure, Site, error_of
-from ib_sriov_cni.errors import CniError
+from ib_sriov_cni.core.errors import CniError
 
 ABOUT = """\
 Gives a Kubernetes pod an InfiniBand virtual function.

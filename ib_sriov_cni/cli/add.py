@@ -27,14 +27,14 @@ from ib_sriov_cni.cli.output import (
     state_dir_option,
     verbose_option,
 )
-from ib_sriov_cni.errors import CniError
-from ib_sriov_cni.model import LINK_STATES
-from ib_sriov_cni.netconf import parse_netconf
-from ipam.result import render_result
+from ib_sriov_cni.core.configuration import parse_netconf
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.core.values import LINK_STATES
+from ipam.protocol.result import render_result
 
 if TYPE_CHECKING:
-    from ib_sriov_cni.host import Host
-    from ipam.result import Result
+    from ib_sriov_cni.attach.host import Host
+    from ipam.protocol.result import Result
 
 EXAMPLES = """\
 The VF is free again after `ib-sriov del` with the same --pid or --netns, or after the namespace's end and

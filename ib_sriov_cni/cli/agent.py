@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ib_sriov_cni.cli.output import Failure, Site, error_of, pass_site, state_dir_option
-from ib_sriov_cni.log import LEVELS
+from ib_sriov_cni.telemetry.log import LEVELS
 
 EXAMPLES = """\
 Examples:
@@ -77,9 +77,9 @@ def command(site: Site, /, **given: Any) -> None:
     packaging/systemd or as a DaemonSet.
     """
     from ib_sriov_cni.agent.daemon import Daemon, Settings
-    from ib_sriov_cni.host import Host
-    from ib_sriov_cni.log import Log
-    from ib_sriov_cni.records import DEFAULT_STATE_DIR
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
+    from ib_sriov_cni.telemetry.log import Log
 
     os.environ["CNI_PATH"] = given["cni_path"] or os.environ.get("CNI_PATH") or DEFAULT_CNI_PATH
     host = Host(

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ib_sriov_cni.cli.output import Failure
-from ib_sriov_cni.errors import TryAgainLater
-from ipam.request import parse_request
+from ib_sriov_cni.core.errors import TryAgainLater
+from ipam.protocol.request import parse_request
 
 if TYPE_CHECKING:
     from ib_sriov_cni.cli.output import Site
-    from ipam.request import Request
+    from ipam.protocol.request import Request
 
 NETWORK = "by-hand"
 MARK = "IB_SRIOV_BY_HAND"  # in CNI_ARGS, and so in the record: what was added by hand may be deleted by hand

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from ib_sriov_cni.attach.inventory import differences
 from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
     FOUND,
@@ -20,7 +19,8 @@ from ib_sriov_cni.cli.output import (
     state_dir_option,
     tell_unseen,
 )
-from ib_sriov_cni.errors import CniError
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.node.live_state import differences
 
 EXAMPLES = f"""\
 ATTACHMENT is {WAYS}.

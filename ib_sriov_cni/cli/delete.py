@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ib_sriov_cni.attach.release import delete, request_of
+from ib_sriov_cni.attach.delete import delete
+from ib_sriov_cni.attach.recorded_request import request_of
 from ib_sriov_cni.cli.byhand import MARK, find_netns, target_options, warn_without_root
 from ib_sriov_cni.cli.find import complete_attachment, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
@@ -20,11 +21,11 @@ from ib_sriov_cni.cli.output import (
     state_dir_option,
     verbose_option,
 )
-from ib_sriov_cni.netconf import parse_netconf
-from ib_sriov_cni.records import Key
+from ib_sriov_cni.core.configuration import parse_netconf
+from ib_sriov_cni.core.record import Key
 
 if TYPE_CHECKING:
-    from ib_sriov_cni.attach.inventory import Attachment
+    from ib_sriov_cni.node.inventory import Attachment
 
 EXAMPLES = """\
 An attachment that a runtime made is the runtime's to delete: end the pod. --force deletes it all the same, and takes

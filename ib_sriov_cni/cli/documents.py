@@ -10,10 +10,10 @@ import json
 from dataclasses import dataclass, field
 
 from ib_sriov_cni.cli.keys import unknown_keys
-from ib_sriov_cni.errors import CniError
-from ib_sriov_cni.netconf import NetConf, parse_netconf
-from ipam.config import parse_settings
-from ipam.request import Request, parse_configuration, parse_request
+from ib_sriov_cni.core.configuration import NetConf, parse_netconf
+from ib_sriov_cni.core.errors import CniError
+from ipam.host_local.config import parse_settings
+from ipam.protocol.request import Request, parse_configuration, parse_request
 
 RESOURCE = "k8s.v1.cni.cncf.io/resourceName"
 OURS = "ib-sriov"
@@ -220,8 +220,8 @@ def _advice(found: Found) -> list[str]:
 def effective(parsed: NetConf, conf: dict[str, object]) -> list[tuple[str, str, str]]:
     """Give (key, value, where it is from) with defaults, as an ADD would take it."""
     from ib_sriov_cni.cli.keys import BY_NAME
-    from ib_sriov_cni.records import DEFAULT_STATE_DIR
-    from ipam.versions import VERSIONS
+    from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
+    from ipam.protocol.versions import VERSIONS
 
     ipam_timeout = conf.get("ipamTimeout")
     values = {

@@ -6,15 +6,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ib_sriov_cni.attach.inventory import STATES, Attachment, Inventory, PfEntry, VfEntry
 from ib_sriov_cni.cli.output import counted, since_words, style_of, time_words
-from ib_sriov_cni.model import Guid
-from ib_sriov_cni.records import render_record
+from ib_sriov_cni.core.record import render_record
+from ib_sriov_cni.core.values import Guid
+from ib_sriov_cni.node.inventory import STATES, Attachment, Inventory, PfEntry, VfEntry
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from ib_sriov_cni.model import Port
+    from ib_sriov_cni.core.values import Port
 
 COLUMNS = ("VF", "PF", "STATE", "POD", "NETWORK", "IF", "ADDRESS", "GUID", "SINCE")
 WIDE = (*COLUMNS, "DRIVER", "RDMA", "NETDEV", "LINK STATE")
@@ -95,7 +95,6 @@ def make_tree(inventory: Inventory, now: float) -> Tree:
     """Make a tree: PFs, their VFs, what each holds."""
     from rich.text import Text
     from rich.tree import Tree
-
 
     root = Tree(Text(f"RDMA namespaces {inventory.mode}" if inventory.mode else "InfiniBand", style="dim"))
     for pf in inventory.pfs:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ib_sriov_cni.attach.inventory import read_inventory
 from ib_sriov_cni.cli.output import NO_SUCH, Failure, Site, counted
+from ib_sriov_cni.node.read_inventory import read_inventory
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from ib_sriov_cni.attach.inventory import Attachment, Inventory
-    from ib_sriov_cni.host import Host
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.node.inventory import Attachment, Inventory
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 WAYS = "a pod (namespace/name or name), the beginning of a container ID, a VF's PCI address, or a network namespace"

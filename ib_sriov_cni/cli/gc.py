@@ -25,11 +25,11 @@ from ib_sriov_cni.cli.output import (
     tell_unseen,
     verbose_option,
 )
-from ib_sriov_cni.undo import Undo
+from ib_sriov_cni.core.faults import Undo
 
 if TYPE_CHECKING:
-    from ib_sriov_cni.attach.inventory import Attachment
-    from ib_sriov_cni.host import Host
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.node.inventory import Attachment
 
 EXAMPLES = """\
 Dead is an attachment whose ADD was never finished, that was made before the last boot, whose network namespace is gone,

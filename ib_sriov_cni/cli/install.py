@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import click
 
 from ib_sriov_cni.cli.output import Failure, error_of, output_option, print_json
-from ib_sriov_cni.statedir import remove_quietly, sync_folder
+from ib_sriov_cni.state.directory import remove_quietly, sync_folder
 
 DEFAULT_FOLDER = "/opt/cni/bin"
 NAME = "ib-sriov"

@@ -1,7 +1,7 @@
 """The keys of a network configuration of `type: ib-sriov`: the one table behind `config explain`, `config schema`,
 `config validate`'s warnings, and the reference in docs/configuration.md.
 
-ib_sriov_cni.netconf is what decides; a test with generated configurations holds the schema to it. What JSON Schema
+core/configuration.py is what decides; a test with generated configurations holds the schema to it. What JSON Schema
 cannot say: that 1.0 is no whole number, and what host-local computes from its ranges.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ib_sriov_cni.model import LINK_STATES
-from ib_sriov_cni.netconf import IB_KUBERNETES_KEY, IPOIB_MTU_MAX, IPOIB_MTU_MIN, LOG_LEVELS, MAX_SECONDS
-from ib_sriov_cni.records import DEFAULT_STATE_DIR
-from ipam.versions import VERSIONS
+from ib_sriov_cni.core.configuration import IB_KUBERNETES_KEY, IPOIB_MTU_MAX, IPOIB_MTU_MIN, LOG_LEVELS, MAX_SECONDS
+from ib_sriov_cni.core.values import LINK_STATES
+from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
+from ipam.protocol.versions import VERSIONS
 
 Schema = dict[str, Any]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from ib_sriov_cni.attach.inventory import STATES, Inventory, VfEntry, read_inventory
 from ib_sriov_cni.cli.facts import COLUMNS, WIDE, clock, inventory_document, make_tree, stray_row, strays, vf_row
 from ib_sriov_cni.cli.output import (
     INCOMPLETE,
@@ -20,14 +19,19 @@ from ib_sriov_cni.cli.output import (
     state_dir_option,
     tell_unseen,
 )
-from ipam.value import replace
+from ib_sriov_cni.node.inventory import STATES, Inventory, VfEntry
+from ib_sriov_cni.node.read_inventory import read_inventory
+from ipam.protocol.value import replace
 
 # As one word, for a shell.
 WORDS = {state.lower().replace(" ", "-"): state for state in STATES}
-EXAMPLES = """\
+EXAMPLES = (
+    """\
 \b
 States of a VF, for --state in small letters with - for blanks:
-""" + "\n".join([f"  {state:<15} {words}" for state, words in STATES.items()]) + """
+"""
+    + "\n".join([f"  {state:<15} {words}" for state, words in STATES.items()])
+    + """
 
 Examples:
 
@@ -40,6 +44,7 @@ Examples:
 
 The exit status is 5 if something could not be seen, without root the records for one.
 """
+)
 
 
 def filtered(inventory: Inventory, *, pf: str, states: tuple[str, ...], network: str) -> Inventory:

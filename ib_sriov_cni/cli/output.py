@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ib_sriov_cni.records import DEFAULT_STATE_DIR
+from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-    from ib_sriov_cni.host import Host
+    from ib_sriov_cni.attach.host import Host
 
 OK, FOUND, NO_SUCH, FAILED, INCOMPLETE = 0, 1, 3, 4, 5
 # Without a terminal nobody knows how wide a line may be: a table is as wide as what is in it.
@@ -69,8 +69,8 @@ class Site:
 
     def open_host(self, *, state_dir: str = "", verbose: bool = False, log_file: str = "") -> Host:
         """Make the bundle of doors; `verbose` tells each step on standard error."""
-        from ib_sriov_cni.host import Host
-        from ib_sriov_cni.log import Log
+        from ib_sriov_cni.attach.host import Host
+        from ib_sriov_cni.telemetry.log import Log
 
         return Host(
             log=Log(level="info" if verbose or log_file else "warning", path=log_file, context={"cmd": "cli"}),

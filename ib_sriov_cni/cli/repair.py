@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from ib_sriov_cni.attach.repair import ORDER, Finding, Repair, apply_repair, plan_repairs
 from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
     FAILED,
@@ -22,7 +21,9 @@ from ib_sriov_cni.cli.output import (
     tell_unseen,
     verbose_option,
 )
-from ib_sriov_cni.errors import CniError
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.node.apply_repair import apply_repair
+from ib_sriov_cni.node.repair import ORDER, Finding, Repair, plan_repairs
 
 EXAMPLES = f"""\
 ATTACHMENT is {WAYS}; without one, the whole node is looked at.

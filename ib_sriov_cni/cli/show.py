@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ib_sriov_cni.attach.inventory import Attachment, Live, differences, read_live
 from ib_sriov_cni.cli.facts import attachment_document, clock, guid_words, record_document
 from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
@@ -25,11 +24,13 @@ from ib_sriov_cni.cli.output import (
     tell_unseen,
     time_words,
 )
-from ib_sriov_cni.errors import CniError
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.node.inventory import Attachment
+from ib_sriov_cni.node.live_state import Live, differences, read_live
 
 if TYPE_CHECKING:
-    from ib_sriov_cni.host import Host
-    from ib_sriov_cni.plan import Difference
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.comparison import Difference
 
 EXAMPLES = f"""\
 ATTACHMENT is {WAYS}.

@@ -11,7 +11,7 @@ import click
 
 from ib_sriov_cni import __version__
 from ib_sriov_cni.cli.output import output_option, print_json
-from ipam.versions import VERSIONS
+from ipam.protocol.versions import VERSIONS
 
 EXAMPLES = """\
 Examples:

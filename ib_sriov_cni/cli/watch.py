@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ib_sriov_cni.attach.inventory import Inventory, read_inventory
 from ib_sriov_cni.cli.facts import COLUMNS, guid_of, guid_words, make_tree, stray_row, strays, vf_document, vf_row
 from ib_sriov_cni.cli.output import (
     OK,
@@ -24,12 +23,14 @@ from ib_sriov_cni.cli.output import (
     tell_unseen,
     time_words,
 )
-from ib_sriov_cni.nlsock import LinkEvents
+from ib_sriov_cni.kernel.netlink_socket import LinkEvents
+from ib_sriov_cni.node.inventory import Inventory
+from ib_sriov_cni.node.read_inventory import read_inventory
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ib_sriov_cni.host import Host
+    from ib_sriov_cni.attach.host import Host
 
 SETTLE_SECONDS = 0.05  # an attachment is a dozen events: look once they pause
 DISPENSABLE = ("NETWORK", "IF", "PF", "SINCE", "GUID", "ADDRESS")  # on a narrow terminal, in this order

@@ -1,6 +1,4 @@
-"""What must be right on a node: facts read once, checks over them, findings with what to do. Nothing is changed.
+"""What must be right on a node: facts are read with a deadline, then pure checks look at them. docs/doctor.md.
 
-`reader` reads facts from handed-in roots, each topic in a process of its own with a deadline, so that a firmware that
-hangs costs seconds. The checks (hca, fabric, vfs, state, config, node) are functions of the facts alone. `catalogue`
-lists them; `examine` puts both together.
+May import attach and everything below it, not node: what it asks may hang, so it reads by itself. Changes nothing.
 """

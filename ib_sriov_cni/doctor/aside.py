@@ -11,8 +11,8 @@ import pickle
 import time
 from select import POLLIN, poll
 
-from ib_sriov_cni import syscalls
-from ib_sriov_cni.errors import CniError
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.kernel import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.doctor.report import Finding
 
 CHECKS: dict[str, Check] = {
-    check.id: check
-    for module in (hca, fabric, vfs, state, config, node)
-    for check in module.checks.all
+    check.id: check for module in (hca, fabric, vfs, state, config, node) for check in module.checks.all
 }
 
 

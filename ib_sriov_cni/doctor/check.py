@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from ib_sriov_cni.doctor.report import FAIL, NONE, NOTE, OK, SKIP, WARN, Finding
-from ipam.value import Value
+from ipam.protocol.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
+    from ib_sriov_cni.core.values import PortReport, VfConfig
     from ib_sriov_cni.doctor.facts import ConfigFacts, Facts, HcaFacts, NodeFacts, Port, SmAnswer, StateFacts
-    from ib_sriov_cni.model import PortReport, VfConfig
 
     T = TypeVar("T")
 

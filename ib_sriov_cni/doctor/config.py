@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.delegate import BUNDLED
+from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
 from ib_sriov_cni.doctor.check import Checks, fail, note, ok, skip, warn
 from ib_sriov_cni.doctor.report import count, shorten
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ib_sriov_cni.core.values import normalize_pkey
 from ib_sriov_cni.doctor.check import Checks, fail, note, ok, skip, warn
 from ib_sriov_cni.doctor.hca import serving
 from ib_sriov_cni.doctor.report import count, shorten
 from ib_sriov_cni.doctor.topics import TOPICS
-from ib_sriov_cni.model import normalize_pkey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

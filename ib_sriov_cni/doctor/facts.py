@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ipam.value import Value
+from ipam.protocol.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ib_sriov_cni.model import Guid, PciAddress, PortReport, VfConfig
-    from ib_sriov_cni.records import Key
+    from ib_sriov_cni.core.record import Key
+    from ib_sriov_cni.core.values import Guid, PciAddress, PortReport, VfConfig
 
 
 class Roots(Value):

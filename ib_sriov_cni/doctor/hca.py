@@ -112,8 +112,10 @@ def look_at_vfs(seen: Seen) -> Iterator[Outcome]:
         if not hca.num_vfs:
             command = f"echo {min(8, hca.total_vfs or 8)} > /sys/bus/pci/devices/{hca.pci}/sriov_numvfs"
             text = f"{hca.label} has no VFs, {hca.total_vfs} are possible"
-            yield note(text, f"only if it is to serve pods: {command}") if with_vfs else fail(
-                text, f"{command} (and a udev rule or unit that does so at boot)"
+            yield (
+                note(text, f"only if it is to serve pods: {command}")
+                if with_vfs
+                else fail(text, f"{command} (and a udev rule or unit that does so at boot)")
             )
         elif len(hca.vfs) < hca.num_vfs:
             yield fail(

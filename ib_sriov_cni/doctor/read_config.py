@@ -13,26 +13,26 @@ from __future__ import annotations
 
 import os
 
-from ib_sriov_cni.delegate import BUNDLED
+from ib_sriov_cni.core.configuration import parse_netconf
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
 from ib_sriov_cni.doctor.aside import describe
 from ib_sriov_cni.doctor.facts import BrokenFile, ConfigFacts, Network, Pool
-from ib_sriov_cni.errors import CniError
-from ib_sriov_cni.netconf import parse_netconf
-from ipam.config import parse_place, parse_settings
-from ipam.fastjson import dumps, loads
-from ipam.ranges import range_of, render_set
-from ipam.request import parse_request
-from ipam.slices import cut_sets, find_slice
-from ipam.store import is_exhausted, lease_address
-from ipam.value import replace
+from ipam.host_local.config import parse_place, parse_settings
+from ipam.host_local.ranges import range_of, render_set
+from ipam.host_local.slices import cut_sets, find_slice
+from ipam.host_local.store import is_exhausted, lease_address
+from ipam.protocol.fastjson import dumps, loads
+from ipam.protocol.request import parse_request
+from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ib_sriov_cni.doctor.facts import Options, Roots
-    from ipam.config import Settings
-    from ipam.request import Request
+    from ipam.host_local.config import Settings
+    from ipam.protocol.request import Request
 
 RUNTIME_FOLDER, MULTUS_FOLDER = "/etc/cni/net.d", "/etc/cni/multus/net.d"
 STATE_FOLDER = "/var/lib/cni/ib-sriov"

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import os
 
+from ib_sriov_cni.core.values import IFF_UP, Guid, PciAddress, VfFunction
 from ib_sriov_cni.doctor.aside import describe
 from ib_sriov_cni.doctor.facts import Hca, HcaFacts, Netdev, Port, SmAnswer, VfFacts
 from ib_sriov_cni.doctor.sa import ask_class_port_info
-from ib_sriov_cni.model import IFF_UP, Guid, PciAddress, VfFunction
-from ib_sriov_cni.sysfs import Sysfs, read_attribute
+from ib_sriov_cni.kernel.sysfs import Sysfs, read_attribute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ib_sriov_cni.core.values import PortReport, VfConfig
     from ib_sriov_cni.doctor.facts import Roots
-    from ib_sriov_cni.model import PortReport, VfConfig
 
 INFINIBAND_CLASS = "0x0207"  # PCI class code: network controller, InfiniBand
 MODULES = ("ib_core", "ib_ipoib", "ib_uverbs", "ib_umad", "rdma_ucm", "mlx5_core", "mlx5_ib", "mlx4_core", "mlx4_ib")
@@ -38,9 +38,9 @@ def read_hcas(roots: Roots) -> HcaFacts:
         ethernet=tuple([hca.rdma for hca in hcas if hca.link_layer not in {"", INFINIBAND}]),
         modules=frozenset([name for name in MODULES if os.path.isdir(f"{roots.sysfs}/module/{name}")]),
         rdma_mode=_read_mode(roots.sysfs),
-        verbs_nodes=tuple([
-            name for name in uverbs if name.startswith("uverbs") and not os.path.exists(f"{nodes}/{name}")
-        ]),
+        verbs_nodes=tuple(
+            [name for name in uverbs if name.startswith("uverbs") and not os.path.exists(f"{nodes}/{name}")]
+        ),
     )
 
 
@@ -165,8 +165,8 @@ def _number(text: str) -> int:
 
 def read_vf_configs(roots: Roots, hcas: tuple[Hca, ...]) -> dict[str, dict[int, VfConfig]]:
     """Give what each PF says of its VFs; a PF without netdev says nothing."""
-    from ib_sriov_cni.rtnl import Rtnl
-    from ib_sriov_cni.vfconfig import VfConfigs
+    from ib_sriov_cni.kernel.rtnetlink import Rtnl
+    from ib_sriov_cni.kernel.vf_settings import VfConfigs
 
     rtnl = Rtnl()
     doors = VfConfigs(lambda: rtnl, roots.sysfs)
@@ -204,9 +204,9 @@ def ask_subnet_managers(
 
 def open_devices(names: tuple[str, ...], seconds: float) -> dict[str, PortReport | str]:
     """Open RDMA devices as ADD's verification does; what could not be opened has the reason instead."""
-    from ib_sriov_cni.errors import CniError
-    from ib_sriov_cni.netns import open_own
-    from ib_sriov_cni.verbs import read_port
+    from ib_sriov_cni.core.errors import CniError
+    from ib_sriov_cni.kernel.netns import open_own
+    from ib_sriov_cni.kernel.verbs import read_port
 
     found: dict[str, PortReport | str] = {}
     with open_own() as own:

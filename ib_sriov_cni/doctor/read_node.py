@@ -16,8 +16,8 @@ import subprocess
 
 from ib_sriov_cni.doctor.aside import describe
 from ib_sriov_cni.doctor.facts import DevicePlugin, NodeFacts, Program
-from ib_sriov_cni.sysfs import read_attribute
-from ipam.fastjson import loads
+from ib_sriov_cni.kernel.sysfs import read_attribute
+from ipam.protocol.fastjson import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,10 +136,12 @@ def parse_checkpoint(doc: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
     registered = data.get("RegisteredDevices")
     if not isinstance(registered, dict):
         registered = {}  # null, before any device plugin has come
-    return tuple([
-        (str(name), tuple([str(device) for device in devices] if isinstance(devices, list) else []))
-        for name, devices in sorted(registered.items())
-    ])
+    return tuple(
+        [
+            (str(name), tuple([str(device) for device in devices] if isinstance(devices, list) else []))
+            for name, devices in sorted(registered.items())
+        ]
+    )
 
 
 def _read_devinfo(roots: Roots) -> list[tuple[str, str, str]]:

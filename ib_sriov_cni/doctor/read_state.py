@@ -9,16 +9,17 @@ import os
 import stat
 import time
 
-from ib_sriov_cni.attach.release import is_alive
+from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.attach.liveness import is_alive
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.core.record import Key, Record, parse_record
 from ib_sriov_cni.doctor.facts import Folder, HeldLock, Lease, RecordFacts, StateFacts
-from ib_sriov_cni.errors import CniError
-from ib_sriov_cni.host import Host
-from ib_sriov_cni.log import Log
-from ib_sriov_cni.records import DEFAULT_STATE_DIR, MAX_RECORD, Key, Record, parse_record
-from ipam.fastjson import loads
-from ipam.request import is_name
-from ipam.store import lease_address, parse_lease
-from ipam.value import replace
+from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR, MAX_RECORD
+from ib_sriov_cni.telemetry.log import Log
+from ipam.host_local.store import lease_address, parse_lease
+from ipam.protocol.fastjson import loads
+from ipam.protocol.request import is_name
+from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ class _Reader:
 
     def read(self, state_dir: str) -> None:
         base = self._roots.path(state_dir)
-        host = Host(
-            log=Log(level="error"), state_dir=base, sysfs_root=self._roots.sysfs, proc_root=self._roots.proc
-        )
+        host = Host(log=Log(level="error"), state_dir=base, sysfs_root=self._roots.sysfs, proc_root=self._roots.proc)
         if os.path.isdir(base):
             self._note_mode(base, state_dir)
         for name in self._names(base):

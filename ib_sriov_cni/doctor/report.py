@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipam.value import Value
+from ipam.protocol.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import struct
 import time
 from select import POLLIN, poll
 
-from ib_sriov_cni.model import normalize_pkey
+from ib_sriov_cni.core.values import normalize_pkey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

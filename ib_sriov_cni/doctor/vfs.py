@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.doctor.check import Checks, fail, note, ok, skip, warn
 from ib_sriov_cni.doctor.report import shorten
-from ib_sriov_cni.plan import PASS_THROUGH_DRIVERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ib_sriov_cni.core.values import Guid
     from ib_sriov_cni.doctor.check import Outcome, Seen
     from ib_sriov_cni.doctor.facts import Hca, VfFacts
-    from ib_sriov_cni.model import Guid
 
 checks = Checks()
 
@@ -158,7 +158,7 @@ def _hold(holders: dict[Guid, dict[str, str]], guid: Guid | None, function: str,
 @checks.add(
     "vf-link",
     "No VF is switched off at the PF (link state disable)",
-    "Some drivers and firmware begin with it, and such a VF's port stays DOWN. `\"link_state\": \"auto\"` in the "
+    'Some drivers and firmware begin with it, and such a VF\'s port stays DOWN. `"link_state": "auto"` in the '
     "network configuration sets it at every ADD; by hand: `ip link set <PF> vf <n> state auto`.",
 )
 def look_at_link_states(seen: Seen) -> Iterator[Outcome]:

@@ -1,7 +1,7 @@
 """For PyInstaller: of pyroute2 the message classes alone are used, so what its __init__ imports stays out.
 
-ib_sriov_cni/nlmsg.py tells how. A module of ours that uses more of pyroute2 is an import that the tests of the
-packed program find missing.
+ib_sriov_cni/kernel/pyroute2_loader.py tells how. A module of ours that uses more of pyroute2 is an import that the
+tests of the packed program find missing.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from tests.ipam.calls import environment, here  # noqa: E402 - found by the line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PROGRAM = f"import sys; sys.path.insert(0, {ROOT!r}); from ipam.plugin import main; sys.exit(main())"
+PROGRAM = f"import sys; sys.path.insert(0, {ROOT!r}); from ipam.host_local.plugin import main; sys.exit(main())"
 OURS = (sys.executable, "-I", "-S", "-c", PROGRAM)
 LEASES = (10, 1000, 60000)
 

@@ -11,22 +11,22 @@ import sys
 
 sys.path[:0] = sys.argv[1:]
 
-from ib_sriov_cni.host import Host  # noqa: E402  # found by the line above
-from ib_sriov_cni.log import Log  # noqa: E402  # likewise
-from ib_sriov_cni.netns import open_netns, open_own  # noqa: E402  # likewise
-from ib_sriov_cni.plan import effective_routes  # noqa: E402  # likewise
-from ipam.edge import serve  # noqa: E402  # likewise
+from ib_sriov_cni.attach.host import Host  # noqa: E402  # found by the line above
+from ib_sriov_cni.core.comparison import effective_routes  # noqa: E402  # likewise
+from ib_sriov_cni.kernel.netns import open_netns, open_own  # noqa: E402  # likewise
+from ib_sriov_cni.telemetry.log import Log  # noqa: E402  # likewise
+from ipam.protocol.edge import serve  # noqa: E402  # likewise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ipam.request import Request
-    from ipam.result import Result
+    from ipam.protocol.request import Request
+    from ipam.protocol.result import Result
 
 
 def add(request: Request) -> Result:
-    from ipam.plugin import add as reserve
-    from ipam.result import Interface
-    from ipam.value import replace
+    from ipam.host_local.plugin import add as reserve
+    from ipam.protocol.result import Interface
+    from ipam.protocol.value import replace
 
     host = Host(log=Log(path="/dev/null"))
     name = str(request.conf["device"])
@@ -49,7 +49,7 @@ def add(request: Request) -> Result:
 
 
 def delete(request: Request) -> None:
-    from ipam.plugin import delete as release
+    from ipam.host_local.plugin import delete as release
 
     host = Host(log=Log(path="/dev/null"))
     with open_netns(request.netns) as netns, open_own() as home:

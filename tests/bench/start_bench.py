@@ -45,7 +45,7 @@ class Bench:
         here = str(ROOT / "tests/bench/netdev.py")
         self.netdev = {"Go": self.programs[0].command, "source": (*bare, here, source, *measure.library_path())}
         self.netdev |= {name: (path,) for name, path in packed_netdev(folder / "netdev").items()}
-        serve = f"import sys; sys.path.insert(0, {source!r}); from ipam.plugin import main; sys.exit(main())"
+        serve = f"import sys; sys.path.insert(0, {source!r}); from ipam.host_local.plugin import main; sys.exit(main())"
         self.host_local = {"Go": (str(folder / "go/host-local"),), "source": (*bare, "-c", serve)}
 
     def environ(self, verb: str) -> dict[str, str]:

@@ -186,7 +186,7 @@ def test_c05_an_internal_fault(rig: Rig, tmp_path: Path) -> None:
     """An installation that lacks a module: code 100 and where the traceback is; the host as before."""
     for package in ("ib_sriov_cni", "ipam"):
         shutil.copytree(PROJECT / package, tmp_path / "lib" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "lib/ib_sriov_cni/devinfo.py").unlink()
+    (tmp_path / "lib/ib_sriov_cni/state/device_info.py").unlink()
     log, conf_file = tmp_path / "log", tmp_path / "conf"
     info = str(tmp_path / "device-info.json")
     conf = rig.conf(guid=guid_of(1), logFile=str(log), runtimeConfig={"CNIDeviceInfoFile": info}, portTimeout=0)

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-from ipam import plugin
-from ipam.edge import serve
+from ipam.host_local import plugin
+from ipam.protocol.edge import serve
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 OURS = (sys.executable, "-m", "ipam")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ipam.address import Address
-    from ipam.allocator import Grant, Holder
+    from ipam.host_local.allocator import Grant, Holder
+    from ipam.protocol.address import Address
 
 
 class MemoryStore:

@@ -1,4 +1,4 @@
-"""ipam.address against ipaddress: same values and Go's spelling (H5: file names)."""
+"""ipam.protocol.address against ipaddress: same values and Go's spelling (H5: file names)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipam.address import IPV4, IPV6, parse_address, parse_cidr, render_address
+from ipam.protocol.address import IPV4, IPV6, parse_address, parse_cidr, render_address
 
 V4 = st.integers(0, 2**32 - 1)
 V6 = st.integers(0, 2**128 - 1) | st.integers(0, 2**34) | st.builds(lambda a, b: a << 64 | b, V4, V4)

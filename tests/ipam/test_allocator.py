@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ipam.address import IPV4, parse_address, render_address
-from ipam.allocator import Grant, Holder, Refusal, allocate, next_free
-from ipam.ranges import Range, overlap, parse_range, range_of
+from ipam.host_local.allocator import Grant, Holder, Refusal, allocate, next_free
+from ipam.host_local.ranges import Range, overlap, parse_range, range_of
+from ipam.protocol.address import IPV4, parse_address, render_address
 from tests.ipam.memory import MemoryStore
 
 BASE = parse_address("10.0.0.0")[1]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from ipam.address import render_address
-from ipam.config import DATA_DIR, LOCK_TIMEOUT, Place, parse_place, parse_settings
-from ipam.errors import InvalidConfiguration
-from ipam.ranges import render_set
-from ipam.request import Request
-from ipam.result import Route
+from ipam.host_local.config import DATA_DIR, LOCK_TIMEOUT, Place, parse_place, parse_settings
+from ipam.host_local.ranges import render_set
+from ipam.protocol.address import render_address
+from ipam.protocol.errors import InvalidConfiguration
+from ipam.protocol.request import Request
+from ipam.protocol.result import Route
 
 
 def request(ipam: object = None, version: str = "1.0.0", args: dict[str, str] | None = None, **conf: Any) -> Request:

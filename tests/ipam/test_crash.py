@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ipam import fastjson
+from ipam.protocol import fastjson
 from tests.ipam.calls import OURS, ROOT, ask, environment, execute, here, leases
 
 if TYPE_CHECKING:

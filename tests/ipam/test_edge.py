@@ -1,4 +1,4 @@
-"""ipam.edge: one document or nothing on standard output, and the exit status (C1, C4, C5)."""
+"""ipam.protocol.edge: one document or nothing on standard output, and the exit status (C1, C4, C5)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ipam.edge import STDIN_LIMIT, serve
-from ipam.errors import StateFailure
-from ipam.result import Address, Result
-from ipam.versions import VERSIONS
+from ipam.protocol.edge import STDIN_LIMIT, serve
+from ipam.protocol.errors import StateFailure
+from ipam.protocol.result import Address, Result
+from ipam.protocol.versions import VERSIONS
 
 if TYPE_CHECKING:
-    from ipam.request import Request
+    from ipam.protocol.request import Request
 
 ENV = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_NETNS": "/n", "CNI_IFNAME": "i", "CNI_PATH": "/p"}
 CONF = b'{"cniVersion":"1.0.0","name":"n"}'

@@ -1,4 +1,4 @@
-"""ipam.fastjson against json: the same values, the same refusals, and stricter where it says so (C4)."""
+"""ipam.protocol.fastjson against json: the same values, the same refusals, and stricter where it says so (C4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipam import fastjson
+from ipam.protocol import fastjson
 
 PLAIN = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
@@ -127,7 +127,7 @@ def test_without_the_accelerator_or_its_package(missing: str) -> None:
 import sys
 {missing}
 sys.path.insert(0, ".")
-from ipam.fastjson import loads, dumps
+from ipam.protocol.fastjson import loads, dumps
 for text in {CASES!a}:
     try:
         print(dumps(loads(text)))

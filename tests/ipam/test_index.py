@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ipam.allocator import Holder
-from ipam.config import Place
-from ipam.store import open_store, parse_lease
+from ipam.host_local.allocator import Holder
+from ipam.host_local.config import Place
+from ipam.host_local.store import open_store, parse_lease
 from tests.ipam.calls import ask, leases
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ipam.address import parse_address
-from ipam.plugin import KNOWN_ARGS, gc
-from ipam.request import Request
-from ipam.versions import VERSIONS
+from ipam.host_local.plugin import KNOWN_ARGS, gc
+from ipam.protocol.address import parse_address
+from ipam.protocol.request import Request
+from ipam.protocol.versions import VERSIONS
 from tests.ipam.calls import OURS, ROOT, ask, environment, execute, files, leases
 
 if TYPE_CHECKING:
@@ -361,7 +361,8 @@ def test_the_executable(tmp_path: Path) -> None:
 def test_what_the_executable_imports(tmp_path: Path) -> None:
     """Start-up is what a call costs (docs/performance.md): C modules, os, and ours."""
     program = (
-        f"import sys; sys.path.insert(0, {ROOT!r}); before = set(sys.modules); from ipam.plugin import main; main();"
+        f"import sys; sys.path.insert(0, {ROOT!r}); before = set(sys.modules);"
+        "from ipam.host_local.plugin import main; main();"
         "print(*sorted(set(sys.modules) - before), file=sys.stderr)"
     )
     conf = network(tmp_path, "10.0.0.0/24", "fd00::/64", routes=[{"dst": "0.0.0.0/0"}])

@@ -1,4 +1,4 @@
-"""ipam.request: the environment and standard input of a CNI call (C1 to C4, C6, C19)."""
+"""ipam.protocol.request: the environment and standard input of a CNI call (C1 to C4, C6, C19)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ipam.errors import (
+from ipam.protocol.errors import (
     CniError,
     DecodingFailure,
     IncompatibleVersion,
@@ -15,8 +15,8 @@ from ipam.errors import (
     InvalidEnvironment,
     UnknownContainer,
 )
-from ipam.request import Request, parse_request, version_at_least
-from ipam.versions import VERSIONS
+from ipam.protocol.request import Request, parse_request, version_at_least
+from ipam.protocol.versions import VERSIONS
 
 ENV = {
     "CNI_COMMAND": "ADD",

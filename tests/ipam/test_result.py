@@ -1,12 +1,12 @@
-"""ipam.result: one model, seven shapes (C7, C9)."""
+"""ipam.protocol.result: one model, seven shapes (C7, C9)."""
 
 from __future__ import annotations
 
 import pytest
 
-from ipam.errors import DecodingFailure, InvalidConfiguration
-from ipam.result import Address, Interface, Result, Route, parse_result, render_result
-from ipam.versions import VERSIONS
+from ipam.protocol.errors import DecodingFailure, InvalidConfiguration
+from ipam.protocol.result import Address, Interface, Result, Route, parse_result, render_result
+from ipam.protocol.versions import VERSIONS
 
 FULL = Result(
     interfaces=(

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipam.errors import CniError, InvalidConfiguration, TryAgainLater
-from ipam.ranges import parse_range, render_set
-from ipam.slices import (
+from ipam.host_local.ranges import parse_range, render_set
+from ipam.host_local.slices import (
     SUBNET_ENV,
     Slice,
     SliceSource,
@@ -21,6 +20,7 @@ from ipam.slices import (
     parse_flannel,
     parse_slices,
 )
+from ipam.protocol.errors import CniError, InvalidConfiguration, TryAgainLater
 from tests.ipam.calls import ask
 
 FLANNEL = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.{node}.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ipam.address import parse_address
-from ipam.allocator import Grant, Holder
-from ipam.config import Place
-from ipam.errors import StateFailure
-from ipam.store import Store, open_store
+from ipam.host_local.allocator import Grant, Holder
+from ipam.host_local.config import Place
+from ipam.host_local.store import Store, open_store
+from ipam.protocol.address import parse_address
+from ipam.protocol.errors import StateFailure
 from tests.ipam.calls import leases
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""ipam.value against dataclasses: same construction, comparison and refusal."""
+"""ipam.protocol.value against dataclasses: same construction, comparison and refusal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ipam.value import Value, replace
+from ipam.protocol.value import Value, replace
 
 
 class Point(Value):
@@ -74,7 +74,8 @@ def test_repr_names_every_field() -> None:
 
 def test_start_up_imports_nothing_heavy() -> None:
     code = (
-        "import sys; before = set(sys.modules); import ipam.value, ipam.fastjson, ipam.request, ipam.result, ipam.edge;"
+        "import sys; before = set(sys.modules); "
+        "from ipam.protocol import edge, fastjson, request, result, value;"
         "print(sorted(set(sys.modules) - before))"
     )
     done = subprocess.run(

@@ -114,5 +114,3 @@ def test_the_unit_heals_under_systemd(rig: Rig, systemd: Systemd) -> None:
     systemd.end()
     delete(rig, {0: pod, 1: gone})
     rig.assert_as_before()
-
-

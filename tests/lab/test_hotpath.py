@@ -33,7 +33,7 @@ def modules(rig: Rig, verb: str, pod: Pod, conf: dict[str, Any]) -> dict[str, se
     )
     events = json.loads(TIMELINE.read_text().rstrip(",\n") + "]")
     loaded = {event["name"]: set(event["args"].get("modules", ())) for event in events if event["ph"] == "X"}
-    by_itself = {*bare.stdout.decode().split(), "ib_sriov_cni.trace"}
+    by_itself = {*bare.stdout.decode().split(), "ib_sriov_cni.telemetry.timeline"}
     return {name: found - by_itself for name, found in loaded.items() if found}
 
 

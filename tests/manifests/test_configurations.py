@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.netconf import parse_netconf
-from ipam.config import parse_settings
-from ipam.request import parse_request
-from ipam.slices import cut_sets, find_slice
+from ib_sriov_cni.core.configuration import parse_netconf
+from ipam.host_local.config import parse_settings
+from ipam.host_local.slices import cut_sets, find_slice
+from ipam.protocol.request import parse_request
 from tests.manifests.sources import OURS, ROOT, Text, blocks, configurations, manifest_files, pages
 
 ENVIRON = {

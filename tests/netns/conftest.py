@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.netns import Inside, Netns, open_netns
-from ib_sriov_cni.rtnl import Rtnl
+from ib_sriov_cni.kernel.netns import Inside, Netns, open_netns
+from ib_sriov_cni.kernel.rtnetlink import Rtnl
 
 NUMBERS = itertools.count()
 

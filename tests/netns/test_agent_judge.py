@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ib_sriov_cni.agent.judge import ADDING, DEAD, HIDDEN, INIT_PIDS, LIVE, UNKNOWN_GRACE, Processes, Witness, judge
-from ib_sriov_cni.host import Host
-from ib_sriov_cni.locks import Locks
-from ib_sriov_cni.log import Log
-from ib_sriov_cni.records import Record
-from ipam.value import replace
+from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.core.record import Record
+from ib_sriov_cni.state.locks import Locks
+from ib_sriov_cni.telemetry.log import Log
+from ipam.protocol.value import replace
 from tests.netns.conftest import Sandbox
 from tests.unit.trees import RECORD, VF, Tree
 

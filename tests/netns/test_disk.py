@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.errors import StateFailure
-from ib_sriov_cni.locks import Locks
-from ib_sriov_cni.log import Log
-from ib_sriov_cni.records import Records
-from ipam.value import replace
+from ib_sriov_cni.core.errors import StateFailure
+from ib_sriov_cni.state.locks import Locks
+from ib_sriov_cni.state.ownership import Ownership
+from ib_sriov_cni.state.records import Records
+from ib_sriov_cni.telemetry.log import Log
+from ipam.protocol.value import replace
 from tests.unit.trees import KEY, RECORD, VF
 
 Remount = Callable[[str], None]
@@ -61,27 +62,29 @@ def test_a_full_disk_leaves_the_record_as_it_was(disk: Path) -> None:
 
 def test_a_full_disk_does_not_keep_from_forgetting(disk: Path) -> None:
     records = Records(str(disk / "state"))
+    ownership = Ownership(str(disk / "state"))
     records.write(RECORD)
-    records.claim(VF, KEY)
+    ownership.claim(VF, KEY)
     fill(disk)
-    records.disclaim(VF, KEY)
+    ownership.disclaim(VF, KEY)
     records.forget(KEY)
     assert records.read(KEY) is None
-    assert records.read_owner(VF) is None
+    assert ownership.read_owner(VF) is None
 
 
 def test_a_read_only_disk(disk: Path) -> None:
     records = Records(str(disk / "state"))
+    ownership = Ownership(str(disk / "state"))
     records.write(RECORD)
-    records.claim(VF, KEY)
+    ownership.claim(VF, KEY)
     (disk / "locks").mkdir()
     make_read_only(disk)
     assert records.read(KEY) == RECORD
-    assert records.read_owner(VF) == KEY
+    assert ownership.read_owner(VF) == KEY
     changes: list[Callable[[], object]] = [
         lambda: records.write(RECORD),
-        lambda: records.claim(VF, KEY),
-        lambda: records.disclaim(VF, KEY),
+        lambda: ownership.claim(VF, KEY),
+        lambda: ownership.disclaim(VF, KEY),
         lambda: records.forget(KEY),
         lambda: Records(str(disk / "other")).write(RECORD),
         lambda: Locks(str(disk / "locks")).take(VF, "c1 net1", 0.0),

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.host and ib_sriov_cni.rdma: doors that are opened in a namespace."""
+"""ib_sriov_cni.attach.host and ib_sriov_cni.kernel.rdma_netlink: doors that are opened in a namespace."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.errors import KernelRefused
-from ib_sriov_cni.host import Host
-from ib_sriov_cni.log import Log
-from ib_sriov_cni.netns import open_own
+from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.kernel.netns import open_own
+from ib_sriov_cni.telemetry.log import Log
 from tests.netns.conftest import Sandbox
 
 

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.netns: opening, telling apart, entering."""
+"""ib_sriov_cni.kernel.netns: opening, telling apart, entering."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.errors import InvalidEnvironment, UnknownContainer
-from ib_sriov_cni.netns import Inside, open_netns, open_own, try_open_netns
-from ib_sriov_cni.rtnl import Rtnl
+from ib_sriov_cni.core.errors import InvalidEnvironment, UnknownContainer
+from ib_sriov_cni.kernel.netns import Inside, open_netns, open_own, try_open_netns
+from ib_sriov_cni.kernel.rtnetlink import Rtnl
 from tests.netns.conftest import Sandbox
 
 

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.rtnl in real namespaces; iproute2 is the other opinion."""
+"""ib_sriov_cni.kernel.rtnetlink in real namespaces; iproute2 is the other opinion."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.errors import KernelRefused
-from ib_sriov_cni.model import Link, PciAddress, VfFunction
-from ib_sriov_cni.netns import Inside
-from ib_sriov_cni.nlsock import LinkEvents
-from ib_sriov_cni.rtnl import Rtnl
-from ipam.result import Route
+from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.core.values import Link, PciAddress, VfFunction
+from ib_sriov_cni.kernel.netlink_socket import LinkEvents
+from ib_sriov_cni.kernel.netns import Inside
+from ib_sriov_cni.kernel.rtnetlink import Rtnl
+from ipam.protocol.result import Route
 from tests.netns.conftest import Sandbox
 
 

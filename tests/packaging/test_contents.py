@@ -150,7 +150,7 @@ def test_wheel_and_sdist() -> None:
     (sdist,) = DIST.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {"ib_sriov_cni/__main__.py", "ipam/plugin.py"} <= names
+    assert {"ib_sriov_cni/__main__.py", "ipam/host_local/plugin.py"} <= names
     assert not [name for name in names if name.startswith("tests")]
     with tarfile.open(fileobj=io.BytesIO(sdist.read_bytes())) as archive_:
         assert any(name.endswith("/setup.cfg") for name in archive_.getnames())

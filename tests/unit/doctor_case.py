@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ib_sriov_cni.doctor.facts import Facts
-from ipam.value import replace
+from ipam.protocol.value import replace
 from tests.unit.doctor_node import FOLDER, HEALTHY, NETWORK, NODE, RECORD, change
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ib_sriov_cni.core.values import Guid, VfConfig
 from ib_sriov_cni.doctor.facts import SmAnswer
 from ib_sriov_cni.doctor.report import FAIL, NONE, NOTE, OK, SKIP, WARN
-from ib_sriov_cni.model import Guid, VfConfig
-from ipam.value import replace
+from ipam.protocol.value import replace
 from tests.unit.doctor_case import PORTS, case, network, record
 from tests.unit.doctor_node import (
     ACTIVE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.doctor.facts import BrokenFile, HeldLock
 from ib_sriov_cni.doctor.report import FAIL, NOTE, OK, SKIP, WARN
-from ipam.value import replace
+from ipam.protocol.value import replace
 from tests.unit.doctor_case import case, device_plugin, folder, network, program, record
 from tests.unit.doctor_node import CONFIG, LEASE, NETWORK, NODE, VF0, VF1, change, with_hca
 

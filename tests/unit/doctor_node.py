@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ib_sriov_cni.core.record import Key
+from ib_sriov_cni.core.values import Guid, PciAddress, PortReport, VfConfig
 from ib_sriov_cni.doctor.facts import (
     ConfigFacts,
     DevicePlugin,
@@ -27,9 +29,7 @@ from ib_sriov_cni.doctor.facts import (
     StateFacts,
     VfFacts,
 )
-from ib_sriov_cni.model import Guid, PciAddress, PortReport, VfConfig
-from ib_sriov_cni.records import Key
-from ipam.value import replace
+from ipam.protocol.value import replace
 from tests.unit.trees import Tree, write
 
 PF = PciAddress("0000:3b:00.0")

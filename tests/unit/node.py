@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.cli.output import Site
-from ib_sriov_cni.host import Host
-from ib_sriov_cni.log import Log
-from ib_sriov_cni.model import PciAddress
-from ib_sriov_cni.records import Key, Record
-from ipam.value import replace
+from ib_sriov_cni.core.record import Key, Record
+from ib_sriov_cni.core.values import PciAddress
+from ib_sriov_cni.telemetry.log import Log
+from ipam.protocol.value import replace
 from tests.unit.trees import PF, RECORD, Tree, write
 
 BOOT = "11111111-2222-3333-4444-555555555555"
@@ -69,5 +69,5 @@ class Node:
         record = replace(RECORD, key=key, pci=pci, **{**facts, **changes})
         self.host.records.write(record)
         if owner:
-            self.host.records.claim(pci, key)
+            self.host.ownership.claim(pci, key)
         return record

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ib_sriov_cni.agent.calls import LONGEST, Call, CallLog, parse_call
-from ib_sriov_cni.log import Log
+from ib_sriov_cni.telemetry.log import Log
 
 ADD = "time=x level=info cmd=ADD pod=n/p container=c if=net1 msg=done code=0 ms=412.0"
 

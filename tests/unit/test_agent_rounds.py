@@ -17,11 +17,11 @@ from ib_sriov_cni.agent.leases import Usage, newest_of_each_network, read_usage,
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.rounds import Care, Rounds, record_pod
 from ib_sriov_cni.agent.watch import FIRST_PAUSE
-from ib_sriov_cni.host import Host
-from ib_sriov_cni.locks import Locks
-from ib_sriov_cni.log import Log
-from ib_sriov_cni.records import Key, Record
-from ipam.value import replace
+from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.core.record import Key, Record
+from ib_sriov_cni.state.locks import Locks
+from ib_sriov_cni.telemetry.log import Log
+from ipam.protocol.value import replace
 from tests.unit.trees import KEY, PF, RECORD, VF, Tree, write
 
 GRACE = 60.0
@@ -75,7 +75,7 @@ class Node:
         key = Key(network=KEY.network, container_id=container_id, ifname="net1")
         record = replace(RECORD, key=key, committed=True, boot_id=boot_id, conf=self.conf(), **more)
         self.host.records.write(record)
-        self.host.records.claim(record.pci, key)
+        self.host.ownership.claim(record.pci, key)
         number = 2 + len(list(self.leases.glob("ib/10.*")))
         write(self.leases / f"ib/10.0.0.{number}", f"{container_id}\r\nnet1")
         return record
@@ -105,7 +105,7 @@ def test_a_dead_attachment_is_released_after_the_grace_period(node: Node) -> Non
     assert node.leased() == ["10.0.0.2"]
     assert node.turn(1) == float("inf")
     assert node.host.records.read(record.key) is None
-    assert node.host.records.read_owner(VF) is None
+    assert node.host.ownership.read_owner(VF) is None
     assert node.leased() == []
     assert node.value("ib_sriov_agent_releases_total", network="ib") == 1
     assert node.value("ib_sriov_attachments", network="ib", state="dead") == 0
@@ -230,12 +230,12 @@ def test_a_fault_that_lasts_is_told_once_and_counted_each_time(node: Node) -> No
 
 
 def test_an_owner_without_record_is_disowned_after_the_grace_period(node: Node) -> None:
-    node.host.records.claim(VF, KEY)
+    node.host.ownership.claim(VF, KEY)
     node.turn()
     node.turn(GRACE - 1)
-    assert node.host.records.read_owner(VF) == KEY
+    assert node.host.ownership.read_owner(VF) == KEY
     node.turn(1)
-    assert node.host.records.read_owner(VF) is None
+    assert node.host.ownership.read_owner(VF) is None
     assert node.value("ib_sriov_agent_repairs_total", kind="disown") == 1
 
 

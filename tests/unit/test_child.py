@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ib_sriov_cni.attach.child import parent_name
+from ib_sriov_cni.attach.pkey_child import parent_name
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_the_overview_imports_no_command() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Commands:" in done.stdout
     modules = set(done.stderr.split())
-    assert not modules & {"rich", "yaml", "pyroute2", "ib_sriov_cni.host", "ib_sriov_cni.attach"}
+    assert not modules & {"rich", "yaml", "pyroute2", "ib_sriov_cni.attach.host", "ib_sriov_cni.attach"}
     assert {name for name in modules if name.startswith("ib_sriov_cni.cli.")} == {"ib_sriov_cni.cli.output"}
 
 

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from ib_sriov_cni import cli
 from ib_sriov_cni.cli.byhand import MARK
 from ib_sriov_cni.cli.output import FAILED, NO_SUCH
-from ib_sriov_cni.netconf import parse_netconf
-from ipam.config import parse_settings
-from ipam.request import parse_request
+from ib_sriov_cni.core.configuration import parse_netconf
+from ipam.host_local.config import parse_settings
+from ipam.protocol.request import parse_request
 from tests.unit.node import VFS, Node
 
 DEVICE = "0000:3b:00.2"
@@ -114,8 +114,8 @@ def test_del_leaves_a_runtimes_attachment_alone(node: Node) -> None:
 
 
 def test_del_what_was_added_by_hand(node: Node) -> None:
-    from ib_sriov_cni.records import Key
-    from ipam.value import replace
+    from ib_sriov_cni.core.record import Key
+    from ipam.protocol.value import replace
 
     key = Key(network="mine", container_id="netns-try", ifname="net1")
     record = node.record(VFS[0], boot_id="another", args=f"IgnoreUnknown=1;{MARK}=1", pod="")

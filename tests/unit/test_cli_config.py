@@ -39,7 +39,7 @@ def run(*words: str, stdin: str = "") -> tuple[int, str, str]:
 def test_every_key_that_the_parser_reads_is_in_the_table() -> None:
     import re
 
-    source = (ROOT / "ib_sriov_cni/netconf.py").read_text()
+    source = (ROOT / "ib_sriov_cni/core/configuration.py").read_text()
     read = set(re.findall(r'conf(?:\.get\(|, )"(\w+)"', source)) - {"name"}
     assert read - set(BY_NAME) - set(PROTOCOL) == set()
     assert {"mtu", "link_state", "guid", "ipam"} <= read

@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ib_sriov_cni import cli
-from ib_sriov_cni.attach.inventory import read_inventory
 from ib_sriov_cni.cli.find import find_attachment
 from ib_sriov_cni.cli.listing import filtered
 from ib_sriov_cni.cli.output import FAILED, FOUND, INCOMPLETE, NO_SUCH, OK, Failure
+from ib_sriov_cni.node.read_inventory import read_inventory
 from tests.unit.node import VFS, Node
 from tests.unit.trees import PF, tree
 
@@ -121,7 +121,7 @@ def test_list_as_a_tree(node: Node) -> None:
 
 
 def test_list_shows_an_attachment_whose_vf_is_gone(node: Node) -> None:
-    from ib_sriov_cni.model import PciAddress
+    from ib_sriov_cni.core.values import PciAddress
 
     node.record(PciAddress("0000:77:00.1"), "lost", boot_id="another")
     called = call(node, "list")

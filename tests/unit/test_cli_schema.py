@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from ib_sriov_cni import cli
 from ib_sriov_cni.cli.documents import request_of
 from ib_sriov_cni.cli.keys import BY_NAME, KEYS, make_schema
-from ib_sriov_cni.errors import CniError
-from ib_sriov_cni.netconf import parse_netconf
-from ipam.config import parse_settings
+from ib_sriov_cni.core.configuration import parse_netconf
+from ib_sriov_cni.core.errors import CniError
+from ipam.host_local.config import parse_settings
 
 SCHEMA = make_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

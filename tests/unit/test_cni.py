@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ib_sriov_cni.cni import run
-from ipam.versions import VERSIONS
+from ipam.protocol.versions import VERSIONS
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 ABSENT = "0000:99:00.7"  # no such PCI device anywhere

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.delegate: IPAM plugins as scripts on a CNI_PATH (C10)."""
+"""ib_sriov_cni.delegation.ipam_plugin: IPAM plugins as scripts on a CNI_PATH (C10)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.delegate import (
-    LIMIT,
+from ib_sriov_cni.core.errors import AddressManagement
+from ib_sriov_cni.delegation.execute import LIMIT
+from ib_sriov_cni.delegation.ipam_plugin import (
     add_addresses,
     ask_addresses,
     check_addresses,
@@ -20,9 +21,8 @@ from ib_sriov_cni.delegate import (
     delete_addresses,
     find_plugin,
 )
-from ib_sriov_cni.errors import AddressManagement
-from ib_sriov_cni.log import Log
-from ipam.request import Request, parse_request
+from ib_sriov_cni.telemetry.log import Log
+from ipam.protocol.request import Request, parse_request
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.1.2.3/24", "gateway": "10.1.2.1"}]}
@@ -114,11 +114,11 @@ def test_an_error_document(plugins: Plugins) -> None:
         ("exit 3", "ADD: ended with 3: it said nothing"),
         ("echo junk; echo more >&2; exit 3", "ended with 3: junk"),
         ("echo sorry >&2; exit 3", "ended with 3: sorry"),
-        ("echo '{\"no\": \"code\"}'; exit 1", 'ended with 1: {"no": "code"}'),
+        ('echo \'{"no": "code"}\'; exit 1', 'ended with 1: {"no": "code"}'),
         ("echo '[]'; exit 1", "ended with 1: []"),
         ("kill -9 $$", "ended with signal 9: it said nothing"),
         ("echo half; kill -15 $$", "ended with signal 15: half"),
-        ("echo '{\"code\": 7, \"msg\": \"no\"}'", "ADD: code 7: no"),
+        ('echo \'{"code": 7, "msg": "no"}\'', "ADD: code 7: no"),
         ("exit 0", "ADD: its answer is not JSON"),
         ("echo junk", "ADD: its answer is not JSON"),
         ("echo '{} {}'", "ADD: its answer is not JSON"),
@@ -126,7 +126,7 @@ def test_an_error_document(plugins: Plugins) -> None:
         ("echo '[]'", "ADD: its result is not one"),
         ("echo '{}'", "ADD: its result has no address"),
         ("echo '{\"ips\": []}'", "ADD: its result has no address"),
-        ("echo '{\"ips\": [{\"address\": \"10.0.0.256/24\"}]}'", "ADD: its result is not one"),
+        ('echo \'{"ips": [{"address": "10.0.0.256/24"}]}\'', "ADD: its result is not one"),
     ],
 )
 def test_an_answer_that_is_none(plugins: Plugins, body: str, words: str) -> None:
@@ -255,9 +255,9 @@ FROZEN = """
 import sys
 if sys.argv[1] == "bootloader":
     sys._MEIPASS = "/opt/cni/bin/tree"
-from ib_sriov_cni.delegate import delete_addresses
-from ib_sriov_cni.log import Log
-from ipam.request import parse_request
+from ib_sriov_cni.delegation.ipam_plugin import delete_addresses
+from ib_sriov_cni.telemetry.log import Log
+from ipam.protocol.request import parse_request
 import os
 request = parse_request(dict(os.environ), b'{"cniVersion":"1.0.0","name":"ib"}', known_args=frozenset())
 delete_addresses(request, "my-ipam", Log())

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.devinfo import write_device_info
-from ib_sriov_cni.errors import StateFailure
-from ib_sriov_cni.model import PciAddress
+from ib_sriov_cni.core.errors import StateFailure
+from ib_sriov_cni.core.values import PciAddress
+from ib_sriov_cni.state.device_info import write_device_info
 
 PCI, PF = PciAddress("0000:3b:00.2"), PciAddress("0000:3b:00.0")
 

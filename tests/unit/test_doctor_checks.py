@@ -8,7 +8,7 @@ from ib_sriov_cni.doctor import report
 from ib_sriov_cni.doctor.catalogue import CHECKS, choose, run_checks
 from ib_sriov_cni.doctor.facts import Facts
 from ib_sriov_cni.doctor.report import FAIL, NOTE, OK, SKIP, WARN, Finding
-from ipam.value import replace
+from ipam.protocol.value import replace
 from tests.unit import doctor_cases_hca, doctor_cases_state
 from tests.unit.doctor_case import Case
 from tests.unit.doctor_node import HEALTHY, change

@@ -14,8 +14,9 @@ from ib_sriov_cni.doctor.read_config import parse_documents, read_configs
 from ib_sriov_cni.doctor.read_hca import read_hcas, read_ports
 from ib_sriov_cni.doctor.read_node import parse_checkpoint, parse_release, read_node, read_program
 from ib_sriov_cni.doctor.read_state import read_folder, read_state
-from ib_sriov_cni.records import Records
-from ipam.value import replace
+from ib_sriov_cni.state.ownership import Ownership
+from ib_sriov_cni.state.records import Records
+from ipam.protocol.value import replace
 from tests.unit.doctor_node import CONF, HCA, MODULES, NAD, PF, PF_GUID, VF0, VF1, make_node, roots, write_conf
 from tests.unit.trees import KEY, RECORD, link, tree, write
 
@@ -192,9 +193,10 @@ def test_slices_of_flannel(tmp_path: Path) -> None:
 
 def write_record(root: Path, **more: object) -> None:
     records = Records(str(root / "var/lib/cni/ib-sriov"))
+    ownership = Ownership(str(root / "var/lib/cni/ib-sriov"))
     record = replace(RECORD, conf=CONF, **more)
     records.write(record)
-    records.claim(record.pci, record.key)
+    ownership.claim(record.pci, record.key)
 
 
 def read(root: Path) -> StateFacts:

@@ -1,4 +1,4 @@
-"""Imports go downward only: the layers of docs/architecture.md, held by reading every source file.
+"""Imports go downward only: each folder is a room, the rooms stand on floors, every source file is read.
 
 All imports count, those inside functions too; only the blocks under `if TYPE_CHECKING:` do not,
 because they are never executed.
@@ -7,6 +7,7 @@ because they are never executed.
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import sys
 import textwrap
@@ -16,52 +17,37 @@ import pytest
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
-# A module imports from the rows above its own, of its own package. A row may be a package: its
-# parts (attach.add, cli.show) belong to it and may import each other.
-IPAM = (
-    ("errors", "value", "versions"),
-    ("address", "fastjson"),
-    ("request",),
-    ("result",),
-    ("ranges",),
-    ("slices",),
-    ("config",),
-    ("allocator",),  # so far pure
-    ("index", "lock", "resolvconf"),  # the disk
-    ("store",),
-    ("edge",),
-    ("plugin",),
-    ("__main__",),
+# The floors of the house, lowest first: each folder is a room. A module imports from its own room and from rooms on
+# lower floors. What stands in no room is an edge: `cni`, which runtimes call, and `__main__`.
+FLOORS = (
+    ("ipam.protocol",),
+    ("ipam.host_local", "ib_sriov_cni.core"),
+    ("ib_sriov_cni.telemetry",),
+    ("ib_sriov_cni.kernel", "ib_sriov_cni.state"),
+    ("ib_sriov_cni.delegation",),
+    ("ib_sriov_cni.attach",),
+    ("ib_sriov_cni.node",),
+    ("ib_sriov_cni.agent", "ib_sriov_cni.doctor"),
+    ("ib_sriov_cni.cli",),
+    ("ib_sriov_cni.cni",),
+    ("ib_sriov_cni.__main__", "ipam.__main__"),
 )
-PLUGIN = (
-    ("errors",),
-    ("model",),
-    ("netconf", "plan", "undo"),  # pure
-    ("standins", "trace"),
-    ("log", "nlmsg", "syscalls", "statedir"),  # what doors share
-    ("nlsock",),
-    ("sysfs", "rtnl", "rdma", "verbs", "netns", "records", "locks", "delegate", "devinfo"),
-    ("leftovers", "vfconfig"),  # doors
-    ("host",),
-    ("attach",),
-    ("agent", "doctor"),
-    ("cni", "cli"),  # edges
-    ("__main__",),
-)
-TABLES = {"ipam": IPAM, "ib_sriov_cni": PLUGIN}
-# The parts of ipam with I/O are for the plugin's doors and what is above them; values are for all.
-IPAM_IO = {"index", "lock", "resolvconf", "store", "edge", "plugin"}
-DOORS = next(i for i, row in enumerate(PLUGIN) if "sysfs" in row)
+PACKAGES = ("ib_sriov_cni", "ipam")
+# Leases are the business of the rooms that serve IPAM or look after it.
+SERVE_IPAM = {
+    *("ipam.host_local", "ib_sriov_cni.delegation", "ib_sriov_cni.agent", "ib_sriov_cni.doctor", "ib_sriov_cni.cli"),
+    *("ib_sriov_cni.__main__", "ipam.__main__"),
+}
 # Who may import a package that is not ours; any other is a dependency nobody has declared.
 FOREIGN = {
     "click": {"ib_sriov_cni.cli"},
     "rich": {"ib_sriov_cni.cli"},
     "yaml": {"ib_sriov_cni.cli", "ib_sriov_cni.doctor"},
-    "pyroute2": {"ib_sriov_cni.nlmsg", "ib_sriov_cni.rtnl", "ib_sriov_cni.rdma", "ib_sriov_cni.cli"},
-    "pyverbs": {"ib_sriov_cni.verbs"},
-    "_ib_sriov": {"ib_sriov_cni.syscalls"},  # the packed program's own (packaging/program/main.c)
+    "pyroute2": {"ib_sriov_cni.kernel.pyroute2_loader", "ib_sriov_cni.cli"},
+    "pyverbs": {"ib_sriov_cni.kernel.pyverbs_loader"},
+    "_ib_sriov": {"ib_sriov_cni.kernel.syscalls"},  # the packed program's own (packaging/program/main.c)
     "prometheus_client": {"ib_sriov_cni.agent"},
-    "_json": {"ipam.fastjson"},  # of the standard library, but no promise of it
+    "_json": {"ipam.protocol.fastjson"},  # of the standard library, but no promise of it
 }
 # Too slow to start (docs/performance.md): on the path of ADD, DEL and CHECK imported, if at all,
 # by the function that is in need of it.
@@ -110,31 +96,32 @@ def first_part(name: str) -> str:
     return name.partition(".")[0]
 
 
-def row_of(package: str, module: str) -> int | None:
-    """The row of a module's first part in its package's table; -1 for the package itself."""
-    if not module:
-        return -1
-    first = first_part(module)
-    return next((i for i, row in enumerate(TABLES[package]) if first in row), None)
+def room_of(name: str) -> str | None:
+    """The room of a module, or of a name in one; None for what is in none, "" for a package's own __init__."""
+    parts = name.split(".")
+    if len(parts) == 1 or (len(parts) == 2 and parts[1] == "__version__"):
+        return ""
+    room = ".".join(parts[:2])
+    return room if any(room in floor for floor in FLOORS) else None
+
+
+def floor_of(room: str) -> int:
+    return next(i for i, floor in enumerate(FLOORS) if room in floor)
 
 
 def fault_of_our_own(importer: str, target: str) -> str | None:
     """Why the module `importer` may not import `target`, both ours; None if it may."""
-    package, _, module = importer.partition(".")
-    to_package, _, to_module = target.partition(".")
-    row, to_row = row_of(package, module), row_of(to_package, to_module)
-    if to_row is None and "." not in to_module:
-        to_row = -1  # a name of the package's __init__: __version__
-    if row is None or to_row is None:
-        return f"{importer if row is None else target} is in no layer: put it into the table of {__file__}"
-    if package == to_package:
-        if first_part(module) == first_part(to_module) or to_row < row:
-            return None
-        return f"{importer} (row {row}) imports {target} (row {to_row}): imports go downward only"
-    if package == "ipam":
+    room, to_room = room_of(importer), room_of(target)
+    if room is None or to_room is None:
+        return f"{importer if room is None else target} is in no room: put its folder into the table of {__file__}"
+    if to_room in {"", room}:
+        return None
+    if first_part(importer) == "ipam" and first_part(target) != "ipam":
         return f"{importer} imports {target}: ipam stands on its own"
-    if row < DOORS and first_part(to_module) in IPAM_IO:
-        return f"{importer} imports {target}, which is not for rows below the doors"
+    if room == "" or floor_of(to_room) >= floor_of(room):
+        return f"{importer} imports {target}: imports go downward only"
+    if to_room == "ipam.host_local" and room not in SERVE_IPAM:
+        return f"{importer} imports {target}, which is for the rooms that serve IPAM only"
     return None
 
 
@@ -144,15 +131,14 @@ def belongs(module: str, packages: set[str]) -> bool:
 
 def faults(importer: str, source: str) -> list[str]:
     """What is wrong with the imports of one module, each fault with its line."""
-    package, _, module = importer.partition(".")
     found = []
-    if row_of(package, module) is None:
-        found.append(f"{importer} is in no layer: put it into the table of {__file__}")
+    if room_of(importer) is None:
+        found.append(f"{importer} is in no room: put its folder into the table of {__file__}")
     for item in imports(source):
         top = first_part(item.name)
         if not top:
             fault: str | None = "relative import"
-        elif top in TABLES:
+        elif top in PACKAGES:
             fault = fault_of_our_own(importer, item.name)
         elif top in FOREIGN or top not in sys.stdlib_module_names:
             allowed = FOREIGN.get(top, set())
@@ -169,7 +155,7 @@ def faults(importer: str, source: str) -> list[str]:
 def sources() -> dict[str, str]:
     """Path of every source file of the two packages, by dotted module name."""
     found = {}
-    for package in TABLES:
+    for package in PACKAGES:
         for folder, _, names in os.walk(os.path.join(ROOT, package)):
             for name in names:
                 if name.endswith(".py"):
@@ -183,13 +169,41 @@ SOURCES = sources()
 
 
 def test_sources_are_found() -> None:
-    assert {"ib_sriov_cni", "ib_sriov_cni.cli", "ipam", "ipam.errors"} <= SOURCES.keys()
+    assert {"ib_sriov_cni", "ib_sriov_cni.cli", "ipam", "ipam.protocol.errors"} <= SOURCES.keys()
 
 
 @pytest.mark.parametrize("module", sorted(SOURCES))
 def test_imports_go_downward(module: str) -> None:
     with open(SOURCES[module], encoding="utf-8") as file:
         assert faults(module, file.read()) == []
+
+
+def test_every_folder_is_a_room() -> None:
+    rooms = {room for floor in FLOORS for room in floor}
+    folders = {name.rpartition(".")[0] for name in SOURCES if name.count(".") == 2} | {
+        name for name in SOURCES if name.count(".") == 1
+    }
+    assert folders == rooms
+
+
+@pytest.mark.parametrize("room", [room for floor in FLOORS for room in floor if SOURCES[room].endswith("__init__.py")])
+def test_every_room_says_what_it_may_import(room: str) -> None:
+    with open(SOURCES[room], encoding="utf-8") as file:
+        words = ast.get_docstring(ast.parse(file.read())) or ""
+    assert "May import" in words
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    """Within a room the modules have an order too, though no table holds it."""
+    graph = {}
+    for module, path in SOURCES.items():
+        with open(path, encoding="utf-8") as file:
+            names = {item.name for item in imports(file.read())}
+        targets = {name if name in SOURCES else name.rpartition(".")[0] for name in names}
+        graph[module] = {
+            target for target in targets if target in SOURCES and not SOURCES[target].endswith("__init__.py")
+        }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the detour
 
 
 def told(importer: str, source: str) -> list[str]:
@@ -199,24 +213,26 @@ def told(importer: str, source: str) -> list[str]:
 @pytest.mark.parametrize(
     ("importer", "source", "word"),
     [
-        ("ib_sriov_cni.model", "from ib_sriov_cni import host", "downward"),
-        ("ib_sriov_cni.plan", "import ib_sriov_cni.sysfs", "downward"),
-        ("ib_sriov_cni.plan", "import ib_sriov_cni.netconf", "downward"),
-        ("ib_sriov_cni.rtnl", "def f():\n    from ib_sriov_cni.attach import add", "line 2"),
-        ("ib_sriov_cni.model", "from ipam.plugin import add", "not for rows"),
+        ("ib_sriov_cni.core.values", "from ib_sriov_cni.attach import host", "downward"),
+        ("ib_sriov_cni.core.plan", "import ib_sriov_cni.kernel.sysfs", "downward"),
+        ("ib_sriov_cni.state.records", "import ib_sriov_cni.kernel.sysfs", "downward"),
+        ("ib_sriov_cni.kernel.rtnetlink", "def f():\n    from ib_sriov_cni.attach import add", "line 2"),
+        ("ib_sriov_cni.core.values", "from ipam.host_local.plugin import add", "downward"),
+        ("ib_sriov_cni.attach.add", "from ipam.host_local.plugin import add", "serve IPAM"),
         ("ib_sriov_cni.attach.add", "from ib_sriov_cni import cni", "downward"),
-        ("ib_sriov_cni.novelty", "import os", "in no layer"),
-        ("ib_sriov_cni.attach", "from ib_sriov_cni.novelty import thing", "in no layer"),
+        ("ib_sriov_cni.novelty", "import os", "in no room"),
+        ("ib_sriov_cni.attach", "from ib_sriov_cni.novelty import thing", "in no room"),
         ("ib_sriov_cni.attach", "from .plan import x", "relative"),
-        ("ipam.store", "from ib_sriov_cni.model import Guid", "on its own"),
+        ("ipam.host_local.store", "from ib_sriov_cni.core.values import Guid", "on its own"),
+        ("ipam.protocol.request", "from ipam.host_local.store import Store", "downward"),
         ("ib_sriov_cni.cni", "import click", "click"),
         ("ib_sriov_cni.attach", "import pyroute2", "pyroute2"),
         ("ib_sriov_cni.cli", "import requests", "requests"),
-        ("ipam.plugin", "import re", "too slow"),
-        ("ipam.plugin", "from collections.abc import Callable", "too slow"),
-        ("ipam.plugin", "try:\n    import json\nexcept ImportError:\n    pass", "too slow"),
-        ("ipam.plugin", "class A:\n    from enum import Enum", "too slow"),
-        ("ipam.plugin", "if TYPE_CHECKING:\n    pass\nelse:\n    import typing", "too slow"),
+        ("ipam.host_local.plugin", "import re", "too slow"),
+        ("ipam.host_local.plugin", "from collections.abc import Callable", "too slow"),
+        ("ipam.host_local.plugin", "try:\n    import json\nexcept ImportError:\n    pass", "too slow"),
+        ("ipam.host_local.plugin", "class A:\n    from enum import Enum", "too slow"),
+        ("ipam.host_local.plugin", "if TYPE_CHECKING:\n    pass\nelse:\n    import typing", "too slow"),
     ],
 )
 def test_the_rule_sees(importer: str, source: str, word: str) -> None:
@@ -228,13 +244,16 @@ def test_the_rule_sees(importer: str, source: str, word: str) -> None:
 @pytest.mark.parametrize(
     ("importer", "source"),
     [
-        ("ib_sriov_cni.rtnl", "from ib_sriov_cni import log, nlmsg, errors"),
-        ("ib_sriov_cni.attach.add", "from ib_sriov_cni.attach import steps\nfrom ib_sriov_cni import host"),
-        ("ib_sriov_cni.attach", "from ipam.plugin import add"),
-        ("ib_sriov_cni.errors", "from ipam.errors import CniError"),
+        (
+            "ib_sriov_cni.kernel.rtnetlink",
+            "from ib_sriov_cni.kernel import syscalls\nimport ib_sriov_cni.telemetry.log",
+        ),
+        ("ib_sriov_cni.attach.add", "from ib_sriov_cni.attach import steps\nfrom ib_sriov_cni.state import records"),
+        ("ib_sriov_cni.delegation.ipam_plugin", "from ipam.host_local.plugin import add"),
+        ("ib_sriov_cni.core.errors", "from ipam.protocol.errors import CniError"),
         ("ib_sriov_cni.cli.show", "import click, re\nfrom ib_sriov_cni import __version__"),
-        ("ipam.plugin", "def f():\n    import re"),
-        ("ipam.plugin", "if TYPE_CHECKING:\n    from ib_sriov_cni import cni\n    import typing"),
+        ("ipam.host_local.plugin", "def f():\n    import re"),
+        ("ipam.host_local.plugin", "if TYPE_CHECKING:\n    from ib_sriov_cni import cni\n    import typing"),
     ],
 )
 def test_the_rule_allows(importer: str, source: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.attach import inventory as inv
-from ib_sriov_cni.attach.inventory import read_inventory
-from ib_sriov_cni.model import Guid
+from ib_sriov_cni.core.values import Guid
+from ib_sriov_cni.node import inventory as inv
+from ib_sriov_cni.node.read_inventory import read_inventory
 from tests.unit.node import VFS, Node
 from tests.unit.trees import PF, tree, write
 

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.locks: one holder, a bounded wait that names it (C21)."""
+"""ib_sriov_cni.state.locks: one holder, a bounded wait that names it (C21)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.errors import StateFailure, TryAgainLater
-from ib_sriov_cni.locks import Locks
+from ib_sriov_cni.core.errors import StateFailure, TryAgainLater
+from ib_sriov_cni.state.locks import Locks
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 VF = "0000:3b:00.2"
 
 HOLDER = """
 import sys
-from ib_sriov_cni.locks import Locks
+from ib_sriov_cni.state.locks import Locks
 with Locks(sys.argv[1]).take(sys.argv[2], "other net7", 60):
     print("holds", flush=True)
     sys.stdin.readline()

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.log: a line a step, whatever is in it; where lines go; trace points."""
+"""ib_sriov_cni.telemetry.log: a line a step, whatever is in it; where lines go; trace points."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ib_sriov_cni.errors import CniError
-from ib_sriov_cni.log import LEVELS, TRACE_POINT, Log
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.telemetry import FAULT_POINT
+from ib_sriov_cni.telemetry.log import LEVELS, Log
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|[^" =\\]+)(?: |$)')
@@ -74,7 +75,7 @@ def test_a_line_stays_one_line_whatever_is_in_it(tmp_path_factory: pytest.TempPa
         ("grün", '"grün"'),
         (0, "0"),
         (False, "False"),
-        (("a", 1), '"(\'a\', 1)"'),
+        (("a", 1), "\"('a', 1)\""),
     ],
 )
 def test_quoting(tmp_path: Path, value: object, written: str) -> None:
@@ -152,7 +153,8 @@ def test_a_full_disk_fails_nothing() -> None:
 
 
 def test_standard_error_that_is_closed_fails_nothing() -> None:
-    code = "import os; os.close(2); from ib_sriov_cni.log import Log; Log().error('one'); Log(path='/x/y').error('two')"
+    log = "from ib_sriov_cni.telemetry.log import Log"
+    code = f"import os; os.close(2); {log}; Log().error('one'); Log(path='/x/y').error('two')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True)
     assert (done.returncode, done.stdout) == (0, b"")
 
@@ -168,7 +170,7 @@ def test_a_new_file_is_not_for_everybody(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from ib_sriov_cni.log import Log
+from ib_sriov_cni.telemetry.log import Log
 log = Log(path=sys.argv[1], context={"who": sys.argv[2] * 900})
 for number in range(200):
     with log.step("turn", number=number):
@@ -189,7 +191,7 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
 
 TRACED = """
 import sys
-from ib_sriov_cni.log import Log
+from ib_sriov_cni.telemetry.log import Log
 log = Log()
 try:
     with log.step("first"):
@@ -202,7 +204,7 @@ except Exception as fault:
 
 
 def traced(point: str) -> subprocess.Popen[str]:
-    env = {**os.environ, TRACE_POINT: point, "PYTHONPATH": ROOT}
+    env = {**os.environ, FAULT_POINT: point, "PYTHONPATH": ROOT}
     return subprocess.Popen(
         [sys.executable, "-c", TRACED], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.model: GUIDs, PCI addresses, what a netdev says of itself."""
+"""ib_sriov_cni.core.values: GUIDs, PCI addresses, what a netdev says of itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ib_sriov_cni.model import ARPHRD_INFINIBAND, GUID_MAX, Guid, Link, PciAddress, normalize_pkey
+from ib_sriov_cni.core.values import ARPHRD_INFINIBAND, GUID_MAX, Guid, Link, PciAddress, normalize_pkey
 
 GUIDS = st.integers(0, GUID_MAX).map(Guid)
 

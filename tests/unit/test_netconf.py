@@ -1,4 +1,4 @@
-"""ib_sriov_cni.netconf: a network configuration to values, every fault in one message (C4, C13, C19)."""
+"""ib_sriov_cni.core.configuration: a network configuration to values, every fault in one message (C4, C13, C19)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ib_sriov_cni.cni import KNOWN_ARGS
-from ib_sriov_cni.errors import InvalidConfiguration
-from ib_sriov_cni.model import Guid
-from ib_sriov_cni.netconf import NetConf, parse_netconf
-from ipam.fastjson import loads
-from ipam.request import Request, parse_request
+from ib_sriov_cni.core.configuration import NetConf, parse_netconf
+from ib_sriov_cni.core.errors import InvalidConfiguration
+from ib_sriov_cni.core.values import Guid
+from ipam.protocol.fastjson import loads
+from ipam.protocol.request import Request, parse_request
 
 PCI = "0000:3b:00.2"
 GUIDS = [f"02:00:00:00:00:00:00:{n:02x}" for n in range(1, 5)]

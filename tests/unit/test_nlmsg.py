@@ -1,4 +1,4 @@
-"""ib_sriov_cni.nlmsg: pyroute2's encoder without pyroute2, held against bytes written down from the kernel's headers.
+"""kernel.netlink_messages: pyroute2's encoder without pyroute2, against bytes written down from the kernel's headers.
 
 The expected bytes are little-endian, as on every machine an HCA of this kind is plugged into: struct nlmsghdr
 (length, type, flags, sequence, port), the family's header, attributes of (length, type, data, padding to 4).
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni import nlmsg as m
-from ib_sriov_cni.nlsock import NetlinkError, _raise_refusal
+from ib_sriov_cni.kernel import netlink_messages as m
+from ib_sriov_cni.kernel.netlink_socket import NetlinkError, _raise_refusal
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
@@ -326,31 +326,11 @@ assert [answer.get_attr("IFLA_IFNAME") for answer in answers] == ["lo"]
 """
 
 
-def kinds_of(kind: Any) -> set[str]:
-    """Names in the map of a message or an attribute, and in those of the attributes inside, that are pyroute2's."""
-    found: set[str] = set()
-    for _, _, name in getattr(kind, "nla_map", ()):
-        own = vars(kind).get(name)
-        found |= {name} if own is None else kinds_of(own)
-    return found
-
-
-def test_every_kind_of_attribute_is_a_class_of_its_own() -> None:
-    """Of the kinds that are not in KINDS there is the base alone, which would decode to nothing."""
-    messages = (m.linkmsg, m.addrmsg, m.routemsg, m.rdmamsg, m.errormsg)
-    used = set().union(*[kinds_of(message) for message in messages])
-    assert used <= set(m.KINDS)
-    assert used >= {"uint32", "cdata", "asciiz"}
-    for name in m.KINDS:
-        assert getattr(m.nlmsg, name).__name__ == name
-    assert m.nlmsg.ipaddr.__name__ != "ipaddr"
-
-
 def test_no_stand_in_stays_behind() -> None:
     code = """
 import sys
-from ib_sriov_cni import nlmsg as m
-from ib_sriov_cni.nlsock import NetlinkSocket
+from ib_sriov_cni.kernel import netlink_messages as m
+from ib_sriov_cni.kernel.netlink_socket import NetlinkSocket
 names = [name for name, module in sys.modules.items() if getattr(module, "__spec__", None) is None]
 # typing registers two of its own without a spec; a .pth file may have imported it when the interpreter started
 assert set(names) - {"typing.io", "typing.re"} == {"__main__"}, names
@@ -372,8 +352,8 @@ with IPRoute() as ip:
     assert list(ip.get_addr(index=1)) is not None
 """
 OURS = """
-from ib_sriov_cni import nlmsg as m
-from ib_sriov_cni.nlsock import NetlinkSocket
+from ib_sriov_cni.kernel import netlink_messages as m
+from ib_sriov_cni.kernel.netlink_socket import NetlinkSocket
 """
 
 
@@ -404,7 +384,7 @@ def test_pyroute2_that_is_not_installed() -> None:
 import sys
 sys.path = [path for path in sys.path if "-packages" not in path]
 try:
-    import ib_sriov_cni.nlmsg
+    import ib_sriov_cni.kernel.netlink_messages
 except ImportError as fault:
     print(fault)
 """

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.plan: facts to a decision, wanted and found to differences."""
+"""ib_sriov_cni.core.plan: facts to a decision, wanted and found to differences."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ib_sriov_cni.errors import CniError, DeviceUnusable, TryAgainLater, UnsupportedField, VerificationFailed
-from ib_sriov_cni.model import (
+from ib_sriov_cni.core.comparison import child_differences, verify_active, verify_port
+from ib_sriov_cni.core.configuration import NetConf, parse_netconf
+from ib_sriov_cni.core.errors import CniError, DeviceUnusable, TryAgainLater, UnsupportedField, VerificationFailed
+from ib_sriov_cni.core.plan import Facts, Plan, derive_guid, needs_child, plan_add, port_is_awaited
+from ib_sriov_cni.core.values import (
     ARPHRD_INFINIBAND,
     GUID_MAX,
     IFF_UP,
+    PASS_THROUGH_DRIVERS,
     Guid,
     Link,
     PciAddress,
@@ -19,21 +23,8 @@ from ib_sriov_cni.model import (
     VfConfig,
     VfFunction,
 )
-from ib_sriov_cni.netconf import NetConf, parse_netconf
-from ib_sriov_cni.plan import (
-    PASS_THROUGH_DRIVERS,
-    Facts,
-    Plan,
-    child_differences,
-    derive_guid,
-    needs_child,
-    plan_add,
-    port_is_awaited,
-    verify_active,
-    verify_port,
-)
-from ipam.request import Request
-from ipam.value import replace
+from ipam.protocol.request import Request
+from ipam.protocol.value import replace
 
 PCI = "0000:3b:00.2"
 PF_GUID = Guid.parse("b8:59:9f:03:00:d1:c2:b4")

@@ -1,19 +1,19 @@
-"""ib_sriov_cni.plan: wanted and found, compared."""
+"""ib_sriov_cni.core.plan: wanted and found, compared."""
 
 from __future__ import annotations
 
 import pytest
 
-from ib_sriov_cni.model import Link
-from ib_sriov_cni.plan import (
+from ib_sriov_cni.core.comparison import (
     address_differences,
     effective_routes,
     identity_differences,
     link_differences,
     normal_destination,
 )
-from ipam.result import Address, Result, Route
-from ipam.value import replace
+from ib_sriov_cni.core.values import Link
+from ipam.protocol.result import Address, Result, Route
+from ipam.protocol.value import replace
 from tests.unit.test_plan import FACTS, HAS, PCI, WANTED, ZERO, netdev, rdma
 
 

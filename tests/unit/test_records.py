@@ -1,4 +1,4 @@
-"""ib_sriov_cni.records: what is written is read back, whole or not at all, whatever lies in the way."""
+"""ib_sriov_cni.state.records: what is written is read back, whole or not at all, whatever lies in the way."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ib_sriov_cni.errors import StateFailure
-from ib_sriov_cni.model import GUID_MAX, Guid, PciAddress
-from ib_sriov_cni.records import Key, Record, Records, parse_record, render_record
-from ipam.fastjson import dumps, loads
-from ipam.value import replace
+from ib_sriov_cni.core.errors import StateFailure
+from ib_sriov_cni.core.record import Key, Record, parse_record, render_record
+from ib_sriov_cni.core.values import GUID_MAX, Guid, PciAddress
+from ib_sriov_cni.state.ownership import Ownership
+from ib_sriov_cni.state.records import Records
+from ipam.protocol.fastjson import dumps, loads
+from ipam.protocol.value import replace
 from tests.unit.trees import KEY, RECORD, VF, tree
 
 
@@ -26,6 +28,11 @@ def state(tmp_path: Path) -> Path:
 @pytest.fixture
 def records(state: Path) -> Records:
     return Records(str(state))
+
+
+@pytest.fixture
+def ownership(state: Path) -> Ownership:
+    return Ownership(str(state))
 
 
 # ---- what is written is read back
@@ -85,12 +92,13 @@ def test_a_record_is_read_back_from_its_document(record: Record) -> None:
 def test_a_record_is_read_back_from_disk(tmp_path_factory: pytest.TempPathFactory, record: Record) -> None:
     state = tmp_path_factory.mktemp("state") / "s"
     records = Records(str(state))
+    ownership = Ownership(str(state))
     records.write(record)
     assert records.read(record.key) == record
     assert records.read_keys() == [record.key]
-    records.claim(record.pci, record.key)
-    assert records.read_owner(record.pci) == record.key
-    records.disclaim(record.pci, record.key)
+    ownership.claim(record.pci, record.key)
+    assert ownership.read_owner(record.pci) == record.key
+    ownership.disclaim(record.pci, record.key)
     records.forget(record.key)
     assert tree(state) == {}
 
@@ -127,21 +135,23 @@ def test_a_record_is_replaced(records: Records, state: Path) -> None:
     assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
 
 
-def test_reading_makes_nothing(records: Records, state: Path) -> None:
+def test_reading_makes_nothing(records: Records, ownership: Ownership, state: Path) -> None:
     assert records.read(KEY) is None
-    assert records.read_owner(VF) is None
+    assert ownership.read_owner(VF) is None
     assert records.read_keys() == []
     records.forget(KEY)
-    records.disclaim(VF, KEY)
+    ownership.disclaim(VF, KEY)
     assert not state.exists()
 
 
 @pytest.mark.parametrize("mask", [0, 0o022, 0o077, 0o277])
-def test_modes_whatever_the_umask(records: Records, state: Path, tmp_path: Path, mask: int) -> None:
+def test_modes_whatever_the_umask(
+    records: Records, ownership: Ownership, state: Path, tmp_path: Path, mask: int
+) -> None:
     before = os.umask(mask)
     try:
         records.write(RECORD)
-        records.claim(VF, KEY)
+        ownership.claim(VF, KEY)
     finally:
         os.umask(before)
     for folder in (state, state / "attachments", state / "attachments/ib", state / "devices"):
@@ -152,7 +162,7 @@ def test_modes_whatever_the_umask(records: Records, state: Path, tmp_path: Path,
 
 
 def test_a_large_configuration_is_read_back(records: Records) -> None:
-    # Standard input may be 1 MiB (ipam.edge); each of these letters takes three times its bytes in ASCII.
+    # Standard input may be 1 MiB (ipam.protocol.edge); each of these letters takes three times its bytes in ASCII.
     conf: dict[str, object] = {"name": "ib", "x": "ü" * (1 << 19)}
     records.write(replace(RECORD, conf=conf, result={"y": "ü" * (1 << 19)}))
     found = records.read(KEY)
@@ -266,7 +276,7 @@ def test_planted_links_are_not_followed(records: Records, state: Path, tmp_path:
 @pytest.mark.parametrize("name", ["attachments", "attachments/ib", "devices"])
 @pytest.mark.parametrize("full", [True, False])
 def test_links_planted_in_place_of_folders_are_not_followed(
-    records: Records, state: Path, tmp_path: Path, name: str, full: bool
+    records: Records, ownership: Ownership, state: Path, tmp_path: Path, name: str, full: bool
 ) -> None:
     """Neither read through nor written through, whatever is at their end; set aside, and not in the way."""
     elsewhere = tmp_path / "elsewhere"
@@ -280,27 +290,27 @@ def test_links_planted_in_place_of_folders_are_not_followed(
     (state / name).parent.mkdir(parents=True)
     (state / name).symlink_to(elsewhere)
     assert records.read_keys() == []
-    assert records.read_owners() == []
+    assert ownership.read_owners() == []
     assert records.read(KEY) is None
-    assert records.read_owner(VF) is None
+    assert ownership.read_owner(VF) is None
     assert (state / f"{name}.damaged").is_symlink()
     records.write(RECORD)
-    records.claim(VF, KEY)
+    ownership.claim(VF, KEY)
     assert records.read(KEY) == RECORD
     assert records.read_keys() == [KEY]
-    assert records.read_owner(VF) == KEY
-    records.disclaim(VF, KEY)
+    assert ownership.read_owner(VF) == KEY
+    ownership.disclaim(VF, KEY)
     records.forget(KEY)
     assert tree(elsewhere) == before
     assert elsewhere.stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize("name", ["attachments", "attachments/ib", "devices"])
-def test_folders_that_were_there_become_private(records: Records, state: Path, name: str) -> None:
+def test_folders_that_were_there_become_private(records: Records, ownership: Ownership, state: Path, name: str) -> None:
     (state / name).mkdir(parents=True)
     (state / name).chmod(0o777)
     records.write(RECORD)
-    records.claim(VF, KEY)
+    ownership.claim(VF, KEY)
     assert (state / name).stat().st_mode & 0o777 == 0o700
 
 
@@ -336,14 +346,16 @@ def test_a_folder_in_the_way(records: Records, state: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".", "lib", "lib/cni", "lib/cni/ib-sriov", "lib/cni/ib-sriov/attachments"])
-def test_a_file_where_a_folder_should_be(records: Records, state: Path, tmp_path: Path, name: str) -> None:
+def test_a_file_where_a_folder_should_be(
+    records: Records, ownership: Ownership, state: Path, tmp_path: Path, name: str
+) -> None:
     if name == ".":
         records = Records("/proc/self/nowhere/ib-sriov")
     else:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     assert records.read(KEY) is None
-    assert records.read_owner(VF) is None
+    assert ownership.read_owner(VF) is None
     with pytest.raises(StateFailure) as caught:
         records.write(RECORD)
     assert caught.value.code == 106
@@ -352,13 +364,13 @@ def test_a_file_where_a_folder_should_be(records: Records, state: Path, tmp_path
 
 
 @pytest.mark.parametrize("length", [223, 224, 230, 231, 240, 255, 4000])
-def test_a_container_id_too_long_for_a_file(records: Records, state: Path, length: int) -> None:
+def test_a_container_id_too_long_for_a_file(records: Records, ownership: Ownership, state: Path, length: int) -> None:
     key = replace(KEY, container_id="c" * length, ifname="i" * 15)
     records.write(RECORD)
     # Nothing can have been attached under it, so a DEL finds nothing (C13).
     assert records.read(key) is None
     records.forget(key)
-    records.disclaim(VF, key)
+    ownership.disclaim(VF, key)
     if length <= 230:  # with ":", the interface's 15 characters and ".json.new" the 255 of a file name
         records.write(replace(RECORD, key=key))
         assert records.read(key) is not None
@@ -372,44 +384,44 @@ def test_a_container_id_too_long_for_a_file(records: Records, state: Path, lengt
 # ---- who owns a VF
 
 
-def test_the_owner_of_a_vf(records: Records, state: Path) -> None:
+def test_the_owner_of_a_vf(ownership: Ownership, state: Path) -> None:
     other = replace(KEY, container_id="c2")
-    records.claim(VF, KEY)
-    assert records.read_owner(VF) == KEY
-    assert records.read_owner(PciAddress("0000:3b:00.3")) is None
-    records.claim(VF, other)
-    assert records.read_owner(VF) == other
-    records.disclaim(VF, KEY)
-    assert records.read_owner(VF) == other, "a late DEL does not take the VF from the next pod"
-    records.claim(PciAddress("0000:3b:00.3"), KEY)
-    assert sorted(records.read_owners()) == [(VF, other), ("0000:3b:00.3", KEY)]
-    records.disclaim(VF, other)
-    records.disclaim(VF, other)
-    assert records.read_owner(VF) is None
+    ownership.claim(VF, KEY)
+    assert ownership.read_owner(VF) == KEY
+    assert ownership.read_owner(PciAddress("0000:3b:00.3")) is None
+    ownership.claim(VF, other)
+    assert ownership.read_owner(VF) == other
+    ownership.disclaim(VF, KEY)
+    assert ownership.read_owner(VF) == other, "a late DEL does not take the VF from the next pod"
+    ownership.claim(PciAddress("0000:3b:00.3"), KEY)
+    assert sorted(ownership.read_owners()) == [(VF, other), ("0000:3b:00.3", KEY)]
+    ownership.disclaim(VF, other)
+    ownership.disclaim(VF, other)
+    assert ownership.read_owner(VF) is None
     assert tree(state) == {"devices/0000:3b:00.3": "-> ib/c1:net1"}
 
 
-def test_a_claim_cut_short_is_no_owner(records: Records, state: Path) -> None:
+def test_a_claim_cut_short_is_no_owner(ownership: Ownership, state: Path) -> None:
     (state / "devices").mkdir(parents=True)
     (state / "devices" / f"{VF}.new").symlink_to("ib/c9:net1")
-    assert records.read_owner(VF) is None
-    assert records.read_owners() == []
-    records.claim(VF, KEY)
-    assert records.read_owners() == [(VF, KEY)]
+    assert ownership.read_owner(VF) is None
+    assert ownership.read_owners() == []
+    ownership.claim(VF, KEY)
+    assert ownership.read_owners() == [(VF, KEY)]
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "..", "x"])
-def test_a_link_that_names_no_attachment(records: Records, state: Path, target: str) -> None:
+def test_a_link_that_names_no_attachment(ownership: Ownership, state: Path, target: str) -> None:
     (state / "devices").mkdir(parents=True)
     (state / "devices" / VF).symlink_to(target)
-    assert records.read_owner(VF) is None
-    assert records.read_owners() == []
-    records.claim(VF, KEY)
-    assert records.read_owner(VF) == KEY
+    assert ownership.read_owner(VF) is None
+    assert ownership.read_owners() == []
+    ownership.claim(VF, KEY)
+    assert ownership.read_owner(VF) == KEY
 
 
-def test_a_claim_that_cannot_be_written(records: Records, state: Path) -> None:
+def test_a_claim_that_cannot_be_written(ownership: Ownership, state: Path) -> None:
     (state / "devices" / VF / "x").mkdir(parents=True)
     with pytest.raises(StateFailure, match="write owner of VF"):
-        records.claim(VF, KEY)
-    assert records.read_owner(VF) is None
+        ownership.claim(VF, KEY)
+    assert ownership.read_owner(VF) is None

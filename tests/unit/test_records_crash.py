@@ -1,4 +1,4 @@
-"""ib_sriov_cni.records: killed at any system call, and several at once."""
+"""ib_sriov_cni.state.records: killed at any system call, and several at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.records import Record, Records, render_record
-from ipam.value import replace
+from ib_sriov_cni.core.record import Record, render_record
+from ib_sriov_cni.state.ownership import Ownership
+from ib_sriov_cni.state.records import Records
+from ipam.protocol.value import replace
 from tests.unit.trees import KEY, RECORD, VF, tree
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -27,12 +29,20 @@ def records(state: Path) -> Records:
     return Records(str(state))
 
 
+@pytest.fixture
+def ownership(state: Path) -> Ownership:
+    return Ownership(str(state))
+
+
 CRASH = """
 import json, os, resource, signal, sys
-from ib_sriov_cni.model import PciAddress
-from ib_sriov_cni.records import Records, parse_record
+from ib_sriov_cni.core.values import PciAddress
+from ib_sriov_cni.state.ownership import Ownership
+from ib_sriov_cni.state.records import Records
+from ib_sriov_cni.core.record import parse_record
 doc, state, act, left, size = sys.argv[1:]
 record, records, left = parse_record(json.loads(doc)), Records(state), int(left)
+ownership = Ownership(state)
 
 def count(event, arguments):
     global left
@@ -49,9 +59,9 @@ sys.addaudithook(count)
 if act == "write":
     records.write(record)
 elif act == "claim":
-    records.claim(record.pci, record.key)
+    ownership.claim(record.pci, record.key)
 elif act == "disclaim":
-    records.disclaim(record.pci, record.key)
+    ownership.disclaim(record.pci, record.key)
 else:
     records.forget(record.key)
 os._exit(0)
@@ -118,16 +128,16 @@ def test_a_sweep_takes_nothing_else(records: Records, state: Path) -> None:
 
 
 @pytest.mark.parametrize("act", ["claim", "disclaim", "forget"])
-def test_killed_while_claiming_or_letting_go(records: Records, state: Path, act: str) -> None:
+def test_killed_while_claiming_or_letting_go(records: Records, ownership: Ownership, state: Path, act: str) -> None:
     events = 0
     while True:
         if act == "claim":
-            records.disclaim(VF, KEY)
+            ownership.disclaim(VF, KEY)
         else:
             records.write(RECORD)
-            records.claim(VF, KEY)
+            ownership.claim(VF, KEY)
         status = crash(state, act, RECORD, events=events)
-        assert records.read_owner(VF) in (None, KEY)
+        assert ownership.read_owner(VF) in (None, KEY)
         if act != "claim":
             assert records.read(KEY) in (None, RECORD)
         if status == 0:
@@ -135,23 +145,26 @@ def test_killed_while_claiming_or_letting_go(records: Records, state: Path, act:
         events += 1
     assert events > 1
     records.forget(KEY)
-    records.disclaim(VF, KEY)
+    ownership.disclaim(VF, KEY)
     assert tree(state) == {}
 
 
 COMPANY = """
 import json, sys
-from ib_sriov_cni.model import PciAddress
-from ib_sriov_cni.records import Key, Records, parse_record
-from ipam.value import replace
+from ib_sriov_cni.core.values import PciAddress
+from ib_sriov_cni.state.ownership import Ownership
+from ib_sriov_cni.state.records import Records
+from ib_sriov_cni.core.record import Key, parse_record
+from ipam.protocol.value import replace
 record, records = parse_record(json.loads(sys.argv[1])), Records(sys.argv[2])
+ownership = Ownership(sys.argv[2])
 pci, key = PciAddress(f"0000:3b:00.{sys.argv[3]}"), Key(network="ib", container_id=f"c{sys.argv[3]}", ifname="net1")
 for _ in range(100):
     records.write(replace(record, key=key))
-    records.claim(pci, key)
-    if records.read(key) is None or records.read_owner(pci) != key:
+    ownership.claim(pci, key)
+    if records.read(key) is None or ownership.read_owner(pci) != key:
         sys.exit("lost")
-    records.disclaim(pci, key)
+    ownership.disclaim(pci, key)
     records.forget(key)
 """
 

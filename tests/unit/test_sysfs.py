@@ -1,4 +1,4 @@
-"""ib_sriov_cni.sysfs on made trees."""
+"""ib_sriov_cni.kernel.sysfs on made trees."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.errors import DeviceUnusable, KernelRefused
-from ib_sriov_cni.model import Guid, PciAddress
-from ib_sriov_cni.sysfs import Sysfs
+from ib_sriov_cni.core.errors import DeviceUnusable, KernelRefused
+from ib_sriov_cni.core.values import Guid, PciAddress
+from ib_sriov_cni.kernel.sysfs import Sysfs
 from tests.unit.trees import GUID, PF, Tree, link, write
 
 VF = PciAddress("0000:3b:00.3")

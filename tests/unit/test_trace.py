@@ -1,4 +1,4 @@
-"""ib_sriov_cni.trace: the timeline of an invocation, and that there is none unless it is asked for."""
+"""ib_sriov_cni.telemetry.timeline: the timeline of an invocation, and that there is none unless it is asked for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 SPAN = """
 import sys
-from ib_sriov_cni.log import Log, Span
+from ib_sriov_cni.telemetry.log import Log
+from ib_sriov_cni.telemetry.span import Span
 log = Log(path="/dev/null")
 with log.step("bind", vf="0000:3b:00.2"):
     with Span("inside"):
@@ -24,7 +25,7 @@ try:
         raise OSError("refused")
 except OSError:
     pass
-print("ib_sriov_cni.trace" in sys.modules)
+print("ib_sriov_cni.telemetry.timeline" in sys.modules)
 """
 
 

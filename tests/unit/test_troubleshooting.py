@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni import errors
+from ib_sriov_cni.core import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*ROOT.glob("ib_sriov_cni/**/*.py"), *ROOT.glob("ipam/*.py")])

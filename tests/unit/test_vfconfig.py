@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni import nlmsg as m
-from ib_sriov_cni.errors import KernelRefused
-from ib_sriov_cni.model import ARPHRD_INFINIBAND, Guid, Link, PciAddress, VfConfig, VfFunction
-from ib_sriov_cni.rtnl import vf_configs
-from ib_sriov_cni.vfconfig import VfConfigs
+from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.core.values import ARPHRD_INFINIBAND, Guid, Link, PciAddress, VfConfig, VfFunction
+from ib_sriov_cni.kernel import netlink_messages as m
+from ib_sriov_cni.kernel.rtnetlink import vf_configs
+from ib_sriov_cni.kernel.vf_settings import VfConfigs
 
 PF, VF = PciAddress("0000:3b:00.0"), PciAddress("0000:3b:00.3")
 FUNCTION = VfFunction(pci=VF, pf=PF, index=2, driver="mlx5_core", pf_driver="mlx5_core", pf_netdev="ib0")

@@ -1,12 +1,12 @@
-"""Made trees: a sysfs with a PF and its VFs in the shape of ib_sriov_cni.sysfs's docstring; a record to keep."""
+"""Made trees: a sysfs with a PF and its VFs in the shape of ib_sriov_cni.kernel.sysfs's docstring; a record to keep."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from ib_sriov_cni.model import Guid, PciAddress
-from ib_sriov_cni.records import Key, Record
+from ib_sriov_cni.core.record import Key, Record
+from ib_sriov_cni.core.values import Guid, PciAddress
 
 PF = "0000:3b:00.0"
 GUID = "02:00:00:00:00:00:00:11"

@@ -1,0 +1,104 @@
+"""Attachments made by the Go ib-sriov-cni: a node is upgraded in place with pods running (N6).
+
+Its record becomes one of ours, so that everything after it is the same code. It knows less: neither the boot nor the
+namespace it was made in, nor the link state before it (the Go plugin itself goes back to auto).
+"""
+
+from __future__ import annotations
+
+import time
+
+from ib_sriov_cni.core.record import Record
+from ib_sriov_cni.core.values import Guid, PciAddress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.configuration import NetConf
+    from ib_sriov_cni.core.record import Key
+    from ipam.protocol.request import Request
+
+
+def adopt(host: Host, request: Request, conf: NetConf, key: Key) -> Record | None:
+    """Give the Go plugin's record of this attachment as one of ours; None if there is none that can be understood."""
+    found = host.go_records.read(key)
+    if found is None:
+        return None
+    doc, written = found
+    try:
+        pci = PciAddress.parse(_text(doc, "deviceID"))
+    except ValueError:
+        host.log.warning("the Go plugin's record names no VF, set aside", record=host.go_records.file_of(key))
+        host.go_records.set_aside(key)
+        return None
+    if host.go_records.is_superseded(key, pci, written):
+        host.log.warning("the Go plugin gave the VF to a later pod, left alone", vf=pci)
+        written = 0.0  # as of an earlier boot
+    with host.log.step("adopt", vf=pci, record=host.go_records.file_of(key)):
+        return make_record(host, request, conf, key, doc, pci=pci, written=written)
+
+
+def make_record(
+    host: Host, request: Request, conf: NetConf, key: Key, doc: dict[str, object], *, pci: PciAddress, written: float
+) -> Record:
+    """Translate the Go plugin's words; what it does not know is taken from the VF as it is."""
+    guid = _guid(_text(doc, "HostIFGUID"))
+    rdma_state = doc.get("RdmaNetState")
+    rdma = _text(rdma_state, "SandboxRdmaDevName") if isinstance(rdma_state, dict) else ""
+    link_state = _text(doc, "link_state")
+    return Record(
+        key=key,
+        pci=pci,
+        # Written before this boot: the devices of today are not the ones it speaks of.
+        boot_id=host.read_boot_id() if written >= boot_time() else "",
+        netns_path=request.netns,
+        netns_cookie=0,
+        pod=conf.pod,
+        since=written,
+        committed=True,
+        rdma_isolation=doc.get("rdmaIsolation") is True,
+        driver=_driver(host, pci),
+        had_netdev=_text(doc, "HostIFNames"),
+        had_altnames=(),
+        had_mtu=0,
+        had_up=False,
+        had_rdma=rdma,
+        had_uverbs="",
+        had_node_guid=guid,
+        had_port_guid=guid,
+        had_config_node_guid=guid or Guid(0),
+        had_config_port_guid=guid or Guid(0),
+        had_link_state="auto" if link_state else "",
+        guid=Guid(0),
+        node_guid=Guid(0),
+        set_guid=guid is not None,
+        link_state=link_state,
+        conf={name: item for name, item in request.conf.items() if name != "prevResult"},
+        args=request.environ.get("CNI_ARGS", ""),
+        result={},
+    )
+
+
+def _driver(host: Host, pci: PciAddress) -> str:
+    """The Go plugin may have died between unbind and bind; then the PF's driver is the VF's (SR-IOV)."""
+    if not host.sysfs.exists(pci):
+        return ""
+    return host.sysfs.read_driver(pci) or host.sysfs.read_function(pci).pf_driver
+
+
+def boot_time() -> float:
+    """Give when this boot began, in Unix time."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _text(doc: dict[str, object], name: str) -> str:
+    found = doc.get(name)
+    return found if isinstance(found, str) else ""
+
+
+def _guid(text: str) -> Guid | None:
+    """The Go plugin keeps the whole hardware address, or its last eight bytes."""
+    try:
+        return Guid.parse(text[-23:])
+    except ValueError:
+        return None

@@ -1,0 +1,102 @@
+"""What the verbs of an attachment do to a VF alike: read its facts, bind it anew, wait for its devices."""
+
+from __future__ import annotations
+
+import time
+
+from ib_sriov_cni.core.errors import DeviceUnusable
+from ib_sriov_cni.core.plan import Facts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.values import Link, PciAddress, RdmaDevice
+
+    T = TypeVar("T")
+
+DEVICE_SECONDS = 30.0  # for a VF's devices to appear after bind has returned
+FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1
+
+
+def await_fact(read: Callable[[], T | None], seconds: float) -> T | None:
+    """Ask until there is an answer, at every event of the host's netdevs, or give None after `seconds`."""
+    found = read()
+    if found is not None:
+        return found
+    from ib_sriov_cni.kernel.netlink_socket import LinkEvents
+
+    events = LinkEvents()
+    try:
+        deadline = time.monotonic() + seconds
+        pause = FIRST_PAUSE
+        while True:
+            # Not everything has an event (an RDMA device before 6.12, a name in sysfs): look now and then too.
+            found = read()
+            left = deadline - time.monotonic()
+            if found is not None or left <= 0:
+                return found
+            events.wait(min(pause, left))
+            pause = min(pause * 2, LAST_PAUSE)
+    finally:
+        events.close()
+
+
+def read_netdev(host: Host, pci: PciAddress) -> Link | None:
+    """Give the VF's netdev in the host's namespace, under whatever name udev has given it by now."""
+    for name in host.sysfs.read_netdevs(pci):
+        link = host.rtnl.read_link(name)
+        if link is not None and not link.lower:  # a P_Key child may be here while its parent is in a pod
+            return link
+    return None
+
+
+def read_home(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link] | None:
+    """Give the VF's RDMA device and netdev if both are in the host's namespace."""
+    rdma = host.sysfs.read_rdma(pci)
+    if rdma is None or rdma.node_guid is None:
+        return None
+    link = read_netdev(host, pci)
+    return (rdma, link) if link else None
+
+
+def read_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> Facts:
+    """Read everything that decides. Raises DeviceUnusable (101) for what is no VF of a usable PF.
+
+    Of the PF's VFs this one alone: the others' GUIDs matter only where one is given (`read_holders`).
+    `with_mode`: the RDMA namespace mode too, which needs a socket of its own; without it is taken for shared.
+    """
+    function = host.sysfs.read_function(pci)
+    if not function.pf_netdev:
+        raise DeviceUnusable(
+            f"VF {pci}: its PF {function.pf} has no netdev here, so the VF's GUID and link state cannot be set",
+            "load ib_ipoib on the host, and keep the PF's netdev in the host's namespace",
+        )
+    pf_link, configs = host.vf_configs.read(function, alone=True)
+    rdma = host.sysfs.read_rdma(pci)
+    return Facts(
+        function=function,
+        pf_link=pf_link,
+        configs=configs,
+        rdma=rdma,
+        netdev=read_netdev(host, pci),
+        rdma_here=rdma is not None and rdma.node_guid is not None,
+        mode=host.rdma.read_mode() if rdma and with_mode else "shared",
+    )
+
+
+def await_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link]:
+    """Wait for the VF's RDMA device and netdev in the host's namespace. DeviceUnusable says what is missing."""
+    with host.log.step("await_devices", vf=pci) as step:
+        found = await_fact(lambda: read_home(host, pci), DEVICE_SECONDS)
+        if found is None:
+            rdma = host.sysfs.read_rdma(pci)
+            missing = "netdev (ib_ipoib)" if rdma and rdma.node_guid is not None else "RDMA device"
+            raise DeviceUnusable(
+                f"VF {pci}: its {missing} did not appear within {DEVICE_SECONDS:.0f} s after its driver was bound",
+                "see the kernel log",
+            )
+        step.tell(rdma=found[0].name, netdev=found[1].name)
+        return found

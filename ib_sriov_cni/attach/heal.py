@@ -1,0 +1,44 @@
+"""Healing: what a dead attachment still holds of a VF is released before the next pod gets it."""
+
+from __future__ import annotations
+
+from ib_sriov_cni.attach.liveness import is_alive
+from ib_sriov_cni.attach.recorded_request import request_of
+from ib_sriov_cni.attach.release import forget, release_addresses, release_device
+from ib_sriov_cni.core.configuration import parse_netconf
+from ib_sriov_cni.core.errors import DeviceUnusable
+from ib_sriov_cni.core.faults import Undo
+from ib_sriov_cni.core.record import Key, pod_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.values import PciAddress
+
+
+def heal(host: Host, pci: PciAddress, key: Key) -> None:
+    """Release whatever dead attachment owns the VF, under its lock; DeviceUnusable (101) if it is alive."""
+    owner = host.ownership.read_owner(pci)
+    if owner is None:
+        return
+    record = host.records.read(owner)
+    if record is None or record.pci != pci:
+        host.ownership.disclaim(pci, owner)
+        return
+    if is_alive(host, record):
+        raise DeviceUnusable(
+            f"VF {pci} is in use by {pod_of(record)}",
+            "the device plugin must not give a VF twice; 'ib-sriov show' tells more"
+            if owner != key
+            else "it is this attachment",
+        )
+    with host.log.step("heal", vf=pci, owner=pod_of(record)):
+        release_device(host, record)
+        request = request_of(record)
+        undo = Undo()
+        if undo.attempt(lambda: release_addresses(host, request, parse_netconf(request, lenient=True))):
+            forget(host, record)
+            return
+        # The VF is home, and what its dead pod's IPAM plugin says must not keep the next pod from it.
+        host.ownership.disclaim(pci, owner)
+        host.log.warning("a dead attachment keeps its addresses until its DEL", of=pod_of(record), error=undo.faults[0])

@@ -1,0 +1,137 @@
+"""The bundle of doors, built once at the edge and handed in; tests hand in other roots."""
+
+from __future__ import annotations
+
+import os
+
+from ib_sriov_cni.kernel.netns import Inside, Netns
+from ib_sriov_cni.kernel.sysfs import Sysfs
+from ib_sriov_cni.kernel.vf_settings import VfConfigs
+from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
+from ib_sriov_cni.state.go_records import GoRecords
+from ib_sriov_cni.state.locks import Locks
+from ib_sriov_cni.state.ownership import Ownership
+from ib_sriov_cni.state.records import Records
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from ib_sriov_cni.kernel.rdma_netlink import Rdma
+    from ib_sriov_cni.kernel.rtnetlink import Rtnl
+    from ib_sriov_cni.state.leftovers import Leftovers
+    from ib_sriov_cni.telemetry.log import Log
+
+
+class Host:
+    """Everything outside that an invocation touches."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        state_dir: str = "",
+        lock_dir: str = "/run/ib-sriov",
+        sysfs_root: str = "/sys",
+        proc_root: str = "/proc",
+    ) -> None:
+        """Sockets are opened when they are first wanted."""
+        self.log = log
+        self.sysfs = Sysfs(sysfs_root)
+        self.vf_configs = VfConfigs(lambda: self.rtnl, sysfs_root)
+        self.locks = Locks(lock_dir)
+        self._state_dir = state_dir or DEFAULT_STATE_DIR
+        self.records = Records(self._state_dir)
+        self.ownership = Ownership(self._state_dir)
+        self.go_records = GoRecords(self._state_dir)
+        self._proc = proc_root
+        self._boot_id = ""
+        self._rtnl: Rtnl | None = None
+        self._rdma: Rdma | None = None
+
+    def close(self) -> None:
+        """Close the sockets; they open again when they are wanted again."""
+        for door in (self._rtnl, self._rdma):
+            if door is not None:
+                door.close()
+        self._rtnl = self._rdma = None
+
+    def __enter__(self) -> Self:
+        """For `with`, where an invocation is not the process's only one."""
+        return self
+
+    def __exit__(self, *_fault: object) -> None:
+        """Close."""
+        self.close()
+
+    @property
+    def rtnl(self) -> Rtnl:
+        """Rtnetlink of the host's namespace."""
+        if self._rtnl is None:
+            self._rtnl = self.open_rtnl()
+        return self._rtnl
+
+    @property
+    def leftovers(self) -> Leftovers:
+        """What else is in the state directory."""
+        from ib_sriov_cni.state.leftovers import Leftovers
+
+        return Leftovers(self._state_dir)
+
+    @property
+    def rdma(self) -> Rdma:
+        """NETLINK_RDMA of the host's namespace."""
+        if self._rdma is None:
+            self._rdma = self.open_rdma()
+        return self._rdma
+
+    def open_rtnl(self, netns: Netns | None = None) -> Rtnl:
+        """Open rtnetlink in a namespace; the host's without one."""
+        from ib_sriov_cni.kernel.rtnetlink import Rtnl
+
+        if netns is None:
+            return Rtnl(trace=self._trace)
+        with Inside(netns):
+            return Rtnl(trace=self._trace)
+
+    def open_rdma(self, netns: Netns | None = None) -> Rdma:
+        """Open NETLINK_RDMA in a namespace; the host's without one."""
+        from ib_sriov_cni.kernel.rdma_netlink import Rdma
+
+        if netns is None:
+            return Rdma(trace=self._trace)
+        with Inside(netns):
+            return Rdma(trace=self._trace)
+
+    @property
+    def _trace(self) -> Callable[[str], None] | None:
+        return self.log.debug if self.log.debugging else None
+
+    def read_boot_id(self) -> str:
+        """Give what names this boot (Documentation/admin-guide/sysctl/kernel.rst, random)."""
+        if not self._boot_id:
+            try:
+                fd = os.open(f"{self._proc}/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return ""
+            try:
+                self._boot_id = os.read(fd, 64).decode().strip()
+            finally:
+                os.close(fd)
+        return self._boot_id
+
+    def enable_ipv6(self, netns: Netns, ifname: str) -> None:
+        """Turn IPv6 on for an interface where a runtime turned it off by default (disable_ipv6)."""
+        with Inside(netns):
+            try:
+                fd = os.open(f"{self._proc}/sys/net/ipv6/conf/{ifname}/disable_ipv6", os.O_RDWR | os.O_CLOEXEC)
+            except OSError:
+                return  # no IPv6 in this kernel: adding the address will say so
+            try:
+                if os.read(fd, 1) != b"0":
+                    os.pwrite(fd, b"0", 0)
+            except OSError:
+                pass  # read-only /proc: likewise
+            finally:
+                os.close(fd)

@@ -1,0 +1,41 @@
+"""Does an attachment still serve a pod?"""
+
+from __future__ import annotations
+
+from ib_sriov_cni.attach.pod_namespace import open_sandbox
+from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.record import Record
+
+
+def is_alive(host: Host, record: Record) -> bool:
+    """Whether the attachment serves a pod."""
+    return not why_dead(host, record)
+
+
+def why_dead(host: Host, record: Record) -> str:
+    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and so does the VF in it.
+
+    The VF has a driver then, and is not at home.
+
+    Its VF may have been moved on, into a namespace inside the pod; it serves the pod there.
+    """
+    if not record.committed:
+        return "its ADD was never finished"
+    if record.boot_id != host.read_boot_id():
+        return "it was made before the last boot"
+    netns = open_sandbox(record)
+    if netns is None:
+        return f"its network namespace {record.netns_path} is gone"
+    netns.close()
+    if record.driver in PASS_THROUGH_DRIVERS:
+        return ""
+    if not host.sysfs.read_driver(record.pci):
+        return f"VF {record.pci} has no driver"
+    rdma = host.sysfs.read_rdma(record.pci)
+    if rdma is not None and rdma.node_guid is not None and host.sysfs.read_netdev(record.pci):
+        return f"VF {record.pci} is back in the host's namespace"
+    return ""

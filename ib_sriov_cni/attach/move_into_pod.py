@@ -1,0 +1,55 @@
+"""Moving a VF's devices into a pod's network namespace."""
+
+from __future__ import annotations
+
+import errno
+
+from ib_sriov_cni.attach.devices import await_fact, read_netdev
+from ib_sriov_cni.attach.names import rdma_aside
+from ib_sriov_cni.core.errors import KernelRefused, VerificationFailed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.values import Link, PciAddress
+    from ib_sriov_cni.kernel.netns import Netns
+    from ib_sriov_cni.kernel.rtnetlink import Rtnl
+
+    T = TypeVar("T")
+
+NEW_NETDEV_SECONDS = 10.0  # for the netdev that is made anew when its RDMA device moves
+
+
+def move_rdma(host: Host, pci: PciAddress, name: str, netns: Netns) -> None:
+    """Move an RDMA device into a pod; under a name of its own where names are each namespace's and it has this one."""
+    try:
+        host.rdma.move_device(name, netns.fd)
+    except KernelRefused as refusal:
+        if refusal.errno != errno.EEXIST:
+            raise
+        host.rdma.set_name(name, rdma_aside(pci))
+        host.rdma.move_device(rdma_aside(pci), netns.fd)
+
+
+def find_new_netdev(host: Host, pci: PciAddress, pod: Rtnl) -> tuple[Link, bool]:
+    """Find the netdev that replaces the one an RDMA device's move destroyed: at home or, since 6.17, in the pod.
+
+    Tells whether it is at home.
+    """
+
+    def read() -> tuple[Link, bool] | None:
+        link = read_netdev(host, pci)
+        if link is not None:
+            return link, True
+        link = pod.find_link(pci)
+        return (link, False) if link is not None else None
+
+    found = await_fact(read, NEW_NETDEV_SECONDS)
+    if found is None:
+        raise VerificationFailed(
+            f"VF {pci}: no netdev appeared within {NEW_NETDEV_SECONDS:.0f} s of its RDMA device's move",
+            "is ib_ipoib loaded? see the kernel log",
+        )
+    return found

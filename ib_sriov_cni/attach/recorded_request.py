@@ -1,0 +1,40 @@
+"""The DEL that a runtime never sent, made up from the record of an attachment."""
+
+from __future__ import annotations
+
+from ipam.protocol.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.core.record import Record
+
+
+def request_of(record: Record) -> Request:
+    """Make the DEL that its runtime never sent."""
+    import os
+
+    from ipam.protocol.fastjson import dumps
+    from ipam.protocol.request import parse_args
+
+    version = record.conf.get("cniVersion") or "0.1.0"
+    path = os.environ.get("CNI_PATH", "/opt/cni/bin")
+    environ = {
+        **os.environ,
+        "CNI_COMMAND": "DEL",
+        "CNI_CONTAINERID": record.key.container_id,
+        "CNI_NETNS": "",
+        "CNI_IFNAME": record.key.ifname,
+        "CNI_ARGS": record.args,
+        "CNI_PATH": path,
+    }
+    return Request(
+        command="DEL",
+        container_id=record.key.container_id,
+        ifname=record.key.ifname,
+        path=tuple(path.split(":")),
+        args=parse_args(record.args, frozenset(), lenient=True),
+        conf=record.conf,
+        version=str(version),
+        environ=environ,
+        stdin=dumps(record.conf).encode(),
+    )

@@ -1,0 +1,57 @@
+"""Putting back on the PF what a VF had before the ADD: its GUIDs and its link state."""
+
+from __future__ import annotations
+
+from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.core.faults import Undo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.record import Record
+    from ib_sriov_cni.core.values import VfConfig, VfFunction
+
+
+def restore_config(host: Host, record: Record) -> None:
+    """Give the VF on the PF the GUIDs and link state it had. The VF takes the GUIDs when it is bound again."""
+    if not record.set_guid and not record.link_state:
+        return  # the ADD left them alone
+    function = host.sysfs.read_function(record.pci)
+    with host.log.step("restore_config", vf=record.pci, pf=function.pf_netdev):
+        _, configs = host.vf_configs.read(function, alone=True)
+        now = configs.get(function.index)
+        undo = Undo()
+        if record.set_guid:
+            undo.attempt(lambda: _restore_guids(host, record, function, now))
+        if record.link_state and record.had_link_state and not (now and now.link_state == record.had_link_state):
+            undo.attempt(lambda: _restore_link_state(host, record, function))
+        undo.raise_faults()
+
+
+def _restore_link_state(host: Host, record: Record, function: VfFunction) -> None:
+    with host.log.step("restore_link_state", state=record.had_link_state):
+        host.vf_configs.set_link_state(function, record.had_link_state)
+
+
+def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConfig | None) -> None:
+    """The VF's own GUIDs are the truth; the PF driver knows only what was set through it since it was loaded."""
+    node = record.had_node_guid if record.had_node_guid is not None else record.had_config_node_guid
+    port = record.had_port_guid if record.had_port_guid is not None else record.had_config_port_guid
+    if now is None or now.node_guid != node:
+        with host.log.step("restore_node_guid", guid=node):
+            _restore_guid(now, record, lambda: host.vf_configs.set_node_guid(function, node))
+    if now is None or now.port_guid != port:
+        with host.log.step("restore_port_guid", guid=port):
+            _restore_guid(now, record, lambda: host.vf_configs.set_port_guid(function, port))
+
+
+def _restore_guid(now: VfConfig | None, record: Record, restore: Callable[[], None]) -> None:
+    """Set one; a refusal is no fault if the PF has what it had before the ADD: then there it was refused too."""
+    try:
+        restore()
+    except KernelRefused:
+        had = (record.had_config_node_guid, record.had_config_port_guid)
+        if now is None or (now.node_guid, now.port_guid) != had:
+            raise

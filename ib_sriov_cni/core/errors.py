@@ -1,0 +1,77 @@
+"""One exception class per error code: the specification's own (ipam.protocol.errors) and ours (docs/decisions)."""
+
+from __future__ import annotations
+
+import os
+
+from ipam.protocol.errors import (
+    AddressManagement,
+    CniError,
+    DecodingFailure,
+    IncompatibleVersion,
+    InternalFault,
+    InvalidConfiguration,
+    InvalidEnvironment,
+    IoFailure,
+    LimitedConnectivity,
+    NotAvailable,
+    OwnNamespace,
+    StateFailure,
+    TryAgainLater,
+    UnknownContainer,
+    UnsupportedField,
+)
+
+__all__ = [
+    "AddressManagement",
+    "CheckDifference",
+    "CniError",
+    "DecodingFailure",
+    "DeviceUnusable",
+    "IncompatibleVersion",
+    "InternalFault",
+    "InvalidConfiguration",
+    "InvalidEnvironment",
+    "IoFailure",
+    "KernelRefused",
+    "LimitedConnectivity",
+    "NotAvailable",
+    "OwnNamespace",
+    "StateFailure",
+    "TryAgainLater",
+    "UnknownContainer",
+    "UnsupportedField",
+    "VerificationFailed",
+]
+
+
+class DeviceUnusable(CniError):
+    """The device cannot be given to a pod: absent, no VF, without driver, in use (by whom)."""
+
+    code = 101
+
+
+class KernelRefused(CniError):
+    """The kernel refused an operation on an object; `errno` is its reason."""
+
+    code = 102
+
+    def __init__(self, operation: str, target: str, errno: int, *, reason: str = "", details: str = "") -> None:
+        """Name the operation, its object and the kernel's reason (`reason`: extended acknowledgement)."""
+        text = os.strerror(errno) + (f" ({reason})" if reason else "")
+        super().__init__(f"{operation} {target}: {text}", details)
+        self.operation = operation
+        self.target = target
+        self.errno = errno
+
+
+class VerificationFailed(CniError):
+    """What was set is not what is there: names what was wanted and what was found."""
+
+    code = 103
+
+
+class CheckDifference(CniError):
+    """CHECK found the attachment changed; the message lists every difference."""
+
+    code = 105

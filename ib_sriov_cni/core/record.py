@@ -1,0 +1,132 @@
+"""The record of an attachment as a value, its key, and its JSON form. state/records.py keeps it on disk."""
+
+from __future__ import annotations
+
+from ib_sriov_cni.core.values import Guid, PciAddress
+from ipam.protocol.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+SCHEMA = 1
+
+
+class Key(Value):
+    """What names an attachment (C12)."""
+
+    network: str
+    container_id: str
+    ifname: str
+
+    @property
+    def path(self) -> str:
+        """Relative to attachments/, without the ending."""
+        return f"{self.network}/{self.container_id}:{self.ifname}"
+
+    @classmethod
+    def parse(cls, path: str) -> Key | None:
+        """Read `path` back; None if it is nothing of ours."""
+        network, slash, rest = path.partition("/")
+        container_id, colon, ifname = rest.partition(":")
+        if not (slash and colon and network and container_id and ifname) or "/" in rest:
+            return None
+        return cls(network=network, container_id=container_id, ifname=ifname)
+
+
+class Record(Value):
+    """Everything DEL needs when nothing else is left. What was there before is `had_…`."""
+
+    key: Key
+    pci: PciAddress
+    boot_id: str
+    netns_path: str
+    netns_cookie: int
+    pod: str  # namespace/name, for people
+    since: float  # Unix time
+    committed: bool
+    rdma_isolation: bool
+    driver: str
+    had_netdev: str
+    had_altnames: tuple[str, ...]
+    had_mtu: int
+    had_up: bool
+    had_rdma: str
+    had_uverbs: str
+    had_node_guid: Guid | None
+    had_port_guid: Guid | None
+    had_config_node_guid: Guid
+    had_config_port_guid: Guid
+    had_link_state: str
+    guid: Guid  # the port GUID the attachment has
+    node_guid: Guid
+    set_guid: bool  # whether the two were set, or found there and kept
+    link_state: str  # the planned one; "": left alone
+    conf: dict[str, object]  # the network configuration, for the DEL of the IPAM plugin
+    args: str  # CNI_ARGS, likewise
+    result: dict[str, object]  # once committed: what this attachment made, prevResult left out, in the newest version
+    child_pkey: int = 0  # of the IPoIB child that the attachment has, or is about to make; 0: none
+
+
+_MAY_BE_UNKNOWN = ("had_node_guid", "had_port_guid")
+_GUIDS = (*_MAY_BE_UNKNOWN, "had_config_node_guid", "had_config_port_guid", "guid", "node_guid")
+
+
+def render_record(record: Record) -> dict[str, object]:
+    """Give the JSON document of a record."""
+    doc: dict[str, object] = {"schema": SCHEMA, **record.__dict__}
+    doc["key"] = dict(record.key.__dict__)
+    doc["had_altnames"] = list(record.had_altnames)
+    for name in _GUIDS:
+        guid = doc[name]
+        doc[name] = None if guid is None else str(guid)
+    return doc
+
+
+def parse_record(doc: Any) -> Record:
+    """Read a record's document; ValueError, KeyError or TypeError if it is none of this schema."""
+    if doc["schema"] != SCHEMA:
+        raise ValueError(f"schema {doc['schema']} is not {SCHEMA}")
+    fields = {"child_pkey": 0, **{name: item for name, item in doc.items() if name != "schema"}}
+    fields["key"] = Key(**doc["key"])
+    fields["pci"] = PciAddress.parse(doc["pci"])
+    for name, kind in _KINDS.items():
+        if not isinstance(fields[name], kind):
+            raise TypeError(f"{name} is {fields[name]!r}")
+    fields["had_altnames"] = tuple([str(name) for name in doc["had_altnames"]])
+    for name in _GUIDS:
+        unknown = doc[name] is None and name in _MAY_BE_UNKNOWN
+        fields[name] = None if unknown else Guid.parse(doc[name])
+    return Record(**fields)
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "boot_id": str,
+    "netns_path": str,
+    "netns_cookie": int,
+    "pod": str,
+    "since": (int, float),
+    "committed": bool,
+    "rdma_isolation": bool,
+    "driver": str,
+    "had_netdev": str,
+    "had_altnames": list,
+    "had_mtu": int,
+    "had_up": bool,
+    "had_rdma": str,
+    "had_uverbs": str,
+    "had_link_state": str,
+    "set_guid": bool,
+    "link_state": str,
+    "conf": dict,
+    "args": str,
+    "result": dict,
+    "child_pkey": int,
+}
+
+
+def pod_of(record: Record) -> str:
+    """Name an attachment for a message."""
+    who = f"pod {record.pod}" if record.pod else f"container {record.key.container_id}"
+    return f"{who} (network {record.key.network}, {record.key.ifname})"

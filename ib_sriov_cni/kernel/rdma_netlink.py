@@ -1,0 +1,103 @@
+"""Door to NETLINK_RDMA: the RDMA subsystem's namespace mode, and RDMA devices of one network namespace.
+
+Sources: drivers/infiniband/core/nldev.c, include/uapi/rdma/rdma_netlink.h, `man 8 rdma-dev`, `man 8 rdma-system`.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+
+from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.core.values import PORT_STATES
+from ib_sriov_cni.kernel import netlink_messages as m
+from ib_sriov_cni.kernel.netlink_socket import NETLINK_RDMA, NetlinkError, NetlinkSocket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+RDMA_NL_NLDEV = 5
+CMD_GET, CMD_SET, CMD_PORT_GET, CMD_SYS_GET = 1, 2, 5, 6
+FIRST_PAUSE, LAST_PAUSE = 0.005, 0.1  # between dumps for a device that the last one did not have
+
+
+class Rdma:
+    """nldev of the network namespace the thread is in when this is made."""
+
+    def __init__(self, *, trace: Callable[[str], None] | None = None) -> None:
+        """Open the socket; OSError EPROTONOSUPPORT where the kernel has no RDMA (ib_core not loaded)."""
+        try:
+            self._socket = NetlinkSocket(NETLINK_RDMA, trace=trace)
+        except OSError as refusal:
+            hint = "load the driver of the HCA and ib_core"
+            raise KernelRefused("open", "RDMA netlink", refusal.errno or errno.EIO, details=hint) from None
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _ask(self, operation: str, target: str, command: int, **how: Any) -> list[Any]:
+        try:
+            return self._socket.ask(m.rdmamsg, RDMA_NL_NLDEV << 10 | command, **how)
+        except NetlinkError as refusal:
+            raise KernelRefused(operation, target, refusal.errno, reason=refusal.reason) from None
+
+    def read_mode(self) -> str:
+        """Give `shared` or `exclusive`; kernels without the notion (before 5.2) are shared."""
+        try:
+            (answer,) = self._ask("read", "RDMA namespace mode", CMD_SYS_GET)
+        except KernelRefused as refusal:
+            if refusal.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                return "shared"
+            raise
+        # A missing attribute is what kernels before the mode answer.
+        return "exclusive" if answer.get_attr("RDMA_NLDEV_SYS_ATTR_NETNS_MODE") == 0 else "shared"
+
+    def read_devices(self) -> dict[str, int]:
+        """Give the RDMA devices seen from this namespace: name to index; see find_device for what may be missing."""
+        answers = self._ask("list", "RDMA devices", CMD_GET, flags=m.NLM_F_DUMP)
+        return {a.get_attr("RDMA_NLDEV_ATTR_DEV_NAME"): a.get_attr("RDMA_NLDEV_ATTR_DEV_INDEX") for a in answers}
+
+    def find_device(self, name: str) -> int | None:
+        """Give the index of a device, None if this namespace has none of that name.
+
+        A dump takes one device a turn and finds the next by counting (nldev_get_dumpit), so it leaves some out
+        while others come and go: only several dumps in a row can say that a device is not there.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            index = self.read_devices().get(name)
+            if index is not None or pause > LAST_PAUSE:
+                return index
+            time.sleep(pause)
+            pause *= 2
+
+    def read_port_state(self, name: str) -> str:
+        """Give the state of a device's first port (ACTIVE …); empty if this namespace has no such device."""
+        index = self.find_device(name)
+        if index is None:
+            return ""
+        attrs = [("RDMA_NLDEV_ATTR_DEV_INDEX", index), ("RDMA_NLDEV_ATTR_PORT_INDEX", 1)]
+        (answer,) = self._ask("read port 1 of", f"RDMA device {name}", CMD_PORT_GET, attrs=attrs)
+        return PORT_STATES.get(answer.get_attr("RDMA_NLDEV_ATTR_PORT_STATE"), "")
+
+    def move_device(self, name: str, netns: int, index: int | None = None) -> None:
+        """Move the device to the namespace of that open file; its IPoIB netdevs are made anew (docs/lab).
+
+        `index` saves looking for it, which takes a dump: the kernel looks RDMA devices up by index alone.
+        """
+        self._set(f"move {name} to another namespace", name, ("RDMA_NLDEV_NET_NS_FD", netns), index)
+
+    def set_name(self, name: str, new: str) -> None:
+        """Rename the device."""
+        self._set(f"rename to {new}", name, ("RDMA_NLDEV_ATTR_DEV_NAME", new))
+
+    def _set(self, operation: str, name: str, attribute: tuple[str, object], index: int | None = None) -> None:
+        index = self.find_device(name) if index is None else index
+        target = f"RDMA device {name}"
+        if index is None:
+            raise KernelRefused(operation, target, errno.ENODEV)
+        attrs = [("RDMA_NLDEV_ATTR_DEV_INDEX", index), attribute]
+        self._ask(operation, target, CMD_SET, flags=m.NLM_F_ACK, attrs=attrs)

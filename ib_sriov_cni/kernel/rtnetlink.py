@@ -1,0 +1,400 @@
+"""Door to rtnetlink: links, the PF's VF settings, addresses and routes of one network namespace.
+
+No decisions here. Every refusal of the kernel becomes KernelRefused with operation, object and reason.
+Sources: net/core/rtnetlink.c, drivers/infiniband/ulp/ipoib/ipoib_main.c, `man 7 rtnetlink`.
+"""
+
+from __future__ import annotations
+
+import errno
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from struct import unpack_from
+
+from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.core.values import ARPHRD_INFINIBAND, IFF_UP, LINK_STATE_NAMES, LINK_STATES, Guid, Link, VfConfig
+from ib_sriov_cni.kernel import netlink_messages as m
+from ib_sriov_cni.kernel.netlink_socket import NETLINK_ROUTE, NetlinkError, NetlinkSocket
+from ipam.protocol.result import Route
+from ipam.protocol.value import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from ib_sriov_cni.core.values import VfFunction
+
+RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
+IFA_F_NODAD = 0x02
+RT_TABLE_UNSPEC, RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST = 0, 254, 3, 4, 1
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
+OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
+GONE = (errno.ENODEV, errno.ENXIO)
+MAIN_TABLE = 254
+RTA_GATEWAY = 5
+IP6_RT_PRIO_USER = 1024  # what an IPv6 route's metric is without one (net/ip6_fib.h)
+
+
+class Rtnl:
+    """rtnetlink of the network namespace the thread is in when this is made; it stays there."""
+
+    def __init__(self, *, trace: Callable[[str], None] | None = None) -> None:
+        """Open the socket."""
+        self._socket = NetlinkSocket(NETLINK_ROUTE, trace=trace)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def netns_cookie(self) -> int:
+        """Give the cookie of its namespace, 0 where the kernel has none."""
+        return self._socket.netns_cookie()
+
+    def _ask(self, operation: str, target: str, message: type[Any], kind: int, **how: Any) -> list[Any]:
+        try:
+            return self._socket.ask(message, kind, **how)
+        except NetlinkError as refusal:
+            raise KernelRefused(operation, target, refusal.errno, reason=refusal.reason) from None
+
+    # ---- links
+
+    def read_link(self, which: int | str) -> Link | None:
+        """Give the link of that index, name or alternative name; None if there is none."""
+        fields = {"index": which} if isinstance(which, int) else {}
+        attrs: list[tuple[str, object]] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+        if isinstance(which, str):
+            attrs.append(("IFLA_IFNAME", which))
+        try:
+            answers = self._socket.ask(m.linkmsg, m.RTM_GETLINK, fields=fields, attrs=attrs)
+        except NetlinkError as refusal:
+            if refusal.errno in GONE:
+                return None
+            raise KernelRefused("read", f"netdev {which}", refusal.errno, reason=refusal.reason) from None
+        return _link(answers[0])
+
+    def read_links(self) -> list[Link]:
+        """Give all links of the namespace."""
+        attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+        answers = self._ask("list", "netdevs", m.linkmsg, m.RTM_GETLINK, flags=m.NLM_F_DUMP, attrs=attrs)
+        return [_link(answer) for answer in answers]
+
+    def find_link(self, pci: str, links: Sequence[Link] | None = None) -> Link | None:
+        """Give the IPoIB netdev whose parent is that PCI function (not a P_Key child).
+
+        By a dump, or among the links of an earlier one: the kernel looks links up by index and name alone.
+        """
+        for link in self.read_links() if links is None else links:
+            if link.pci == pci and link.kind == ARPHRD_INFINIBAND and not link.lower:
+                return link
+        return None
+
+    def find_children(self, pci: str, guid: Guid, links: Sequence[Link] | None = None) -> list[Link]:
+        """Give the P_Key children of that PCI function; of that port GUID where the kernel tells no PCI device.
+
+        It tells none of a child that netlink made (6.12), and none at all before 5.14. By a dump, or among `links`.
+        """
+        found = self.read_links() if links is None else links
+        children = [link for link in found if link.lower and link.port_guid is not None]
+        return [link for link in children if (link.pci == pci if link.pci else link.port_guid == guid)]
+
+    def read_children_of(self, parent: Link) -> tuple[str, ...]:
+        """Give the names of a netdev's P_Key children in this namespace, the netdev's own; by a dump."""
+        links = [link for link in self.read_links() if link.lower == parent.index]
+        return tuple([link.name for link in links if link.kind == ARPHRD_INFINIBAND])
+
+    def add_child(self, parent: Link, name: str, pkey: int) -> None:
+        """Make an IPoIB netdev of another P_Key beside `parent`, in this namespace (ipoib_netlink.c)."""
+        info = {"attrs": [("IFLA_INFO_KIND", "ipoib"), ("IFLA_INFO_DATA", {"attrs": [("IFLA_IPOIB_PKEY", pkey)]})]}
+        self._ask(
+            f"make child {name} of P_Key {pkey:#06x} of",
+            f"netdev {parent.name}",
+            m.linkmsg,
+            m.RTM_NEWLINK,
+            flags=m.NLM_F_ACK | m.NLM_F_CREATE | m.NLM_F_EXCL,
+            attrs=[("IFLA_IFNAME", name), ("IFLA_LINK", parent.index), ("IFLA_LINKINFO", info)],
+        )
+
+    def remove_link(self, link: Link) -> None:
+        """Delete the netdev; one that is gone is fine."""
+        try:
+            fields = {"index": link.index}
+            self._ask("delete", f"netdev {link.name}", m.linkmsg, m.RTM_DELLINK, flags=m.NLM_F_ACK, fields=fields)
+        except KernelRefused as refusal:
+            if refusal.errno not in GONE:
+                raise
+
+    def _set(self, operation: str, link: Link, *, attrs: Sequence[tuple[str, object]] = (), **fields: int) -> None:
+        self._ask(
+            operation,
+            f"netdev {link.name}",
+            m.linkmsg,
+            m.RTM_SETLINK,
+            flags=m.NLM_F_ACK,
+            fields={"index": link.index, **fields},
+            attrs=attrs,
+        )
+
+    def set_up(self, link: Link) -> None:
+        """Bring the netdev up."""
+        self._set("bring up", link, flags=IFF_UP, change=IFF_UP)
+
+    def set_down(self, link: Link) -> None:
+        """Take the netdev down."""
+        self._set("take down", link, flags=0, change=IFF_UP)
+
+    def set_mtu(self, link: Link, mtu: int) -> None:
+        """Set the MTU, bytes."""
+        self._set(f"set mtu {mtu} of", link, attrs=[("IFLA_MTU", mtu)])
+
+    def set_name(self, link: Link, name: str) -> None:
+        """Rename the netdev."""
+        self._set(f"rename to {name}", link, attrs=[("IFLA_IFNAME", name)])
+
+    def move_link(self, link: Link, netns: int, name: str) -> None:
+        """Move the netdev to the namespace of that open file and rename it there; not atomic.
+
+        EEXIST for a name that is taken there may come with the device moved already (docs/lab).
+        """
+        attrs = [("IFLA_NET_NS_FD", netns), ("IFLA_IFNAME", name)]
+        self._set(f"move to another namespace as {name}", link, attrs=attrs)
+
+    def add_altname(self, link: Link, name: str) -> None:
+        """Give the netdev an alternative name."""
+        self._altname("add altname", m.RTM_NEWLINKPROP, m.NLM_F_CREATE | m.NLM_F_EXCL | 0x800, link, name)
+
+    def remove_altname(self, link: Link, name: str) -> None:
+        """Take an alternative name away."""
+        self._altname("remove altname", m.RTM_DELLINKPROP, 0, link, name)
+
+    def _altname(self, operation: str, kind: int, flags: int, link: Link, name: str) -> None:
+        attrs = [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", name)]})]
+        target = f"{name} of netdev {link.name}"
+        fields = {"index": link.index}
+        self._ask(operation, target, m.linkmsg, kind, flags=m.NLM_F_ACK | flags, fields=fields, attrs=attrs)
+
+    # ---- the PF's settings of its VFs
+
+    def read_pf(
+        self, pf_netdev: str, pf_index: int = 0, *, only: int | None = None
+    ) -> tuple[Link, dict[int, VfConfig]]:
+        """Give a PF's netdev and what the PF says of each of its VFs, by VF index; one message has both.
+
+        It is asked by its number, or by its name where that is 0. `only`: of the VF of that index alone; the kernel
+        tells of all, and decoding them is what takes time.
+        """
+        fields, named = _addressed(pf_netdev, pf_index)
+        attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS), *named]
+        (answer,) = self._ask("read VFs of", f"PF {pf_netdev}", m.linkmsg, m.RTM_GETLINK, fields=fields, attrs=attrs)
+        return _link(answer), vf_configs(answer, only)
+
+    def set_vf_link_state(self, vf: VfFunction, state: str) -> None:
+        """Set the VF's link state: auto, enable or disable. Acts at once."""
+        content = {"number": LINK_STATES[state]}
+        self._set_vf(f"set link state {state} of", vf, "IFLA_VF_LINK_STATE", content)
+
+    def set_vf_node_guid(self, vf: VfFunction, guid: Guid) -> None:
+        """Set the VF's node GUID; the VF takes it when its driver is bound again."""
+        self._set_vf(f"set node GUID {guid} of", vf, "IFLA_VF_IB_NODE_GUID", {"guid": int(guid)})
+
+    def set_vf_port_guid(self, vf: VfFunction, guid: Guid) -> None:
+        """Set the VF's port GUID; the VF takes it when its driver is bound again."""
+        self._set_vf(f"set port GUID {guid} of", vf, "IFLA_VF_IB_PORT_GUID", {"guid": int(guid)})
+
+    def _set_vf(self, operation: str, vf: VfFunction, name: str, content: dict[str, int]) -> None:
+        info = {"attrs": [(name, {"vf": vf.index, **content})]}
+        fields, named = _addressed(vf.pf_netdev, vf.pf_index)
+        attrs = [*named, ("IFLA_VFINFO_LIST", {"attrs": [("IFLA_VF_INFO", info)]})]
+        target = f"VF {vf.index} of PF {vf.pf_netdev}"
+        self._ask(operation, target, m.linkmsg, m.RTM_SETLINK, flags=m.NLM_F_ACK, fields=fields, attrs=attrs)
+
+    # ---- addresses and routes
+
+    def read_addresses(self, link: Link) -> list[str]:
+        """Give the link's addresses as text with prefix length; kernels before 4.20 tell those of all links."""
+        found = []
+        fields = {"index": link.index}
+        for answer in self._ask("list", "addresses", m.addrmsg, m.RTM_GETADDR, flags=m.NLM_F_DUMP, fields=fields):
+            if answer["index"] == link.index:
+                packed = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
+                found.append(f"{inet_ntop(answer['family'], packed)}/{answer['prefixlen']}")
+        return found
+
+    def add_address(self, link: Link, cidr: str) -> None:
+        """Add an address with its prefix length.
+
+        IPv6 without duplicate address detection: it would leave the address unusable for a second or more,
+        and the address is unique by its reservation (RFC 4862, section 5.4, allows a node to turn it off).
+        """
+        text, _, prefix = cidr.partition("/")
+        family, packed = _packed(text)
+        attrs: list[tuple[str, object]] = [("IFA_LOCAL", packed), ("IFA_ADDRESS", packed)]
+        length = int(prefix)
+        if family == AF_INET and length < 31:
+            host = (1 << (32 - length)) - 1
+            attrs.append(("IFA_BROADCAST", (int.from_bytes(packed, "big") | host).to_bytes(4, "big")))
+        if family == AF_INET6:
+            attrs.append(("IFA_FLAGS", IFA_F_NODAD))
+        self._ask(
+            "add address",
+            f"{cidr} to netdev {link.name}",
+            m.addrmsg,
+            m.RTM_NEWADDR,
+            flags=m.NLM_F_ACK | m.NLM_F_CREATE | m.NLM_F_EXCL,
+            fields={"family": family, "prefixlen": length, "index": link.index},
+            attrs=attrs,
+        )
+
+    def add_route(self, link: Link, route: Route) -> None:
+        """Add a unicast route out of the link; the same one out of the same link is fine.
+
+        One to that destination by another link of its kind, a pod's other rail, gets this one as a further path. By a
+        link of another kind it is EEXIST, and never touched: it may be the pod's way to its cluster.
+        """
+        family, packed = _packed(route.dst.partition("/")[0])
+        length = int(route.dst.partition("/")[2])
+        packed = _network(packed, length)
+        table = route.table or MAIN_TABLE
+        scope = route.scope if route.scope is not None else RT_SCOPE_UNIVERSE if route.gw else RT_SCOPE_LINK
+        attrs: list[tuple[str, object]] = [("RTA_OIF", link.index), ("RTA_TABLE", table)]
+        if length:
+            attrs.append(("RTA_DST", packed))
+        if route.gw:
+            attrs.append(("RTA_GATEWAY", _packed(route.gw)[1]))
+        if route.priority:
+            attrs.append(("RTA_PRIORITY", route.priority))
+        metrics = [item for item in (("RTAX_MTU", route.mtu), ("RTAX_ADVMSS", route.advmss)) if item[1]]
+        if metrics:
+            attrs.append(("RTA_METRICS", {"attrs": metrics}))
+        fields = {"family": family, "dst_len": length, "proto": RTPROT_STATIC, "scope": scope, "type": RTN_UNICAST}
+        fields["table"] = table if table < 256 else RT_TABLE_UNSPEC
+
+        def ask(how: int) -> None:
+            what = f"{route.dst} via {route.gw or 'link'} on netdev {link.name}"
+            flags = m.NLM_F_ACK | m.NLM_F_CREATE | how
+            self._ask("add route", what, m.routemsg, m.RTM_NEWROUTE, flags=flags, fields=fields, attrs=attrs)
+
+        try:
+            ask(m.NLM_F_EXCL)
+        except KernelRefused as refusal:
+            if refusal.errno != errno.EEXIST:
+                raise
+            metric = route.priority or (IP6_RT_PRIO_USER if family == AF_INET6 else None)
+            wanted = (f"{inet_ntop(family, packed)}/{length}", table, metric)
+            paths = self._read_paths(family)
+            there = [path for path in paths if (path[0].dst, path[0].table, path[0].priority) == wanted]
+            if any(index == link.index and found.gw == (route.gw or None) for found, index in there):
+                return
+            kinds = {other.index: other.kind for other in self.read_links()}
+            if not there or any(kinds.get(index) != link.kind for _, index in there):
+                raise
+            ask(m.NLM_F_APPEND)
+
+    def read_routes(self, link: Link, *, ipv4: bool = True, ipv6: bool = True) -> list[Route]:
+        """Give the unicast routes out of the link, of all tables."""
+        families = ((AF_INET, ipv4), (AF_INET6, ipv6))
+        found = [self._read_paths(family, link.index) for family, wanted in families if wanted]
+        return [route for paths in found for route, index in paths if index == link.index]
+
+    def _read_paths(self, family: int, index: int = 0) -> list[tuple[Route, int]]:
+        """Give a family's unicast routes, one for each path, with the number of the link it goes out of.
+
+        `index`: of that link alone, as far as the kernel sorts them out: those before 4.20 tell all there are, one
+        without IPv6 tells those of other families, and a route of many paths comes whole.
+        """
+        found = []
+        attrs = [("RTA_OIF", index)] if index else []
+        how = {"fields": {"family": family, "type": RTN_UNICAST}, "attrs": attrs}
+        for answer in self._ask("list", "routes", m.routemsg, m.RTM_GETROUTE, flags=m.NLM_F_DUMP, **how):
+            if (answer["family"], answer["type"]) != (family, RTN_UNICAST):
+                continue
+            packed = answer.get_attr("RTA_DST") or bytes(4 if family == AF_INET else 16)
+            metrics = answer.get_attr("RTA_METRICS")
+            route = Route(
+                dst=f"{inet_ntop(family, packed)}/{answer['dst_len']}",
+                table=answer.get_attr("RTA_TABLE") or answer["table"],
+                priority=answer.get_attr("RTA_PRIORITY"),
+                mtu=metrics.get_attr("RTAX_MTU") if metrics else None,
+            )
+            paths = [(answer.get_attr("RTA_OIF"), answer.get_attr("RTA_GATEWAY"))]
+            if several := answer.get_attr("RTA_MULTIPATH"):
+                paths = _next_hops(several)
+            for out, gateway in paths:
+                found.append((replace(route, gw=inet_ntop(family, gateway) if gateway else None), out or 0))
+        return found
+
+
+def _next_hops(packed: bytes) -> list[tuple[int, bytes | None]]:
+    """Give link numbers and gateways of a route's paths: struct rtnexthop, each with attributes of its own."""
+    found, at = [], 0
+    while at + 8 <= len(packed):
+        size, _flags, _hops, index = unpack_from("HBBi", packed, at)
+        gateway, inside = None, at + 8
+        while inside + 4 <= at + size:
+            length, kind = unpack_from("HH", packed, inside)
+            if kind == RTA_GATEWAY:
+                gateway = packed[inside + 4 : inside + length]
+            inside += max(length + 3 & ~3, 4)
+        found.append((index, gateway))
+        at += max(size + 3 & ~3, 8)
+    return found
+
+
+def _addressed(name: str, index: int) -> tuple[dict[str, int], list[tuple[str, object]]]:
+    """Give fields and attributes that address a link by its number, or by its name where that is 0."""
+    return ({"index": index}, []) if index else ({}, [("IFLA_IFNAME", name)])
+
+
+def vf_configs(answer: Any, only: int | None) -> dict[int, VfConfig]:
+    """Give the settings of the VFs in a PF's link, by VF index; `only`: of that one."""
+    listed = answer.get_attr("IFLA_VFINFO_LIST")
+    slots = [slot for slot in listed["attrs"] if slot.name == "IFLA_VF_INFO"] if listed else []
+    if only is not None and only < len(slots):
+        slots.insert(0, slots[only])  # the kernel lists them in order (rtnl_fill_vf): look there first
+    configs: dict[int, VfConfig] = {}
+    for slot in slots:
+        index, config = _vf_config(slot.value)
+        if index is not None and only in (None, index):
+            configs[index] = config
+            if only is not None:
+                break
+    return configs
+
+
+def _vf_config(info: Any) -> tuple[int | None, VfConfig]:
+    """Give a VF's index, None where nothing has it, and its settings."""
+    state = info.get_attr("IFLA_VF_LINK_STATE")
+    node, port = info.get_attr("IFLA_VF_IB_NODE_GUID"), info.get_attr("IFLA_VF_IB_PORT_GUID")
+    return next((item["vf"] for item in (state, node, port) if item), None), VfConfig(
+        node_guid=Guid(node["guid"] if node else 0),
+        port_guid=Guid(port["guid"] if port else 0),
+        link_state=LINK_STATE_NAMES.get(state["number"], "") if state else "",
+    )
+
+
+def _packed(text: str) -> tuple[int, bytes]:
+    family = AF_INET6 if ":" in text else AF_INET
+    return family, inet_pton(family, text)
+
+
+def _network(packed: bytes, length: int) -> bytes:
+    """Clear the host bits, which the kernel refuses in a destination."""
+    host = (1 << (len(packed) * 8 - length)) - 1
+    return (int.from_bytes(packed, "big") & ~host).to_bytes(len(packed), "big")
+
+
+def _link(answer: Any) -> Link:
+    properties = answer.get_attr("IFLA_PROP_LIST")
+    lower = answer.get_attr("IFLA_LINK") or 0
+    return Link(
+        index=answer["index"],
+        name=answer.get_attr("IFLA_IFNAME"),
+        kind=answer["ifi_type"],
+        flags=answer["flags"],
+        mtu=answer.get_attr("IFLA_MTU") or 0,
+        address=answer.get_attr("IFLA_ADDRESS") or b"",
+        operstate=OPERSTATES[answer.get_attr("IFLA_OPERSTATE") or 0],
+        pci=answer.get_attr("IFLA_PARENT_DEV_NAME") or "",
+        altnames=tuple(properties.get_attrs("IFLA_ALT_IFNAME")) if properties else (),
+        lower=lower if lower != answer["index"] else 0,
+        broadcast=answer.get_attr("IFLA_BROADCAST") or b"",
+    )

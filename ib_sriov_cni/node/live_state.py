@@ -1,0 +1,70 @@
+"""One attachment in detail: what the kernel has of it now, and what differs from its record."""
+
+from __future__ import annotations
+
+from ib_sriov_cni.attach.check import record_differences
+from ib_sriov_cni.attach.pod_namespace import open_sandbox
+from ib_sriov_cni.core.comparison import Difference
+from ib_sriov_cni.core.errors import CniError
+from ipam.protocol.value import Value, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.record import Record
+    from ib_sriov_cni.core.values import Link, VfConfig
+    from ib_sriov_cni.node.inventory import Attachment
+
+
+class Live(Value):
+    """What the kernel has of an attachment now."""
+
+    link: Link | None  # in the pod, under whatever name
+    addresses: tuple[str, ...]
+    routes: tuple[str, ...]  # "10.0.0.0/8 via 10.1.2.1"
+    rdma: str
+    rdma_in_pod: bool
+    driver: str
+    config: VfConfig | None
+
+
+def read_live(host: Host, record: Record) -> Live:
+    """Read what the pod and the PF have of it. Raises KernelRefused (102) without the right to enter the pod."""
+    rdma = host.sysfs.read_rdma(record.pci)
+    config, driver = None, ""
+    if host.sysfs.exists(record.pci):
+        try:
+            function = host.sysfs.read_function(record.pci)
+            driver = function.driver
+            config = host.vf_configs.read(function)[1].get(function.index)
+        except CniError:
+            pass  # its PF has no netdev; the differences say so
+    live = Live(
+        link=None,
+        addresses=(),
+        routes=(),
+        rdma=rdma.name if rdma else "",
+        rdma_in_pod=record.rdma_isolation and rdma is not None and rdma.node_guid is None,
+        driver=driver,
+        config=config,
+    )
+    netns = open_sandbox(record)
+    if netns is None:
+        return live
+    with netns:
+        pod = host.open_rtnl(netns)
+        try:
+            link = pod.read_link(record.key.ifname) or pod.find_link(record.pci)
+            if link is None:
+                return live
+            routes = [f"{route.dst} via {route.gw}" if route.gw else route.dst for route in pod.read_routes(link)]
+            return replace(live, link=link, addresses=tuple(pod.read_addresses(link)), routes=tuple(routes))
+        finally:
+            pod.close()
+
+
+def differences(host: Host, attachment: Attachment) -> list[Difference]:
+    """Give what is not as the record has it; of a dead attachment that it is dead."""
+    if attachment.alive is False:
+        return [Difference("dead", attachment.why)]
+    return record_differences(host, attachment.record)

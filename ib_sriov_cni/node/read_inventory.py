@@ -1,0 +1,246 @@
+"""Reading the inventory of a node. Nothing is changed, no lock is taken."""
+
+from __future__ import annotations
+
+from ib_sriov_cni.attach.liveness import why_dead
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.core.record import pod_of
+from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS, PciAddress, VfConfig, VfFunction
+from ib_sriov_cni.node.inventory import (
+    BUSY,
+    FOREIGN,
+    FREE,
+    IN_USE,
+    LEFTOVER,
+    NO_NETDEV,
+    NO_RDMA,
+    UNBOUND,
+    UNKNOWN,
+    UNMANAGED,
+    Attachment,
+    Damaged,
+    Foreign,
+    Inventory,
+    PfEntry,
+    VfEntry,
+)
+from ipam.protocol.value import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.record import Key, Record
+    from ib_sriov_cni.core.values import Link
+
+
+def read_inventory(host: Host) -> Inventory:
+    """Read what there is. Raises nothing for what is missing: that is in `unseen`."""
+    reader = _Reader(host)
+    attachments = reader.read_attachments()
+    foreign = reader.read_foreign()
+    pfs = [reader.read_pf(pf, attachments, foreign) for pf in host.sysfs.read_pfs()]
+    return Inventory(
+        # The same HCAs speak Ethernet (RoCE); those VFs are other plugins' business.
+        pfs=tuple([pf for pf in pfs if pf.port is None or pf.port.link_layer != "Ethernet"]),
+        attachments=tuple(attachments),
+        damaged=tuple(reader.read_damaged()),
+        foreign=tuple(foreign),
+        mode=reader.read_mode(),
+        unseen=tuple(dict.fromkeys(reader.unseen)),
+        blind=reader.blind,
+    )
+
+
+def read_attachment(host: Host, record: Record) -> Attachment:
+    """Give a record with what became of it. Raises StateFailure (106) if the VF's lock cannot be seen."""
+    try:
+        why = why_dead(host, record)
+        alive: bool | None = not why
+    except CniError as fault:
+        alive, why = None, str(fault)
+    return Attachment(
+        record=record,
+        alive=alive,
+        why=why,
+        busy=host.locks.read_holder(record.pci),
+        owner=host.ownership.read_owner(record.pci) == record.key,
+    )
+
+
+class _Reader:
+    """Reads one thing after the other and notes what it could not."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.unseen: list[str] = []
+        self.blind = host.leftovers.why_unreadable()
+        if self.blind:
+            self.unseen.append(f"the records ({self.blind}): who holds which VF")
+        self.damaged_records: list[Damaged] = []
+
+    def read_mode(self) -> str:
+        try:
+            return self.host.rdma.read_mode()
+        except CniError as fault:
+            self.unseen.append(f"the RDMA namespace mode: {fault.msg}")
+            return ""
+
+    def read_attachments(self) -> list[Attachment]:
+        found = []
+        for key in self.host.records.read_keys():
+            try:
+                record = self.host.records.inspect(key)
+                if record is not None:
+                    found.append(read_attachment(self.host, record))
+            except ValueError as fault:
+                path = self.host.records.file_of(key)
+                words = f"the record cannot be understood ({fault})"
+                self.damaged_records.append(
+                    Damaged(path=path, since=0.0, words=words, key=key, pci=self._owned_by(key))
+                )
+            except CniError as fault:
+                self.unseen.append(str(fault))
+        return found
+
+    def _owned_by(self, key: Key | None) -> PciAddress | None:
+        return next((PciAddress(pci) for pci, owner in self.host.ownership.read_owners() if owner == key), None)
+
+    def read_damaged(self) -> list[Damaged]:
+        found = list(self.damaged_records)
+        for path, since in self.host.leftovers.read():
+            key = self.host.leftovers.key_of(path)
+            half = path.endswith(".new")
+            words = "a write that was killed left it" if half else "a record that could not be understood, set aside"
+            found.append(Damaged(path=path, since=since, words=words, key=key, pci=self._owned_by(key)))
+        return found
+
+    def read_foreign(self) -> list[Foreign]:
+        found = []
+        for path, understood, since in self.host.leftovers.read_foreign():
+            doc = understood or {}
+            name = path.rpartition("/")[2]
+            ifname = doc.get("ContIFNames")
+            ifname = ifname if isinstance(ifname, str) else ""
+            # <containerID>-<ifname>, and either may have a hyphen: the record says where the second one begins.
+            cut = -len(ifname) - 1 if ifname and name.endswith(f"-{ifname}") else name.rfind("-")
+            found.append(
+                Foreign(
+                    path=path,
+                    since=since,
+                    pci=_pci(doc.get("deviceID")),
+                    network=str(doc.get("name") or ""),
+                    container_id=name[:cut],
+                    ifname=ifname or name[cut + 1 :],
+                )
+            )
+        return found
+
+    def read_pf(self, pci: PciAddress, attachments: list[Attachment], foreign: list[Foreign]) -> PfEntry:
+        sysfs = self.host.sysfs
+        rdma, netdev = sysfs.read_rdma(pci), sysfs.read_netdev(pci)
+        link: Link | None = None
+        configs: dict[int, VfConfig] = {}
+        functions = [self._function(vf) for vf in sysfs.read_vfs(pci)]
+        if netdev:
+            pf = VfFunction(pci=pci, pf=pci, index=-1, driver="", pf_driver="", pf_netdev=netdev)
+            try:
+                link, configs = self.host.vf_configs.read(pf)
+            except CniError as fault:
+                self.unseen.append(fault.msg)
+        vfs = [self._vf(function, configs, attachments, foreign) for function in functions if function]
+        return PfEntry(
+            pci=pci,
+            driver=sysfs.read_driver(pci),
+            netdev=netdev,
+            link=link,
+            rdma=rdma.name if rdma else "",
+            node_guid=rdma.node_guid if rdma else None,
+            port_guid=rdma.port_guid if rdma else None,
+            port=sysfs.read_port(rdma.name) if rdma else None,
+            total_vfs=sysfs.read_counts(pci)[1],
+            vfs=tuple(vfs),
+            num_vfs=len(functions),
+        )
+
+    def _function(self, pci: PciAddress) -> VfFunction | None:
+        try:
+            return self.host.sysfs.read_function(pci)
+        except CniError:
+            return None  # going just now
+
+    def _vf(
+        self,
+        function: VfFunction,
+        configs: dict[int, VfConfig],
+        attachments: list[Attachment],
+        foreign: list[Foreign],
+    ) -> VfEntry:
+        pci = function.pci
+        rdma = self.host.sysfs.read_rdma(pci)
+        entry = VfEntry(
+            function=function,
+            netdev=self.host.sysfs.read_netdev(pci),
+            rdma=rdma.name if rdma else "",
+            rdma_here=rdma is not None and rdma.node_guid is not None,
+            node_guid=rdma.node_guid if rdma else None,
+            port_guid=rdma.port_guid if rdma else None,
+            config=configs.get(function.index),
+            state=UNKNOWN,
+            attachment=_holder(pci, attachments),
+            note="",
+        )
+        state, note = self._state(entry, foreign)
+        return replace(entry, state=state, note=note)
+
+    def _state(self, vf: VfEntry, foreign: list[Foreign]) -> tuple[str, str]:
+        """Give a VF's state, and what else there is to say of it."""
+        held, busy = vf.attachment, ""
+        if not self.blind:
+            try:
+                busy = self.host.locks.read_holder(vf.pci)
+            except CniError as fault:
+                self.unseen.append(str(fault))
+        if held is not None and held.alive is not False:
+            return (IN_USE, "") if held.alive else (UNKNOWN, held.why)
+        if busy:
+            return BUSY, busy
+        if held is not None and held.owner:
+            return LEFTOVER, f"{pod_of(held.record)}: {held.why}"
+        owner = self.host.ownership.read_owner(vf.pci)
+        if owner is not None and _is_home(vf):
+            return LEFTOVER, f"its owner {owner.path} has no record"
+        return self._state_by_devices(vf, foreign)
+
+    def _state_by_devices(self, vf: VfEntry, foreign: list[Foreign]) -> tuple[str, str]:
+        """Give the state of a VF that no record of ours explains."""
+        if not vf.function.driver:
+            return UNBOUND, ""
+        if vf.function.driver in PASS_THROUGH_DRIVERS or _is_home(vf):
+            return FREE, ""
+        theirs = next((record for record in foreign if record.pci == vf.pci), None)
+        if theirs is not None:
+            return FOREIGN, f"container {theirs.container_id} ({theirs.ifname}), attached by the Go plugin"
+        if not vf.rdma:
+            return NO_RDMA, ""
+        if self.blind:
+            return UNKNOWN, ""
+        if not vf.rdma_here:
+            return UNMANAGED, ""
+        return NO_NETDEV, ""
+
+
+def _is_home(vf: VfEntry) -> bool:
+    return bool(vf.netdev) and vf.rdma_here
+
+
+def _holder(pci: PciAddress, attachments: list[Attachment]) -> Attachment | None:
+    """Give the attachment that has the VF: a living one before an owner, an owner before what merely names it."""
+    candidates = [held for held in attachments if held.record.pci == pci]
+    return max(candidates, key=lambda held: (held.alive is True, held.owner, held.record.since), default=None)
+
+
+def _pci(found: object) -> PciAddress | None:
+    try:
+        return PciAddress.parse(found) if isinstance(found, str) else None
+    except ValueError:
+        return None

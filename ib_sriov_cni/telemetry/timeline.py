@@ -1,0 +1,69 @@
+"""Door to the timeline: what an invocation did when, as Chrome trace events that ui.perfetto.dev shows.
+
+The environment's IB_SRIOV_TRACE names the file; without it this module is not even loaded. One event a line,
+appended, so that all processes of a node can share a file:
+
+    [
+    {"name":"bind","ph":"X","ts":…,"dur":…,"pid":…,"tid":…,"args":{…}},
+
+The closing bracket is left out, as the format allows. Times are CLOCK_MONOTONIC in microseconds, one axis for the
+plugin and its child. Source: "Trace Event Format", Google, JSON Array Format.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from ib_sriov_cni.telemetry import TIMELINE
+from ipam.protocol.fastjson import dumps
+
+
+def write_event(name: str, start: int, end: int, args: dict[str, object] | None = None) -> None:
+    """Append one stretch of time of this process; `start` and `end` as time.monotonic_ns gives them."""
+    _append({"name": name, "ph": "X", "ts": start / 1000, "dur": (end - start) / 1000, "args": args or {}})
+
+
+def write_process(name: str, what: str, start: int) -> None:
+    """Append what a whole process did since `start`, its name, and the modules that it has loaded."""
+    end = time.monotonic_ns()
+    _append({"name": "process_name", "ph": "M", "args": {"name": name}})
+    write_event(what, start, end, {"cpu_ms": time.process_time_ns() / 1e6, "modules": sorted(sys.modules)})
+
+
+def _append(event: dict[str, object]) -> None:
+    path = os.environ.get(TIMELINE)
+    if not path:
+        return
+    pid = os.getpid()
+    line = dumps({**event, "pid": pid, "tid": pid}) + ",\n"
+    try:
+        fd = _open(path, pid)
+    except OSError:
+        return  # a trace that cannot be written must not fail a pod
+    try:
+        os.write(fd, line.encode(errors="replace"))
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _open(path: str, pid: int) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        # With its bracket from the first moment: another process may have an event to append already.
+        new = f"{path}.{pid}.new"
+        fd = os.open(new, flags | os.O_CREAT | os.O_EXCL, 0o640)
+        try:
+            os.write(fd, b"[\n")
+            os.link(new, path)
+            return fd
+        except FileExistsError:
+            os.close(fd)
+            return os.open(path, flags)
+        finally:
+            os.unlink(new)

@@ -1,0 +1,203 @@
+"""The network configuration as host-local reads it: from JSON to Settings, every fault in one message (H1 to H3, C4).
+
+Network configuration, the parts that count here::
+
+    {"name": "ib", "cniVersion": "1.0.0", "lockTimeout": 60,
+     "ipam": {"type": "host-local", "dataDir": "/var/lib/cni/networks", "resolvConf": "/etc/resolv.conf",
+              "subnet": …, "rangeStart": …, "rangeEnd": …, "gateway": …,      the old single range
+              "ranges": [[{"subnet": …, "rangeStart": …, "rangeEnd": …, "gateway": …}, …], …],
+              "routes": [{"dst": …, "gw": …}], "slices": {…}},
+     "runtimeConfig": {"ipRanges": [[{…}]], "ips": ["10.0.0.7/24"]},
+     "args": {"cni": {"ips": ["10.0.0.7"]}}}
+"""
+
+from __future__ import annotations
+
+from ipam.host_local.ranges import parse_range, set_fault, sets_overlap
+from ipam.protocol.address import parse_address, parse_cidr
+from ipam.protocol.errors import InvalidConfiguration
+from ipam.protocol.request import version_at_least
+from ipam.protocol.result import FaultReader, parse_route
+from ipam.protocol.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ipam.host_local.ranges import Range, RangeSet
+    from ipam.host_local.slices import SliceSource
+    from ipam.protocol.address import Address
+    from ipam.protocol.request import Request
+    from ipam.protocol.result import Route
+
+DATA_DIR = "/var/lib/cni/networks"
+LOCK_TIMEOUT = 60.0
+
+
+class Place(Value):
+    """Where the leases of a network are, and how many seconds to wait for their lock."""
+
+    data_dir: str
+    network: str
+    lock_timeout: float = LOCK_TIMEOUT
+
+
+class Settings(Value):
+    """All that an ADD needs to know."""
+
+    place: Place
+    sets: tuple[RangeSet, ...]
+    requested: tuple[Address, ...] = ()
+    routes: tuple[Route, ...] = ()
+    resolv_conf: str = ""
+    slices: SliceSource | None = None
+
+
+def parse_place(conf: Mapping[str, object]) -> Place:
+    """Read what a release needs and no more: faults elsewhere must not keep an address from its release (H6)."""
+    faults: list[str] = []
+    data_dir = _parse_data_dir(_section(conf), faults)
+    if faults:
+        raise InvalidConfiguration("; ".join(faults))
+    return Place(data_dir=data_dir, network=_name(conf), lock_timeout=_parse_timeout(conf, []))
+
+
+def parse_settings(request: Request) -> Settings:
+    """Read the configuration of a request; InvalidConfiguration lists every fault."""
+    conf = request.conf
+    ipam = _section(conf)
+    reader = FaultReader()
+    faults = reader.faults
+    if not isinstance(conf.get("ipam"), dict):
+        faults.append("ipam is missing")
+    place = Place(
+        data_dir=_parse_data_dir(ipam, faults), network=_name(conf), lock_timeout=_parse_timeout(conf, faults)
+    )
+    resolv_conf = reader.text(ipam, "resolvConf", "ipam.") or ""
+    if "\0" in resolv_conf:
+        faults.append("ipam.resolvConf has a zero byte")
+    routes = tuple([parse_route(reader, where, item) for where, item in reader.objects(ipam, "routes", "ipam.")])
+    settings = Settings(
+        place=place,
+        sets=_parse_sets(conf, ipam, request.version, reader),
+        requested=_parse_requested(request, reader),
+        routes=routes,
+        resolv_conf=resolv_conf,
+        slices=_parse_slices(ipam, faults),
+    )
+    if faults:
+        raise InvalidConfiguration("; ".join(faults))
+    return settings
+
+
+def _section(conf: Mapping[str, object], *keys: str) -> Mapping[str, object]:
+    found: object = conf
+    for key in keys or ("ipam",):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _name(conf: Mapping[str, object]) -> str:
+    return str(conf.get("name", ""))
+
+
+def _parse_data_dir(ipam: Mapping[str, object], faults: list[str]) -> str:
+    data_dir = ipam.get("dataDir")
+    if data_dir in (None, ""):
+        data_dir = DATA_DIR
+    if not isinstance(data_dir, str) or "\0" in data_dir:
+        faults.append("ipam.dataDir is not a path")
+        return DATA_DIR
+    return data_dir
+
+
+def _parse_timeout(conf: Mapping[str, object], faults: list[str]) -> float:
+    timeout = conf.get("lockTimeout")
+    if timeout is None:
+        return LOCK_TIMEOUT
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= 86400:
+        faults.append("lockTimeout is not a number of seconds from 0 to 86400")
+        return LOCK_TIMEOUT
+    return float(timeout)
+
+
+def _parse_sets(
+    conf: Mapping[str, object], ipam: Mapping[str, object], version: str, reader: FaultReader
+) -> tuple[RangeSet, ...]:
+    """Give the sets in their order: capability ipRanges, the old single range, ranges (H1)."""
+    before = len(reader.faults)
+    sets = _parse_lists(_section(conf, "runtimeConfig"), "ipRanges", "runtimeConfig.", reader)
+    if ipam.get("subnet") not in (None, ""):
+        sets += [_parse_set([("ipam.", ipam)], "ipam.", reader.faults)]
+    sets += _parse_lists(ipam, "ranges", "ipam.", reader)
+    if len(reader.faults) > before:
+        return ()
+    if not sets:
+        reader.faults.append("no IP ranges specified: ipam has neither ranges nor subnet")
+    for bits, family in ((32, "IPv4"), (128, "IPv6")):
+        if sum(found[0].bits == bits for found in sets) > 1 and not version_at_least(version, "0.3.0"):
+            reader.faults.append(f"cniVersion {version} does not support more than 1 address per family, here {family}")
+    for index, one in enumerate(sets):
+        for later, other in enumerate(sets[index + 1 :], index + 1):
+            if sets_overlap(one, other):
+                reader.faults.append(f"range set {index} overlaps with {later}")
+    return tuple(sets)
+
+
+def _parse_lists(holder: Mapping[str, object], key: str, place: str, reader: FaultReader) -> list[RangeSet]:
+    found = reader.member(holder, key, list, place)
+    sets = []
+    for index, items in enumerate(found if isinstance(found, list) else []):
+        where = f"{place}{key}[{index}]"
+        if isinstance(items, list):
+            sets.append(_parse_set([(f"{where}[{i}].", item) for i, item in enumerate(items)], where, reader.faults))
+        else:
+            reader.faults.append(f"{where} is not a list of ranges")
+    return sets
+
+
+def _parse_set(items: list[tuple[str, object]], where: str, faults: list[str]) -> RangeSet:
+    ranges: list[Range] = []
+    for place, item in items:
+        try:
+            if not isinstance(item, dict):
+                raise TypeError("not an object")
+            ranges.append(parse_range(item))
+        except (TypeError, ValueError) as error:
+            faults.append(f"{place.rstrip('.')}: {error}")
+    if len(ranges) == len(items):
+        fault = set_fault(tuple(ranges))
+        if fault:
+            faults.append(f"{where.rstrip('.')}: {fault}")
+    return tuple(ranges)
+
+
+def _parse_requested(request: Request, reader: FaultReader) -> tuple[Address, ...]:
+    """Give the addresses asked for, in the order CNI_ARGS, args.cni.ips, runtimeConfig.ips, each once (H3)."""
+    texts: list[tuple[str, object]] = []
+    if request.args.get("IP"):
+        texts.append(("CNI_ARGS IP", request.args["IP"]))
+    sources = (("args.cni.", ("args", "cni")), ("runtimeConfig.", ("runtimeConfig",)))
+    for place, keys in sources:
+        found = reader.member(_section(request.conf, *keys), "ips", list, place)
+        texts += [(f"{place}ips[{i}]", text) for i, text in enumerate(found if isinstance(found, list) else [])]
+    requested: list[Address] = []
+    for place, text in texts:
+        try:
+            if not isinstance(text, str):
+                raise TypeError("not a string")
+            address = parse_cidr(text)[0] if "/" in text else parse_address(text)
+        except (TypeError, ValueError) as error:
+            reader.faults.append(f"{place}: {error}")
+            continue
+        if address not in requested:
+            requested.append(address)
+    return tuple(requested)
+
+
+def _parse_slices(ipam: Mapping[str, object], faults: list[str]) -> SliceSource | None:
+    if ipam.get("slices") is None:
+        return None
+    from ipam.host_local.slices import parse_slices
+
+    return parse_slices(ipam["slices"], faults)

@@ -1,0 +1,124 @@
+"""The lock on a network's leases: flock on the file `lock`, as host-local takes it, with a deadline (C21, H5)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from ipam.protocol.errors import StateFailure, TryAgainLater
+
+LOCK_FILE = "lock"
+_REPEAT = 0.05  # s; an alarm that arrives before flock() sleeps is lost, so it comes again
+
+
+def take_lock(folder: int, path: str, seconds: float) -> int:
+    """Lock the folder (a descriptor; `path` is for messages) and give the lock's descriptor; closing it unlocks.
+
+    TryAgainLater names who holds the lock if it is not free within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        lock = _open_lock(folder, path)
+        try:
+            if not _flock(lock, deadline - time.monotonic()):
+                raise TryAgainLater(
+                    f"the leases in {path} are locked by {_lock_holder(lock)}, waited {seconds:g} s",
+                    "it is released when that process ends; lockTimeout sets how long to wait",
+                )
+            if os.fstat(lock).st_nlink:
+                return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)  # somebody removed the file while we waited: the next one opens another
+
+
+def _open_lock(folder: int, path: str) -> int:
+    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        try:
+            return os.open(LOCK_FILE, flags | os.O_RDWR, 0o600, dir_fd=folder)
+        except OSError as error:
+            if error.errno not in (_EROFS, _EACCES):
+                raise
+            return os.open(LOCK_FILE, flags & ~os.O_CREAT | os.O_RDONLY, dir_fd=folder)
+    except OSError as error:
+        raise StateFailure(f"cannot open the lock {path}/{LOCK_FILE}: {error.strerror}") from None
+
+
+_EACCES, _EROFS = 13, 30
+
+
+class _Expired(Exception):
+    """The deadline has come."""
+
+
+def _expire(_signal: int, _frame: object) -> None:
+    raise _Expired
+
+
+def _flock(lock: int, seconds: float) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return seconds > 0 and _wait(lock, seconds)
+    return True
+
+
+def _wait(lock: int, seconds: float) -> bool:
+    """Sleep in flock(), where the kernel keeps the queue, until an alarm."""
+    import _signal  # type: ignore[import-not-found]  # no stubs; the module `signal` pulls in enum
+
+    try:
+        before = _signal.signal(_signal.SIGALRM, _expire)
+    except ValueError:  # signals belong to the main thread
+        return _poll(lock, seconds)
+    timer = (0.0, 0.0)
+    try:
+        timer = _signal.setitimer(_signal.ITIMER_REAL, seconds, _REPEAT)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except _Expired:
+        return False
+    finally:
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+        _signal.signal(_signal.SIGALRM, before)
+        if timer[0]:
+            _signal.setitimer(_signal.ITIMER_REAL, *timer)
+    return True
+
+
+def _poll(lock: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    pause = 0.001
+    while time.monotonic() < deadline:
+        time.sleep(pause)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pause = min(pause * 2, 0.02)
+        else:
+            return True
+    return False
+
+
+def _lock_holder(lock: int) -> str:
+    """Tell from /proc/locks who holds a lock: "pid 4711 (host-local)"."""
+    inode = str(os.fstat(lock).st_ino)
+    try:
+        with open("/proc/locks", encoding="utf-8") as lines:
+            for line in lines:
+                fields = line.split()
+                if "->" not in fields and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:
+                    return f"pid {fields[4]} ({_program(fields[4])})"
+    except (OSError, IndexError, UnicodeDecodeError):
+        pass
+    return "an unknown process"
+
+
+def _program(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            return comm.read().strip()
+    except OSError:
+        return "gone"

@@ -1,0 +1,112 @@
+"""Ranges of addresses and sets of them: pure arithmetic on integers (H1, H2)."""
+
+from __future__ import annotations
+
+from ipam.protocol.address import IPV4, parse_address, parse_cidr, render_address, render_cidr
+from ipam.protocol.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ipam.protocol.address import Address
+
+
+class Range(Value):
+    """Addresses `start` to `end`, both included, of a subnet; `gateway` is handed out to nobody.
+
+    `pool` is what slices divide: start and end if one of them was configured, else the whole subnet.
+    """
+
+    bits: int
+    prefix: int
+    start: int
+    end: int
+    gateway: Address
+    pool: tuple[int, int]
+
+    def __contains__(self, address: Address) -> bool:
+        """Tell whether the address may be handed out from here."""
+        bits, number = address
+        return bits == self.bits and self.start <= number <= self.end
+
+    def __str__(self) -> str:
+        """Give "10.0.0.1-10.0.0.254"."""
+        return f"{render_address((self.bits, self.start))}-{render_address((self.bits, self.end))}"
+
+
+if TYPE_CHECKING:
+    RangeSet = tuple[Range, ...]
+
+
+def render_set(range_set: RangeSet) -> str:
+    """Give "10.0.0.1-10.0.0.99,10.0.1.1-10.0.1.99"."""
+    return ",".join([str(part) for part in range_set])
+
+
+def range_of(range_set: RangeSet, address: Address) -> Range | None:
+    """Give the range of the set that holds the address."""
+    for part in range_set:
+        if address in part:
+            return part
+    return None
+
+
+def overlap(one: Range, other: Range) -> bool:
+    """Tell whether two ranges have an address in common."""
+    return one.bits == other.bits and one.start <= other.end and other.start <= one.end
+
+
+def parse_range(item: Mapping[str, object]) -> Range:
+    """Read {subnet, rangeStart, rangeEnd, gateway}; ValueError with the fault (H2)."""
+    texts = [item.get(key) for key in ("subnet", "rangeStart", "rangeEnd", "gateway")]
+    for key, text in zip(("subnet", "rangeStart", "rangeEnd", "gateway"), texts, strict=True):
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"{key} is not a string")
+    subnet, start, end, gateway = [text if isinstance(text, str) else "" for text in texts]
+    if not subnet:
+        raise ValueError("subnet is missing")
+    (bits, first), prefix = parse_cidr(subnet)
+    if prefix > bits - 2:
+        raise ValueError(f"subnet {subnet} is too small to allocate from")
+    last = first | (1 << bits - prefix) - 1
+    network = last + 1 - (1 << bits - prefix)
+    if first != network:
+        raise ValueError(f"subnet {subnet} has host bits set: the network is {render_cidr((bits, network), prefix)}")
+    lowest = _within(start, bits, network, last, "rangeStart") if start else network + 1
+    highest = _within(end, bits, network, last, "rangeEnd") if end else last - (bits == IPV4)
+    if lowest > highest:
+        raise ValueError(f"the range starts at {render_address((bits, lowest))}, behind its end")
+    return Range(
+        bits=bits,
+        prefix=prefix,
+        start=lowest,
+        end=highest,
+        gateway=parse_address(gateway) if gateway else (bits, network + 1),
+        pool=(lowest, highest) if start or end else (network, last),
+    )
+
+
+def _within(text: str, bits: int, network: int, last: int, key: str) -> int:
+    family, number = parse_address(text)
+    if family != bits or not network <= number <= last:
+        raise ValueError(f"{key} {text} is not in the subnet of {render_address((bits, network))}")
+    return number
+
+
+def set_fault(range_set: RangeSet) -> str:
+    """Tell what is wrong with a set as a whole, nothing if it is right."""
+    if not range_set:
+        return "empty range set"
+    if len({part.bits for part in range_set}) > 1:
+        return "mixed address families"
+    for index, one in enumerate(range_set):
+        for other in range_set[index + 1 :]:
+            if overlap(one, other):
+                return f"subnets {one} and {other} overlap"
+    return ""
+
+
+def sets_overlap(one: RangeSet, other: RangeSet) -> bool:
+    """Tell whether two sets have an address in common."""
+    return any(overlap(a, b) for a in one for b in other)

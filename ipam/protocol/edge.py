@@ -1,0 +1,145 @@
+"""The edge of a CNI plugin: standard input to a Request, a handler's Result or error to standard output (C5)."""
+
+from __future__ import annotations
+
+import sys
+
+from ipam.protocol.errors import CniError, DecodingFailure, InternalFault, InvalidEnvironment, IoFailure, render_error
+from ipam.protocol.fastjson import dumps
+from ipam.protocol.versions import VERSIONS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Protocol
+
+    from ipam.protocol.request import Request
+    from ipam.protocol.result import Result
+
+    class Reader(Protocol):
+        """What is read from: a binary stream."""
+
+        def read(self, size: int, /) -> bytes | None:
+            """Give up to `size` bytes, none at the end."""
+
+    class Writer(Protocol):
+        """What is written to: a binary stream."""
+
+        def write(self, data: bytes, /) -> object:
+            """Take all of `data`."""
+
+        def flush(self) -> object:
+            """Hand on what was taken."""
+
+    Handler = Callable[[Request], "Result | None"]
+
+STDIN_LIMIT = 1 << 20  # bytes
+
+
+def serve(
+    handlers: Mapping[str, Handler],
+    *,
+    known_args: frozenset[str],
+    environ: Mapping[str, str],
+    stdin: Reader | None,
+    stdout: Writer | None,
+    on_fault: Callable[[BaseException], str] | None = None,
+) -> int:
+    """Answer one invocation with one JSON document or nothing, and give the exit status.
+
+    `on_fault` logs an exception that is no CniError and tells where the log is. Without it the traceback goes
+    to standard error.
+    """
+    given = b""
+    try:
+        if environ.get("CNI_COMMAND") == "VERSION":
+            document: dict[str, object] | None = {"cniVersion": VERSIONS[-1], "supportedVersions": list(VERSIONS)}
+        else:
+            given = read_stdin(stdin)
+            document = _dispatch(handlers, known_args, environ, given)
+        text = "" if document is None else dumps(document) + "\n"
+        status = 0
+    except CniError as error:
+        text = _failure(error, given)
+        status = 1
+    except Exception as error:  # noqa: BLE001 - the protocol wants a document whatever happens
+        text = _failure(_internal(error, on_fault), given)
+        status = 1
+    return _print(stdout, text) or status
+
+
+def read_stdin(stdin: Reader | None) -> bytes:
+    """Read all of standard input; IoFailure if that fails, DecodingFailure above STDIN_LIMIT bytes (C4)."""
+    if stdin is None:
+        raise IoFailure("standard input is closed")
+    chunks = []
+    size = 0
+    try:
+        while chunk := stdin.read(STDIN_LIMIT + 1 - size):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > STDIN_LIMIT:
+                raise DecodingFailure(f"standard input is larger than {STDIN_LIMIT} bytes")
+    except (OSError, ValueError) as error:
+        raise IoFailure(f"standard input cannot be read: {error}") from None
+    return b"".join(chunks)
+
+
+def _dispatch(
+    handlers: Mapping[str, Handler], known_args: frozenset[str], environ: Mapping[str, str], given: bytes
+) -> dict[str, object] | None:
+    from ipam.protocol.request import parse_request
+
+    request = parse_request(environ, given, known_args=known_args)
+    handler = handlers.get(request.command)
+    if handler is None:
+        raise InvalidEnvironment(f"CNI_COMMAND {request.command} is not supported")
+    result = handler(request)
+    if result is None:
+        return None
+    from ipam.protocol.result import render_result
+
+    return render_result(result, request.version)
+
+
+def _failure(error: CniError, given: bytes) -> str:
+    return dumps(render_error(error, _version_of(given))) + "\n"
+
+
+def _version_of(given: bytes) -> str:
+    """Give the version an error document carries: the configuration's if it can be told, else our newest."""
+    from ipam.protocol.request import parse_configuration, parse_version
+
+    if not given:
+        return VERSIONS[-1]
+    try:
+        return parse_version(parse_configuration(given), "ADD")
+    except CniError:
+        return VERSIONS[-1]
+
+
+def _internal(error: Exception, on_fault: Callable[[BaseException], str] | None) -> InternalFault:
+    where = "standard error has the traceback"
+    try:
+        if on_fault is not None:
+            where = on_fault(error)
+        else:
+            sys.__excepthook__(type(error), error, error.__traceback__)
+    except Exception as second:  # noqa: BLE001 - a log that cannot be written must not hide the first fault
+        where = f"nothing was logged: {second}"
+    return InternalFault(f"internal fault: {type(error).__name__}: {error}", where)
+
+
+def _print(stdout: Writer | None, text: str) -> int:
+    if not text:
+        return 0
+    try:
+        if stdout is None:
+            raise OSError(9, "it is closed")
+        stdout.write(text.encode())
+        stdout.flush()
+    except (OSError, ValueError) as error:
+        if sys.stderr is not None:
+            sys.stderr.write(f"standard output cannot be written: {error}\n")
+        return 1
+    return 0
