@@ -69,12 +69,12 @@ class _Plugin:
 
     def _open(self, request: Request, *, lenient: bool = False, needs_device: bool = True) -> tuple[NetConf, Host]:
         from ib_sriov_cni.attach.host import Host
-        from ib_sriov_cni.core.configuration import parse_netconf, pod_of
+        from ib_sriov_cni.core.configuration import parse_netconf, parse_pod
         from ib_sriov_cni.telemetry.log import Log
 
         context = {
             "cmd": request.command,
-            "pod": pod_of(request.args),
+            "pod": parse_pod(request.args),
             "container": request.container_id[:12],
             "if": request.ifname,
         }

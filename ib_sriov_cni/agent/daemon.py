@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ib_sriov_cni.agent.calls import CallLog
 from ib_sriov_cni.agent.kube import ACCOUNT, Events
 from ib_sriov_cni.agent.metrics import Metrics
-from ib_sriov_cni.agent.rounds import Care, Rounds
+from ib_sriov_cni.agent.reconcile import Care, Reconciler
 from ib_sriov_cni.agent.systemd import Systemd
 from ib_sriov_cni.agent.web import Web
 from ib_sriov_cni.attach.host import Host
@@ -31,7 +31,7 @@ SHARE = 20  # the passes take one part in so many of the time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class AgentSettings:
     """What the command line says."""
 
     listen: str = "127.0.0.1:9743"
@@ -49,7 +49,7 @@ class Settings:
 class Daemon:
     """One agent."""
 
-    def __init__(self, host: Host, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(self, host: Host, settings: AgentSettings, environ: Mapping[str, str]) -> None:
         """Take the node's agent lock and listen. StateFailure (106), OSError, ValueError."""
         self._settings, self._host = settings, host
         self._lock = take_lock(settings.run_dir)
@@ -70,7 +70,7 @@ class Daemon:
         care = Care(
             grace=settings.grace, mend=settings.mend, cri_socket=settings.cri_socket, proc_root=settings.proc_root
         )
-        self._rounds = Rounds(
+        self._rounds = Reconciler(
             host, self._metrics, self._events, care, stopping=lambda: self._stop, alive=self._give_sign
         )
         self._web = Web(

@@ -116,12 +116,12 @@ def _judge_unseen(host: Host, record: Record, processes: Processes) -> Verdict:
         # No device of it is in any namespace: the processes alone can tell.
         if processes.has(record.netns_cookie) is None:
             return Verdict(state=HIDDEN, why=f"its namespace is not at {where}, and not all processes can be seen")
-    elif not is_home(host, record):
+    elif not is_in_host_namespace(host, record):
         return Verdict(state=HIDDEN, why=f"its namespace is not at {where}, but its VF is in a namespace")
     return Verdict(state=DEAD, why="its namespace is gone")
 
 
-def is_home(host: Host, record: Record) -> bool:
+def is_in_host_namespace(host: Host, record: Record) -> bool:
     """Whether no namespace but the host's has a device of the VF."""
     pci = record.pci
     if not host.sysfs.exists(pci) or not host.sysfs.read_driver(pci):

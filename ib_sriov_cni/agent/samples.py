@@ -12,7 +12,7 @@ from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.core import values as model
 from ib_sriov_cni.core.errors import CniError
-from ib_sriov_cni.core.record import Key, Record
+from ib_sriov_cni.core.record import AttachmentKey, Record
 from ib_sriov_cni.node import inventory as inv
 from ib_sriov_cni.node.inventory import Inventory, PfEntry, VfEntry
 
@@ -28,9 +28,9 @@ Rows = list[tuple[tuple[str, ...], float]]
 def facts_of(
     host: Host,
     inventory: Inventory,
-    verdicts: Mapping[Key, Verdict],
+    verdicts: Mapping[AttachmentKey, Verdict],
     newest: Mapping[str, Record],
-    differing: Collection[Key],
+    differing: Collection[AttachmentKey],
 ) -> Samples:
     """Give the samples of all facts. `newest`: a record of each network; `differing`: attachments with a finding."""
     samples: dict[str, Rows] = {
@@ -54,7 +54,7 @@ def facts_of(
     return samples
 
 
-def vf_word(vf: VfEntry, verdicts: Mapping[Key, Verdict]) -> str:
+def vf_word(vf: VfEntry, verdicts: Mapping[AttachmentKey, Verdict]) -> str:
     """Give the state of a VF; one whose attachment only seems dead is in use."""
     verdict = verdicts.get(vf.attachment.key) if vf.attachment is not None else None
     if vf.state == inv.LEFTOVER and verdict is not None and verdict.state != DEAD:

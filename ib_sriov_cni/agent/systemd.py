@@ -25,8 +25,8 @@ class Systemd:
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         text = "\n".join([f"{name}={word}" for name, word in words.items()])
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as mouth:
-                mouth.connect(address)
-                mouth.send(text.encode())
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+                notifier.connect(address)
+                notifier.send(text.encode())
         except OSError:
             pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ib_sriov_cni.attach.devices import await_devices, await_fact, read_facts, read_netdev
+from ib_sriov_cni.attach.devices import await_devices, await_fact, read_netdev, read_vf_facts
 from ib_sriov_cni.attach.guid_holders import read_holders, refuse_doubled
 from ib_sriov_cni.attach.heal import heal
 from ib_sriov_cni.attach.move_into_pod import find_new_netdev, move_rdma
@@ -29,9 +29,9 @@ from ib_sriov_cni.core.errors import (
     TryAgainLater,
     VerificationFailed,
 )
-from ib_sriov_cni.core.faults import Undo
-from ib_sriov_cni.core.plan import Facts, Plan, keeps_guid, needs_child, plan_add, port_is_awaited
-from ib_sriov_cni.core.record import Key, Record, pod_of
+from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.plan import Plan, VfFacts, keeps_guid, needs_child, plan_add, port_is_awaited
+from ib_sriov_cni.core.record import AttachmentKey, Record, describe_attachment
 from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.delegation.ipam_plugin import add_addresses, find_plugin
 from ib_sriov_cni.kernel.netns import open_netns, open_own
@@ -78,7 +78,7 @@ class _Attempt:
             raise InvalidEnvironment("no deviceID")
         self.host, self.request, self.conf, self.netns = host, request, conf, netns
         self.pci: PciAddress = conf.device
-        self.key = Key(network=conf.name, container_id=request.container_id, ifname=request.ifname)
+        self.key = AttachmentKey(network=conf.name, container_id=request.container_id, ifname=request.ifname)
         self.pod: Rtnl = host.open_rtnl(netns)
         self.result = Result()
         self.made = Result()  # the part of it that is not the earlier plugins'
@@ -127,9 +127,9 @@ class _Attempt:
         with self.host.locks.take(pci, holder, self.conf.lock_timeout):
             previous = self.host.records.read(self.key)
             if previous is not None and previous.pci == pci:
-                undo = Undo()
-                release_recorded(self.host, previous, undo)
-                undo.raise_faults()
+                collector = FaultCollector()
+                release_recorded(self.host, previous, collector)
+                collector.raise_faults()
 
     def refuse_taken_name(self) -> None:
         """C8. A P_Key's interface may need a second name beside it, for the VF's netdev itself."""
@@ -148,7 +148,7 @@ class _Attempt:
         there = self.host.records.read(self.key)
         if there is not None and there.pci != self.pci:
             raise TryAgainLater(
-                f"another ADD of {pod_of(there)} is at work, with VF {there.pci}",
+                f"another ADD of {describe_attachment(there)} is at work, with VF {there.pci}",
                 "the runtime sent two at once; this one has touched nothing",
             )
 
@@ -165,7 +165,7 @@ class _Attempt:
             if self.conf.pkey is not None and facts.netdev is not None:
                 facts = replace(facts, children=host.rtnl.read_children_of(facts.netdev))
             self.plan = plan_add(self.conf, facts)
-            step.tell(guid=self.plan.guid, origin=self.plan.origin, rebind=self.plan.rebind)
+            step.note(guid=self.plan.port_guid, origin=self.plan.origin, rebind=self.plan.needs_rebind)
         self.record = self.make_record(facts)
         try:
             with host.log.step("write_record", vf=self.pci):
@@ -173,8 +173,8 @@ class _Attempt:
                 host.records.write(self.record)
             with host.log.step("claim", vf=self.pci):
                 host.ownership.claim(self.pci, self.key)
-                if self.plan.set_guid:
-                    refuse_doubled(host, self.pci, self.plan.guid)
+                if self.plan.sets_guid:
+                    refuse_doubled(host, self.pci, self.plan.port_guid)
             self.reserve_addresses()
             rdma, link = self.set_identity(facts)
             if not facts.passed_through:
@@ -189,16 +189,16 @@ class _Attempt:
             raise
         return self.result
 
-    def read_facts(self) -> Facts:
+    def read_facts(self) -> VfFacts:
         """Read the facts; a netdev that is just coming home from a dead namespace is waited for."""
         isolated = self.conf.rdma_isolation
-        facts = read_facts(self.host, self.pci, with_mode=isolated)
+        facts = read_vf_facts(self.host, self.pci, with_mode=isolated)
         if facts.passed_through or not facts.function.driver or (facts.netdev and facts.rdma_here):
             return facts
         await_fact(lambda: read_netdev(self.host, self.pci), 2.0)
-        return read_facts(self.host, self.pci, with_mode=isolated)
+        return read_vf_facts(self.host, self.pci, with_mode=isolated)
 
-    def make_record(self, facts: Facts) -> Record:
+    def make_record(self, facts: VfFacts) -> Record:
         """Note everything DEL will need, before the first effect."""
         netdev, rdma = facts.netdev, facts.rdma
         return Record(
@@ -210,7 +210,7 @@ class _Attempt:
             pod=self.conf.pod,
             since=time.time(),
             committed=False,
-            rdma_isolation=self.plan.move_rdma,
+            rdma_isolation=self.plan.moves_rdma,
             driver=facts.function.driver,
             had_netdev=netdev.name if netdev else "",
             had_altnames=netdev.altnames if netdev else (),
@@ -223,9 +223,9 @@ class _Attempt:
             had_config_node_guid=facts.config.node_guid,
             had_config_port_guid=facts.config.port_guid,
             had_link_state=facts.config.link_state,
-            guid=self.plan.guid,
+            port_guid=self.plan.port_guid,
             node_guid=self.plan.node_guid,
-            set_guid=self.plan.set_guid,
+            sets_guid=self.plan.sets_guid,
             link_state=self.plan.link_state,
             conf={key: item for key, item in self.request.conf.items() if key != "prevResult"},
             args=self.request.environ.get("CNI_ARGS", ""),
@@ -237,31 +237,31 @@ class _Attempt:
         if self.conf.ipam_type:
             with self.host.log.step("reserve_addresses", ipam=self.conf.ipam_type) as step:
                 self.result = add_addresses(self.request, self.conf.ipam_type, self.host.log)
-                step.tell(addresses=",".join([ip.address for ip in self.result.ips]))
+                step.note(addresses=",".join([ip.address for ip in self.result.ips]))
 
-    def set_identity(self, facts: Facts) -> tuple[RdmaDevice | None, Link | None]:
+    def set_identity(self, facts: VfFacts) -> tuple[RdmaDevice | None, Link | None]:
         """Give the VF link state and GUIDs on the PF; bind it anew if it has to take a GUID. Gives its devices."""
         plan, pf_netdev = self.plan, facts.function.pf_netdev
         configs = self.host.vf_configs
         if plan.link_state:
             with self.host.log.step("set_link_state", vf=self.pci, pf=pf_netdev, state=plan.link_state):
                 configs.set_link_state(facts.function, plan.link_state)
-        if plan.set_guid:
-            with self.host.log.step("set_node_guid", vf=self.pci, pf=pf_netdev, guid=plan.guid):
-                configs.set_node_guid(facts.function, plan.guid)
-            with self.host.log.step("set_port_guid", vf=self.pci, pf=pf_netdev, guid=plan.guid):
-                configs.set_port_guid(facts.function, plan.guid)
-        if not plan.rebind:
+        if plan.sets_guid:
+            with self.host.log.step("set_node_guid", vf=self.pci, pf=pf_netdev, guid=plan.port_guid):
+                configs.set_node_guid(facts.function, plan.port_guid)
+            with self.host.log.step("set_port_guid", vf=self.pci, pf=pf_netdev, guid=plan.port_guid):
+                configs.set_port_guid(facts.function, plan.port_guid)
+        if not plan.needs_rebind:
             return facts.rdma, facts.netdev
         rebind(self.host, self.pci, facts.function.driver)
         rdma, link = await_devices(self.host, self.pci)
         self._verify_identity(facts, rdma, link)
         return rdma, link
 
-    def _verify_identity(self, before: Facts, rdma: RdmaDevice, link: Link) -> None:
+    def _verify_identity(self, before: VfFacts, rdma: RdmaDevice, link: Link) -> None:
         """The firmware's read-back proves nothing; the VF itself does."""
         after = replace(before, rdma=rdma, netdev=link)
-        faults = identity_differences(self.plan.guid, self.plan.node_guid, after)
+        faults = identity_differences(self.plan.port_guid, self.plan.node_guid, after)
         if faults:
             raise VerificationFailed(
                 f"VF {self.pci} did not take its GUID: " + "; ".join(faults),
@@ -282,18 +282,18 @@ class _Attempt:
 
     def move_devices(self, rdma: RdmaDevice | None, link: Link | None) -> None:
         """Move the RDMA device if isolation is wanted, then the netdev: the other order would lose the netdev."""
-        at_home = True
-        if self.plan.move_rdma and rdma is not None:
+        in_host_namespace = True
+        if self.plan.moves_rdma and rdma is not None:
             with self.host.log.step("move_rdma", rdma=rdma.name):
                 # By PCI address once more: udev may have renamed it since.
                 move_rdma(self.host, self.pci, self.host.sysfs.read_rdma_name(self.pci) or rdma.name, self.netns)
             with self.host.log.step("find_netdev", vf=self.pci):
-                link, at_home = find_new_netdev(self.host, self.pci, self.pod)
+                link, in_host_namespace = find_new_netdev(self.host, self.pci, self.pod)
         if link is None:  # refused by the plan
             raise VerificationFailed(f"VF {self.pci} has no netdev")
         with self.host.log.step("move_netdev", netdev=link.name, to=self.request.ifname):
             # Where it is, was asked by its PCI device: its number may be another interface's in the pod.
-            if at_home:
+            if in_host_namespace:
                 # The kernel takes it down for the move (dev_change_net_namespace).
                 self.host.rtnl.move_link(link, self.netns.fd, self.request.ifname)
             else:
@@ -341,7 +341,7 @@ class _Attempt:
         name = self.request.ifname
         with self.host.log.step("verify_netdev", ifname=name):
             link = self.pod.read_link(name)
-            faults = link_differences(link, name=name, guid=self.plan.guid, mtu=self.conf.mtu, pci=self.pci)
+            faults = link_differences(link, name=name, guid=self.plan.port_guid, mtu=self.conf.mtu, pci=self.pci)
             if link is not None:
                 faults += self._address_differences(link)
                 if self.record.child_pkey:
@@ -373,7 +373,7 @@ class _Attempt:
                 wait=self.conf.port_timeout if waited else 0.0,
                 pkeys=self.conf.pkey is not None,
             )
-            step.tell(state=report.state, lid=report.lid, guid=report.port_guid)
+            step.note(state=report.state, lid=report.lid, guid=report.port_guid)
             verify_port(report, self.plan, self.conf)
             verify_active(report, self.conf, waited=waited)
             return report
@@ -422,11 +422,11 @@ class _Attempt:
         there = self.host.records.read(self.key)
         if there is None or there.pci != self.pci:
             return  # writing it is what failed, or another ADD's is there: there was no effect before
-        self.host.log.error("ADD failed, undoing it", error=fault, pod=pod_of(self.record))
-        undo = Undo()
-        release(self.host, self.record, self.request, self.conf, undo)
-        for other in undo.faults:
+        self.host.log.error("ADD failed, undoing it", error=fault, pod=describe_attachment(self.record))
+        collector = FaultCollector()
+        release(self.host, self.record, self.request, self.conf, collector)
+        for other in collector.faults:
             self.host.log.error("undoing failed", error=other)
-        if undo.faults and isinstance(fault, CniError):
-            words = "; ".join([other.msg for other in undo.faults])
+        if collector.faults and isinstance(fault, CniError):
+            words = "; ".join([other.msg for other in collector.faults])
             fault.details = f"{fault.details}; undoing it failed too, the next DEL tries again: {words}".lstrip("; ")

@@ -15,11 +15,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.configuration import NetConf
-    from ib_sriov_cni.core.record import Key
+    from ib_sriov_cni.core.record import AttachmentKey
     from ipam.protocol.request import Request
 
 
-def adopt(host: Host, request: Request, conf: NetConf, key: Key) -> Record | None:
+def adopt(host: Host, request: Request, conf: NetConf, key: AttachmentKey) -> Record | None:
     """Give the Go plugin's record of this attachment as one of ours; None if there is none that can be understood."""
     found = host.go_records.read(key)
     if found is None:
@@ -29,7 +29,7 @@ def adopt(host: Host, request: Request, conf: NetConf, key: Key) -> Record | Non
         pci = PciAddress.parse(_text(doc, "deviceID"))
     except ValueError:
         host.log.warning("the Go plugin's record names no VF, set aside", record=host.go_records.file_of(key))
-        host.go_records.set_aside(key)
+        host.go_records.mark_damaged(key)
         return None
     if host.go_records.is_superseded(key, pci, written):
         host.log.warning("the Go plugin gave the VF to a later pod, left alone", vf=pci)
@@ -39,7 +39,14 @@ def adopt(host: Host, request: Request, conf: NetConf, key: Key) -> Record | Non
 
 
 def make_record(
-    host: Host, request: Request, conf: NetConf, key: Key, doc: dict[str, object], *, pci: PciAddress, written: float
+    host: Host,
+    request: Request,
+    conf: NetConf,
+    key: AttachmentKey,
+    doc: dict[str, object],
+    *,
+    pci: PciAddress,
+    written: float,
 ) -> Record:
     """Translate the Go plugin's words; what it does not know is taken from the VF as it is."""
     guid = _guid(_text(doc, "HostIFGUID"))
@@ -69,9 +76,9 @@ def make_record(
         had_config_node_guid=guid or Guid(0),
         had_config_port_guid=guid or Guid(0),
         had_link_state="auto" if link_state else "",
-        guid=Guid(0),
+        port_guid=Guid(0),
         node_guid=Guid(0),
-        set_guid=guid is not None,
+        sets_guid=guid is not None,
         link_state=link_state,
         conf={name: item for name, item in request.conf.items() if name != "prevResult"},
         args=request.environ.get("CNI_ARGS", ""),

@@ -8,7 +8,7 @@ from ib_sriov_cni.attach.recorded_request import request_of
 from ib_sriov_cni.core.comparison import Difference, address_differences, child_differences, link_differences
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CheckDifference, CniError, InvalidConfiguration
-from ib_sriov_cni.core.record import Key
+from ib_sriov_cni.core.record import AttachmentKey
 from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.delegation.ipam_plugin import check_addresses
 from ib_sriov_cni.kernel.netns import open_netns
@@ -39,7 +39,7 @@ def check(host: Host, request: Request, conf: NetConf) -> None:
         refuse_own_namespace(request, netns)
         with host.log.step("check") as step:
             faults = find_differences(host, request, conf, netns, wanted)
-            step.tell(differences=len(faults))
+            step.note(differences=len(faults))
     if faults:
         raise CheckDifference(
             f"{request.ifname} of container {request.container_id}: " + "; ".join(faults),
@@ -49,7 +49,7 @@ def check(host: Host, request: Request, conf: NetConf) -> None:
 
 def find_differences(host: Host, request: Request, conf: NetConf, netns: Netns, wanted: Result) -> list[Difference]:
     """Give every difference as a few words."""
-    key = Key(network=conf.name, container_id=request.container_id, ifname=request.ifname)
+    key = AttachmentKey(network=conf.name, container_id=request.container_id, ifname=request.ifname)
     record = host.records.read(key)
     if record is None:
         faults = [Difference("record", f"there is no record of it ({host.records.file_of(key)})")]
@@ -131,8 +131,8 @@ def _vf_differences(host: Host, record: Record) -> list[Difference]:
 def _config_differences(record: Record, config: VfConfig) -> list[Difference]:
     """What the PF has for the VF, against what the ADD left there."""
     pci = record.pci
-    if record.set_guid:
-        pairs = (("node", config.node_guid, record.node_guid), ("port", config.port_guid, record.guid))
+    if record.sets_guid:
+        pairs = (("node", config.node_guid, record.node_guid), ("port", config.port_guid, record.port_guid))
     else:
         pairs = (
             ("node", config.node_guid, record.had_config_node_guid),
@@ -156,7 +156,7 @@ def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wa
     pod = host.open_rtnl(netns)
     try:
         link = pod.read_link(ifname)
-        faults = link_differences(link, name=ifname, guid=record.guid, mtu=conf.mtu, pci=record.pci)
+        faults = link_differences(link, name=ifname, guid=record.port_guid, mtu=conf.mtu, pci=record.pci)
         if link is None:
             names = _names_there(pod, record)
             if names:
@@ -179,7 +179,7 @@ def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wa
 def _names_there(pod: Rtnl, record: Record) -> list[str]:
     """What the attachment's interface may be called by now."""
     if record.child_pkey:
-        return [link.name for link in pod.find_children(record.pci, record.guid)]
+        return [link.name for link in pod.find_children(record.pci, record.port_guid)]
     link = pod.find_link(record.pci)
     return [link.name] if link is not None else []
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ib_sriov_cni.attach.release import release, release_addresses
 from ib_sriov_cni.core.errors import CniError
-from ib_sriov_cni.core.faults import Undo
-from ib_sriov_cni.core.record import Key
+from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.record import AttachmentKey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 def delete(host: Host, request: Request, conf: NetConf) -> None:
     """DEL: release what the attachment holds; repeatable, with or without record, namespace or prevResult (C13)."""
-    key = Key(network=conf.name, container_id=request.container_id, ifname=request.ifname)
-    undo = Undo()
+    key = AttachmentKey(network=conf.name, container_id=request.container_id, ifname=request.ifname)
+    collector = FaultCollector()
     record = host.records.read(key)
     if record is None:
         try:
             record = _take_over(host, request, conf, key)
         except CniError as fault:
-            undo.faults.append(fault)
-    if record is None and not undo.faults and conf.device is not None:
+            collector.faults.append(fault)
+    if record is None and not collector.faults and conf.device is not None:
         record = _await_own_add(host, conf.device, key, conf.lock_timeout)
     if record is None:
         host.log.debug("no record: nothing was attached, or it is released already")
         host.records.sweep(conf.name, key)  # its ADD may have died while it wrote one
-        undo.attempt(lambda: release_addresses(host, request, conf))
+        collector.attempt(lambda: release_addresses(host, request, conf))
     else:
         with host.log.step("lock", vf=record.pci):
             lock = host.locks.take(record.pci, f"{key.container_id} {key.ifname}", conf.lock_timeout)
@@ -39,15 +39,15 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
             # Whoever held the lock may have released it in the meantime.
             record = host.records.read(key)
             if record is not None:
-                release(host, record, request, conf, undo)
+                release(host, record, request, conf, collector)
             else:
-                undo.attempt(lambda: release_addresses(host, request, conf))
-    if not undo.faults:
-        undo.attempt(lambda: host.go_records.forget(key))
-    undo.raise_faults()
+                collector.attempt(lambda: release_addresses(host, request, conf))
+    if not collector.faults:
+        collector.attempt(lambda: host.go_records.forget(key))
+    collector.raise_faults()
 
 
-def _await_own_add(host: Host, pci: PciAddress, key: Key, seconds: float) -> Record | None:
+def _await_own_add(host: Host, pci: PciAddress, key: AttachmentKey, seconds: float) -> Record | None:
     """An ADD of this attachment that its runtime has given up may be at work, with no record yet: wait for its end.
 
     Somebody else's ADD on that VF is none of ours.
@@ -59,7 +59,7 @@ def _await_own_add(host: Host, pci: PciAddress, key: Key, seconds: float) -> Rec
     return host.records.read(key)
 
 
-def _take_over(host: Host, request: Request, conf: NetConf, key: Key) -> Record | None:
+def _take_over(host: Host, request: Request, conf: NetConf, key: AttachmentKey) -> Record | None:
     """Make the Go plugin's record of this attachment ours, owner of its VF unless somebody else is."""
     from ib_sriov_cni.attach.adopt_go_record import adopt
 

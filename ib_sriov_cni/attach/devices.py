@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ib_sriov_cni.core.errors import DeviceUnusable
-from ib_sriov_cni.core.plan import Facts
+from ib_sriov_cni.core.plan import VfFacts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def read_netdev(host: Host, pci: PciAddress) -> Link | None:
     return None
 
 
-def read_home(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link] | None:
+def read_host_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link] | None:
     """Give the VF's RDMA device and netdev if both are in the host's namespace."""
     rdma = host.sysfs.read_rdma(pci)
     if rdma is None or rdma.node_guid is None:
@@ -62,7 +62,7 @@ def read_home(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link] | None:
     return (rdma, link) if link else None
 
 
-def read_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> Facts:
+def read_vf_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> VfFacts:
     """Read everything that decides. Raises DeviceUnusable (101) for what is no VF of a usable PF.
 
     Of the PF's VFs this one alone: the others' GUIDs matter only where one is given (`read_holders`).
@@ -76,7 +76,7 @@ def read_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> Facts:
         )
     pf_link, configs = host.vf_configs.read(function, alone=True)
     rdma = host.sysfs.read_rdma(pci)
-    return Facts(
+    return VfFacts(
         function=function,
         pf_link=pf_link,
         configs=configs,
@@ -90,7 +90,7 @@ def read_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> Facts:
 def await_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link]:
     """Wait for the VF's RDMA device and netdev in the host's namespace. DeviceUnusable says what is missing."""
     with host.log.step("await_devices", vf=pci) as step:
-        found = await_fact(lambda: read_home(host, pci), DEVICE_SECONDS)
+        found = await_fact(lambda: read_host_devices(host, pci), DEVICE_SECONDS)
         if found is None:
             rdma = host.sysfs.read_rdma(pci)
             missing = "netdev (ib_ipoib)" if rdma and rdma.node_guid is not None else "RDMA device"
@@ -98,5 +98,5 @@ def await_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link]:
                 f"VF {pci}: its {missing} did not appear within {DEVICE_SECONDS:.0f} s after its driver was bound",
                 "see the kernel log",
             )
-        step.tell(rdma=found[0].name, netdev=found[1].name)
+        step.note(rdma=found[0].name, netdev=found[1].name)
         return found

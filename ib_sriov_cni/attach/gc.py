@@ -5,7 +5,7 @@ from __future__ import annotations
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.attach.release import release_recorded
 from ib_sriov_cni.core.errors import InvalidConfiguration
-from ib_sriov_cni.core.faults import Undo
+from ib_sriov_cni.core.faults import FaultCollector
 from ib_sriov_cni.delegation.ipam_plugin import collect_addresses
 from ipam.protocol.fastjson import dumps
 from ipam.protocol.value import replace
@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.configuration import NetConf
-    from ib_sriov_cni.core.record import Key
+    from ib_sriov_cni.core.record import AttachmentKey
     from ipam.protocol.request import Request
 
 VALID_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
@@ -23,15 +23,16 @@ VALID_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 def collect(host: Host, request: Request, conf: NetConf) -> None:
     """Release every dead attachment of the network; faults are collected and raised at the end."""
     valid = parse_valid(request.conf)
-    undo = Undo()
+    collector = FaultCollector()
     for key in host.records.read_keys():
         if key.network == conf.name and not _is_listed(key, valid):
             with host.log.step("collect", attachment=key.path) as step:
-                step.tell(released=undo.attempt(lambda key=key: release_dead(host, key, conf.lock_timeout, undo)))  # type: ignore[misc]  # bound per turn
+                released = collector.attempt(release_dead, host, key, conf.lock_timeout, collector)
+                step.note(released=released)
     host.records.sweep(conf.name)
     if conf.ipam_type:
-        undo.attempt(lambda: _collect_addresses(host, request, conf, valid))
-    undo.raise_faults()
+        collector.attempt(lambda: _collect_addresses(host, request, conf, valid))
+    collector.raise_faults()
 
 
 def parse_valid(conf: dict[str, object]) -> list[tuple[str, str]]:
@@ -51,12 +52,12 @@ def parse_valid(conf: dict[str, object]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _is_listed(key: Key, valid: list[tuple[str, str]]) -> bool:
+def _is_listed(key: AttachmentKey, valid: list[tuple[str, str]]) -> bool:
     """One valid attachment keeps all of a container's: some runtimes list eth0 alone."""
     return any(container_id == key.container_id for container_id, _ in valid)
 
 
-def release_dead(host: Host, key: Key, lock_timeout: float, undo: Undo) -> bool:
+def release_dead(host: Host, key: AttachmentKey, lock_timeout: float, collector: FaultCollector) -> bool:
     """Release an attachment if it is dead, and tell whether it was; waits up to lock_timeout seconds for its VF."""
     record = host.records.read(key)
     if record is None:
@@ -67,14 +68,14 @@ def release_dead(host: Host, key: Key, lock_timeout: float, undo: Undo) -> bool:
         record = host.records.read(key)
         if record is None or is_alive(host, record):
             return False
-        release_recorded(host, record, undo)
+        release_recorded(host, record, collector)
         return True
 
 
 def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[tuple[str, str]]) -> None:
     """Forward GC to the IPAM plugin with our live attachments on the list, whoever else left them out."""
 
-    def ours() -> list[Key]:
+    def ours() -> list[AttachmentKey]:
         keys = [*host.records.read_keys(), *host.go_records.read_keys(conf.name)]
         return [key for key in keys if key.network == conf.name]
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from ib_sriov_cni.core.errors import DeviceUnusable
-from ib_sriov_cni.core.record import pod_of
+from ib_sriov_cni.core.record import describe_attachment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
-    from ib_sriov_cni.core.plan import Facts
+    from ib_sriov_cni.core.plan import VfFacts
     from ib_sriov_cni.core.record import Record
     from ib_sriov_cni.core.values import Guid, PciAddress
 
 
-def read_holders(host: Host, facts: Facts) -> dict[Guid, str]:
+def read_holders(host: Host, facts: VfFacts) -> dict[Guid, str]:
     """Give every GUID that somebody else on this node has, with words for who that is.
 
     The later source knows more: RDMA devices in the host's namespace, what the PF says of the VF's siblings, and the
@@ -26,7 +26,7 @@ def read_holders(host: Host, facts: Facts) -> dict[Guid, str]:
         if index != function.index:
             words = f"VF {index} of PF {function.pf_netdev}"
             holders |= {guid: words for guid in (config.node_guid, config.port_guid) if guid}
-    holders |= {record.guid: pod_of(record) for record in _others(host, function.pci)}
+    holders |= {record.port_guid: describe_attachment(record) for record in _others(host, function.pci)}
     return {guid: words for guid, words in holders.items() if guid}
 
 
@@ -36,8 +36,10 @@ def refuse_doubled(host: Host, pci: PciAddress, guid: Guid) -> None:
     Asked after our own record is written, so that of two at once at least one sees the other.
     """
     for record in _others(host, pci):
-        if record.guid == guid:
-            raise DeviceUnusable(f"GUID {guid} is just being given to {pod_of(record)} too", "give each pod its own")
+        if record.port_guid == guid:
+            raise DeviceUnusable(
+                f"GUID {guid} is just being given to {describe_attachment(record)} too", "give each pod its own"
+            )
 
 
 def _others(host: Host, pci: PciAddress) -> list[Record]:

@@ -7,8 +7,8 @@ from ib_sriov_cni.attach.recorded_request import request_of
 from ib_sriov_cni.attach.release import forget, release_addresses, release_device
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import DeviceUnusable
-from ib_sriov_cni.core.faults import Undo
-from ib_sriov_cni.core.record import Key, pod_of
+from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.record import AttachmentKey, describe_attachment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.values import PciAddress
 
 
-def heal(host: Host, pci: PciAddress, key: Key) -> None:
+def heal(host: Host, pci: PciAddress, key: AttachmentKey) -> None:
     """Release whatever dead attachment owns the VF, under its lock; DeviceUnusable (101) if it is alive."""
     owner = host.ownership.read_owner(pci)
     if owner is None:
@@ -27,18 +27,22 @@ def heal(host: Host, pci: PciAddress, key: Key) -> None:
         return
     if is_alive(host, record):
         raise DeviceUnusable(
-            f"VF {pci} is in use by {pod_of(record)}",
+            f"VF {pci} is in use by {describe_attachment(record)}",
             "the device plugin must not give a VF twice; 'ib-sriov show' tells more"
             if owner != key
             else "it is this attachment",
         )
-    with host.log.step("heal", vf=pci, owner=pod_of(record)):
+    with host.log.step("heal", vf=pci, owner=describe_attachment(record)):
         release_device(host, record)
         request = request_of(record)
-        undo = Undo()
-        if undo.attempt(lambda: release_addresses(host, request, parse_netconf(request, lenient=True))):
+        collector = FaultCollector()
+        if collector.attempt(lambda: release_addresses(host, request, parse_netconf(request, lenient=True))):
             forget(host, record)
             return
         # The VF is home, and what its dead pod's IPAM plugin says must not keep the next pod from it.
         host.ownership.disclaim(pci, owner)
-        host.log.warning("a dead attachment keeps its addresses until its DEL", of=pod_of(record), error=undo.faults[0])
+        host.log.warning(
+            "a dead attachment keeps its addresses until its DEL",
+            of=describe_attachment(record),
+            error=collector.faults[0],
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from ib_sriov_cni.attach.devices import await_fact, read_netdev
-from ib_sriov_cni.attach.names import rdma_aside
+from ib_sriov_cni.attach.names import temporary_rdma_name
 from ib_sriov_cni.core.errors import KernelRefused, VerificationFailed
 
 TYPE_CHECKING = False
@@ -29,8 +29,8 @@ def move_rdma(host: Host, pci: PciAddress, name: str, netns: Netns) -> None:
     except KernelRefused as refusal:
         if refusal.errno != errno.EEXIST:
             raise
-        host.rdma.set_name(name, rdma_aside(pci))
-        host.rdma.move_device(rdma_aside(pci), netns.fd)
+        host.rdma.set_name(name, temporary_rdma_name(pci))
+        host.rdma.move_device(temporary_rdma_name(pci), netns.fd)
 
 
 def find_new_netdev(host: Host, pci: PciAddress, pod: Rtnl) -> tuple[Link, bool]:

@@ -34,9 +34,11 @@ def restore_names(host: Host, record: Record, rdma: RdmaDevice, link: Link) -> N
                 host.rtnl.set_name(link, name)
 
             def push_netdev() -> bool:
-                return _push_aside(host, host.sysfs.read_netdev_function(record.had_netdev), netdev=record.had_netdev)
+                return _take_name_away(
+                    host, host.sysfs.read_netdev_function(record.had_netdev), netdev=record.had_netdev
+                )
 
-            _rename(host, rename_netdev, push_netdev, record.had_netdev, netdev_aside(record.pci))
+            _rename(host, rename_netdev, push_netdev, record.had_netdev, temporary_netdev_name(record.pci))
         _restore_settings(host, record, link)
 
 
@@ -49,9 +51,9 @@ def restore_rdma_name(host: Host, pci: PciAddress, rdma: RdmaDevice, name: str) 
         host.rdma.set_name(host.sysfs.read_rdma_name(pci) or rdma.name, new)
 
     def push() -> bool:
-        return _push_aside(host, host.sysfs.read_rdma_function(name), rdma=name)
+        return _take_name_away(host, host.sysfs.read_rdma_function(name), rdma=name)
 
-    _rename(host, rename, push, name, rdma_aside(pci))
+    _rename(host, rename, push, name, temporary_rdma_name(pci))
 
 
 def _rename(host: Host, rename: Callable[[str], None], push: Callable[[], bool], name: str, aside: str) -> None:
@@ -61,18 +63,18 @@ def _rename(host: Host, rename: Callable[[str], None], push: Callable[[], bool],
     that two of them cannot wait for each other; what a dead call has left with our name is pushed aside; a call that
     is on its way takes its VF away from our name by itself.
     """
-    stepped_aside = False
+    is_renamed = False
     deadline = time.monotonic() + NAME_SECONDS
 
     def attempt() -> bool | None:
-        nonlocal stepped_aside
+        nonlocal is_renamed
         try:
             rename(name)
         except KernelRefused as refusal:
             if refusal.errno != errno.EEXIST:
                 raise
-            if not stepped_aside:
-                stepped_aside = True
+            if not is_renamed:
+                is_renamed = True
                 _quietly(lambda: rename(aside))
             if not push() and time.monotonic() > deadline:
                 return False
@@ -83,7 +85,7 @@ def _rename(host: Host, rename: Callable[[str], None], push: Callable[[], bool],
         host.log.warning("name is taken by another device, not restored", name=name, now=aside)
 
 
-def _push_aside(host: Host, pci: PciAddress | None, *, netdev: str = "", rdma: str = "") -> bool:
+def _take_name_away(host: Host, pci: PciAddress | None, *, netdev: str = "", rdma: str = "") -> bool:
     """Take a name from a VF that should not have it by its record; tells whether the name is free, or will be.
 
     Under that VF's lock, if it can be had at once: whoever has it gives the name up.
@@ -103,9 +105,9 @@ def _push_aside(host: Host, pci: PciAddress | None, *, netdev: str = "", rdma: s
             link = host.rtnl.read_link(netdev)
             if link is not None and host.sysfs.read_netdev(pci) == netdev:
                 _quietly(lambda: host.rtnl.set_down(link))
-                _quietly(lambda: host.rtnl.set_name(link, netdev_aside(pci)))
+                _quietly(lambda: host.rtnl.set_name(link, temporary_netdev_name(pci)))
         elif host.sysfs.read_rdma_function(rdma) == pci:
-            _quietly(lambda: host.rdma.set_name(rdma, rdma_aside(pci)))
+            _quietly(lambda: host.rdma.set_name(rdma, temporary_rdma_name(pci)))
         return True
 
 
@@ -134,11 +136,11 @@ def _quietly(action: Callable[[], None]) -> None:
         pass
 
 
-def netdev_aside(pci: PciAddress) -> str:
+def temporary_netdev_name(pci: PciAddress) -> str:
     """Give a netdev's name that no other VF's has; at most 15 characters, with a domain of up to 32 bits."""
     return "s" + pci.replace(":", "").replace(".", "")
 
 
-def rdma_aside(pci: PciAddress) -> str:
+def temporary_rdma_name(pci: PciAddress) -> str:
     """Give an RDMA device's name that no other VF's has."""
-    return f"ib{netdev_aside(pci)}"
+    return f"ib{temporary_netdev_name(pci)}"

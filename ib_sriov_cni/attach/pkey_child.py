@@ -43,7 +43,7 @@ def remove_children(rtnl: Rtnl, record: Record, links: list[Link] | None = None)
     A pod may have moved its child on into a namespace of its own, where only a rebind of the VF reaches it. The
     RDMA device's move does too.
     """
-    children = rtnl.find_children(record.pci, record.guid, links)
+    children = rtnl.find_children(record.pci, record.port_guid, links)
     for child in children:
         rtnl.remove_link(child)
     return bool(children) or not record.child_pkey or record.rdma_isolation

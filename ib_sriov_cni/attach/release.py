@@ -6,11 +6,11 @@ interrupted anywhere and run again. What is done already is done; a fault in one
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.bring_home import bring_home
 from ib_sriov_cni.attach.recorded_request import request_of
 from ib_sriov_cni.attach.restore_guids import restore_config
+from ib_sriov_cni.attach.return_devices import return_devices
 from ib_sriov_cni.core.configuration import parse_netconf
-from ib_sriov_cni.core.faults import Undo
+from ib_sriov_cni.core.faults import FaultCollector
 from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.delegation.ipam_plugin import delete_addresses
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from ipam.protocol.request import Request
 
 
-def release(host: Host, record: Record, request: Request, conf: NetConf, undo: Undo) -> None:
-    """Undo an attachment, under its VF's lock. The record goes only when nothing failed."""
-    before = len(undo.faults)
-    undo.attempt(lambda: release_device(host, record))
-    undo.attempt(lambda: release_addresses(host, request, conf))
-    if len(undo.faults) == before:
-        undo.attempt(lambda: forget(host, record))
+def release(host: Host, record: Record, request: Request, conf: NetConf, collector: FaultCollector) -> None:
+    """FaultCollector an attachment, under its VF's lock. The record goes only when nothing failed."""
+    before = len(collector.faults)
+    collector.attempt(lambda: release_device(host, record))
+    collector.attempt(lambda: release_addresses(host, request, conf))
+    if len(collector.faults) == before:
+        collector.attempt(lambda: forget(host, record))
 
 
-def release_recorded(host: Host, record: Record, undo: Undo) -> None:
-    """Undo an attachment nobody asks about any more, from its record alone."""
+def release_recorded(host: Host, record: Record, collector: FaultCollector) -> None:
+    """FaultCollector an attachment nobody asks about any more, from its record alone."""
     request = request_of(record)
-    release(host, record, request, parse_netconf(request, lenient=True), undo)
+    release(host, record, request, parse_netconf(request, lenient=True), collector)
 
 
 def release_addresses(host: Host, request: Request, conf: NetConf) -> None:
@@ -64,8 +64,8 @@ def release_device(host: Host, record: Record) -> None:
     if not host.sysfs.exists(pci):
         host.log.debug("the VF is gone", vf=pci)
         return
-    undo = Undo()
-    undo.attempt(lambda: restore_config(host, record))
+    collector = FaultCollector()
+    collector.attempt(lambda: restore_config(host, record))
     if record.driver not in PASS_THROUGH_DRIVERS:
-        undo.attempt(lambda: bring_home(host, record))
-    undo.raise_faults()
+        collector.attempt(lambda: return_devices(host, record))
+    collector.raise_faults()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ib_sriov_cni.core.errors import KernelRefused
-from ib_sriov_cni.core.faults import Undo
+from ib_sriov_cni.core.faults import FaultCollector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 def restore_config(host: Host, record: Record) -> None:
     """Give the VF on the PF the GUIDs and link state it had. The VF takes the GUIDs when it is bound again."""
-    if not record.set_guid and not record.link_state:
+    if not record.sets_guid and not record.link_state:
         return  # the ADD left them alone
     function = host.sysfs.read_function(record.pci)
     with host.log.step("restore_config", vf=record.pci, pf=function.pf_netdev):
         _, configs = host.vf_configs.read(function, alone=True)
         now = configs.get(function.index)
-        undo = Undo()
-        if record.set_guid:
-            undo.attempt(lambda: _restore_guids(host, record, function, now))
+        collector = FaultCollector()
+        if record.sets_guid:
+            collector.attempt(lambda: _restore_guids(host, record, function, now))
         if record.link_state and record.had_link_state and not (now and now.link_state == record.had_link_state):
-            undo.attempt(lambda: _restore_link_state(host, record, function))
-        undo.raise_faults()
+            collector.attempt(lambda: _restore_link_state(host, record, function))
+        collector.raise_faults()
 
 
 def _restore_link_state(host: Host, record: Record, function: VfFunction) -> None:

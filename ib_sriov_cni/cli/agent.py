@@ -76,7 +76,7 @@ def command(site: Site, /, **given: Any) -> None:
     back, tells Prometheus about the rest. Runs until SIGTERM, once on a node, as root: by the systemd unit in
     packaging/systemd or as a DaemonSet.
     """
-    from ib_sriov_cni.agent.daemon import Daemon, Settings
+    from ib_sriov_cni.agent.daemon import AgentSettings, Daemon
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
     from ib_sriov_cni.telemetry.log import Log
@@ -89,7 +89,7 @@ def command(site: Site, /, **given: Any) -> None:
         sysfs_root=site.path("/sys"),
         proc_root=site.path("/proc"),
     )
-    settings = Settings(
+    settings = AgentSettings(
         listen=given["listen"],
         grace=given["grace"],
         interval=given["interval"],

@@ -22,7 +22,7 @@ from ib_sriov_cni.cli.output import (
     verbose_option,
 )
 from ib_sriov_cni.core.configuration import parse_netconf
-from ib_sriov_cni.core.record import Key
+from ib_sriov_cni.core.record import AttachmentKey
 
 if TYPE_CHECKING:
     from ib_sriov_cni.node.inventory import Attachment
@@ -64,7 +64,7 @@ def command(
             held = find_attachment(name, attachments)
         else:
             _, container_id = find_netns(site, target["pid"], target["netns"], gone=True)
-            key = Key(network=target["network"], container_id=container_id, ifname=target["ifname"])
+            key = AttachmentKey(network=target["network"], container_id=container_id, ifname=target["ifname"])
             held = _find(key, attachments)
         if MARK not in held.record.args and not force:
             words = f"{held.name} was attached by a runtime, not by hand"
@@ -78,7 +78,7 @@ def command(
         note(f"{held.key.path}: released, VF {held.record.pci} is at home")
 
 
-def _find(key: Key, attachments: tuple[Attachment, ...]) -> Attachment:
+def _find(key: AttachmentKey, attachments: tuple[Attachment, ...]) -> Attachment:
     wanted = (key.container_id, key.ifname)
     there = [held for held in attachments if (held.key.container_id, held.key.ifname) == wanted]
     for held in there:

@@ -130,7 +130,7 @@ def command(  # noqa: PLR0913  # one per option
         _explain(explain)
         return
     from ib_sriov_cni.cli.keys import unknown_keys
-    from ib_sriov_cni.doctor.examine import read_facts
+    from ib_sriov_cni.doctor.examine import read_all_facts
 
     options = Options(
         cni_path=tuple([folder for folder in cni_path.split(":") if folder]),
@@ -139,7 +139,7 @@ def command(  # noqa: PLR0913  # one per option
         unknown_keys=unknown_keys,
     )
     roots = Roots(root=site.root, sysfs=site.path("/sys"), proc=site.path("/proc"))
-    findings = report.sort_findings(run_checks(choose(only, skip), read_facts(roots, options)))
+    findings = report.sort_findings(run_checks(choose(only, skip), read_all_facts(roots, options)))
     status = report.exit_status(findings, strict=strict)
     if output == "json":
         print_json(_document(findings))

@@ -24,8 +24,8 @@ def guid_of(vf: VfEntry) -> Guid | None:
     """Give the port GUID a VF has: its own word first, then its attachment's record, then what its PF says."""
     if vf.port_guid is not None:
         return vf.port_guid
-    if vf.attachment is not None and vf.attachment.alive and vf.attachment.record.guid:
-        return vf.attachment.record.guid
+    if vf.attachment is not None and vf.attachment.alive and vf.attachment.record.port_guid:
+        return vf.attachment.record.port_guid
     return vf.config.port_guid if vf.config else None
 
 
@@ -81,7 +81,7 @@ def vf_row(pf: PfEntry, vf: VfEntry, now: float, *, wide: bool) -> list[str]:
 def stray_row(held: Attachment, now: float, *, wide: bool) -> list[str]:
     """Give the row of an attachment that holds no VF of this node."""
     row = [held.record.pci, "", held.state, held.name, held.key.network, held.key.ifname, " ".join(held.addresses)]
-    row += [guid_words(held.record.guid), since_words(held.record.since, now)]
+    row += [guid_words(held.record.port_guid), since_words(held.record.since, now)]
     return row + (["", "", "", ""] if wide else [])
 
 
@@ -215,7 +215,7 @@ def attachment_document(held: Attachment) -> dict[str, object]:
         "since": time_words(record.since),
         "netns": record.netns_path,
         "addresses": list(held.addresses),
-        "guid": _guid(record.guid),
+        "guid": _guid(record.port_guid),
         "nodeGuid": _guid(record.node_guid),
         "rdmaIsolation": record.rdma_isolation,
         "pkey": f"{record.child_pkey:#06x}" if record.child_pkey else None,

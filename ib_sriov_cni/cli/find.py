@@ -44,8 +44,8 @@ def find_attachment(name: str, attachments: Iterable[Attachment]) -> Attachment:
 def read_attachments(host: Host) -> Inventory:
     """Read the node for a command that is about attachments. Failure if the records cannot be read."""
     inventory = read_inventory(host)
-    if inventory.blind:
-        words = f"who holds which VF cannot be seen: {inventory.blind}"
+    if inventory.unreadable_records:
+        words = f"who holds which VF cannot be seen: {inventory.unreadable_records}"
         raise Failure(words, "run it as root" if os.geteuid() else "look at the state directory (--state-dir)")
     return inventory
 

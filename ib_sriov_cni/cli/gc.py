@@ -25,7 +25,7 @@ from ib_sriov_cni.cli.output import (
     tell_unseen,
     verbose_option,
 )
-from ib_sriov_cni.core.faults import Undo
+from ib_sriov_cni.core.faults import FaultCollector
 
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
@@ -50,15 +50,15 @@ WOULD, RELEASED, ALIVE, FAILURE = "would be released", "released", "alive or gon
 
 def _release(host: Host, held: Attachment, lock_timeout: float) -> tuple[str, list[str]]:
     """Release one attachment; gives the outcome and what failed."""
-    undo = Undo()
+    collector = FaultCollector()
     released = False
 
     def release() -> None:
         nonlocal released
-        released = release_dead(host, held.key, lock_timeout, undo)
+        released = release_dead(host, held.key, lock_timeout, collector)
 
-    undo.attempt(release)
-    faults = [str(fault) for fault in undo.faults]
+    collector.attempt(release)
+    faults = [str(fault) for fault in collector.faults]
     return (FAILURE if faults else RELEASED if released else ALIVE), faults
 
 

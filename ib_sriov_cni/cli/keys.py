@@ -41,7 +41,7 @@ def _seconds() -> Schema:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Key:
+class ConfigKey:
     """One key. `words` says its type as the reference does, `default` what holds without it."""
 
     name: str  # with dots: ipam.type
@@ -62,7 +62,7 @@ class Key:
 
 
 KEYS = (
-    Key(
+    ConfigKey(
         name="deviceID",
         words="PCI address of a VF",
         default="required for ADD",
@@ -71,7 +71,7 @@ KEYS = (
         example='"0000:3b:00.2"',
         empty=True,
     ),
-    Key(
+    ConfigKey(
         name="guid",
         words="GUID",
         default="none",
@@ -80,7 +80,7 @@ KEYS = (
         example='"02:11:22:33:44:55:66:77"',
         empty=True,
     ),
-    Key(
+    ConfigKey(
         name="link_state",
         words="`auto`, `enable`, `disable`",
         default="none: left alone",
@@ -89,7 +89,7 @@ KEYS = (
         example='"auto"',
         empty=True,
     ),
-    Key(
+    ConfigKey(
         name="rdmaIsolation",
         words="bool",
         default="false",
@@ -97,7 +97,7 @@ KEYS = (
         schema={"type": "boolean"},
         example="true",
     ),
-    Key(
+    ConfigKey(
         name="pkey",
         words='P_Key, `"0x8001"`',
         default="none",
@@ -111,7 +111,7 @@ KEYS = (
         example='"0x8001"',
         empty=True,
     ),
-    Key(
+    ConfigKey(
         name="mtu",
         words="bytes",
         default="none: the kernel's",
@@ -121,7 +121,7 @@ KEYS = (
         },
         example="4092",
     ),
-    Key(
+    ConfigKey(
         name="ibKubernetesEnabled",
         words="bool",
         default="false",
@@ -129,7 +129,7 @@ KEYS = (
         schema={"type": "boolean"},
         example="true",
     ),
-    Key(
+    ConfigKey(
         name="ipam",
         words="object",
         default="none: no addresses",
@@ -147,7 +147,7 @@ KEYS = (
         },
         example='{"type": "host-local", "subnet": "10.56.0.0/16", "slices": {"flannel": true}}',
     ),
-    Key(
+    ConfigKey(
         name="portTimeout",
         words="seconds",
         default="10",
@@ -155,7 +155,7 @@ KEYS = (
         schema=_seconds(),
         example="30",
     ),
-    Key(
+    ConfigKey(
         name="lockTimeout",
         words="seconds",
         default="60",
@@ -163,7 +163,7 @@ KEYS = (
         schema=_seconds(),
         example="60",
     ),
-    Key(
+    ConfigKey(
         name="ipamTimeout",
         words="seconds",
         default="90",
@@ -171,7 +171,7 @@ KEYS = (
         schema=_seconds(),
         example="90",
     ),
-    Key(
+    ConfigKey(
         name="logLevel",
         words=", ".join([f"`{level}`" for level in LOG_LEVELS]),
         default="`info`",
@@ -180,7 +180,7 @@ KEYS = (
         example='"debug"',
         empty=True,
     ),
-    Key(
+    ConfigKey(
         name="logFile",
         words="absolute path",
         default="none",
@@ -190,7 +190,7 @@ KEYS = (
         example='"/var/log/ib-sriov.log"',
         empty=True,
     ),
-    Key(
+    ConfigKey(
         name="stateDir",
         words="absolute path",
         default=f"`{DEFAULT_STATE_DIR}`",
@@ -324,7 +324,7 @@ def render_reference() -> str:
     return "\n".join(["| key | type; default | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
-def _default(key: Key) -> str:
+def _default(key: ConfigKey) -> str:
     return key.default if key.default.startswith(("none", "required")) else f"default {key.default}"
 
 

@@ -23,7 +23,7 @@ from ib_sriov_cni.cli.output import (
 )
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.node.apply_repair import apply_repair
-from ib_sriov_cni.node.repair import ORDER, Finding, Repair, plan_repairs
+from ib_sriov_cni.node.repair import ORDER, Problem, Repair, plan_repairs
 
 EXAMPLES = f"""\
 ATTACHMENT is {WAYS}; without one, the whole node is looked at.
@@ -118,7 +118,7 @@ def _check_kinds(kinds: tuple[str, ...]) -> None:
             raise click.BadParameter(f"{kind!r} is none of {', '.join(ORDER)}", param_hint="--kind")
 
 
-def _print(outcomes: list[tuple[Repair, str, str]], findings: list[Finding]) -> None:
+def _print(outcomes: list[tuple[Repair, str, str]], findings: list[Problem]) -> None:
     if outcomes:
         rows = [[each.kind, each.pod, each.what, each.why, outcome] for each, outcome, _ in outcomes]
         print_table(("KIND", "POD", "WHAT", "WHY", "OUTCOME"), rows, fold=("WHAT", "WHY"))
@@ -132,7 +132,7 @@ def _print(outcomes: list[tuple[Repair, str, str]], findings: list[Finding]) -> 
         note(f"left to you: {who}{finding.what}\n  what to do: {finding.hint}")
 
 
-def _print_json(outcomes: list[tuple[Repair, str, str]], findings: list[Finding], unseen: tuple[str, ...]) -> None:
+def _print_json(outcomes: list[tuple[Repair, str, str]], findings: list[Problem], unseen: tuple[str, ...]) -> None:
     print_json(
         {
             "repairs": [

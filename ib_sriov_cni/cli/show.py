@@ -135,7 +135,7 @@ def _print(held: Attachment, live: Live | None, faults: list[Difference], record
     line("container", held.key.container_id)
     line("namespace", record.netns_path)
     line("VF", f"{record.pci}{'' if held.owner else ', which it does not own'}, driver {record.driver}")
-    line("port GUID", f"{guid_words(record.guid)}{_before(held)}")
+    line("port GUID", f"{guid_words(record.port_guid)}{_before(held)}")
     line("node GUID", guid_words(record.node_guid))
     line("addresses", ", ".join(held.addresses))
     line("link state", record.link_state or f"left alone ({record.had_link_state or 'the PF does not tell'})")
@@ -159,7 +159,7 @@ def _print(held: Attachment, live: Live | None, faults: list[Difference], record
 
 def _before(held: Attachment) -> str:
     record = held.record
-    if not record.set_guid:
+    if not record.sets_guid:
         return ", as the VF had it"
     return f", set (before: {guid_words(record.had_port_guid) or 'not known'})"
 

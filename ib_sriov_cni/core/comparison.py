@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Literal, Self
 
     from ib_sriov_cni.core.configuration import NetConf
-    from ib_sriov_cni.core.plan import Facts, Plan
+    from ib_sriov_cni.core.plan import Plan, VfFacts
     from ipam.protocol.result import Result, Route
 
     DifferenceKind = Literal[
@@ -57,7 +57,7 @@ class Difference(str):
         return made
 
 
-def identity_differences(plan_guid: Guid, plan_node: Guid, facts: Facts) -> list[str]:
+def identity_differences(plan_guid: Guid, plan_node: Guid, facts: VfFacts) -> list[str]:
     """Compare a VF's own GUIDs with the planned ones."""
     found = []
     if facts.port_guid is not None and facts.port_guid != plan_guid:
@@ -123,8 +123,8 @@ def verify_port(report: PortReport, plan: Plan, conf: NetConf) -> None:
     faults = []
     if report.link_layer != "InfiniBand":
         faults.append(f"its link layer is {report.link_layer}, not InfiniBand")
-    if report.port_guid != plan.guid:
-        faults.append(f"its port GUID is {report.port_guid}, not {plan.guid}")
+    if report.port_guid != plan.port_guid:
+        faults.append(f"its port GUID is {report.port_guid}, not {plan.port_guid}")
     if report.node_guid != plan.node_guid:
         faults.append(f"its node GUID is {report.node_guid}, not {plan.node_guid}")
     if conf.pkey is not None and normalize_pkey(conf.pkey) not in {normalize_pkey(p) for p in report.pkeys}:

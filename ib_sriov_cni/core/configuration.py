@@ -132,7 +132,7 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
         log_file=_read_path(reader, conf, "logFile"),
         state_dir=_read_path(reader, conf, "stateDir"),
         device_info_file=_read_path(reader, runtime, "CNIDeviceInfoFile"),
-        pod=pod_of(request.args),
+        pod=parse_pod(request.args),
         prev_result=_read_prev_result(reader, request),
     )
     reader.seconds(conf, "ipamTimeout", 0)  # the delegate door reads it itself: DEL has to do with any value
@@ -248,7 +248,7 @@ def _read_prev_result(reader: _Reader, request: Request) -> Result | None:
         return None
 
 
-def pod_of(args: Mapping[str, str]) -> str:
+def parse_pod(args: Mapping[str, str]) -> str:
     """Name a pod for people, namespace/name; empty where CNI_ARGS names none."""
     name = args.get("K8S_POD_NAME", "")
     return f"{args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""

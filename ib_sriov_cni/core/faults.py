@@ -9,17 +9,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Undo:
+class FaultCollector:
     """Runs steps one after the other and keeps their faults."""
 
     def __init__(self) -> None:
         """Nothing went wrong yet."""
         self.faults: list[CniError] = []
 
-    def attempt(self, step: Callable[[], object]) -> bool:
-        """Run a step; tells whether it succeeded. A fault that is no CniError is kept as an internal one."""
+    def attempt(self, step: Callable[..., object], *arguments: object) -> bool:
+        """Call `step` with the arguments; True if it raised nothing. Any other exception is kept as an InternalFault."""
         try:
-            step()
+            step(*arguments)
         except CniError as fault:
             self.faults.append(fault)
         except Exception as fault:  # noqa: BLE001  # the steps after it still have to run

@@ -1,6 +1,6 @@
 """What is to be done with a VF: facts to a decision, wanted and found to differences. No I/O.
 
-Facts are read under the VF's lock; every rule that refuses an ADD stands here.
+VfFacts are read under the VF's lock; every rule that refuses an ADD stands here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOCALLY_ADMINISTERED = 0x02 << 56  # IEEE Std 802, 8.2: the bit of the first byte
 
 
-class Facts(Value):
+class VfFacts(Value):
     """What is known of a VF before anything is done, all read under its lock."""
 
     function: VfFunction
@@ -69,16 +69,16 @@ class Facts(Value):
 class Plan(Value):
     """What an ADD is going to do."""
 
-    guid: Guid  # the one the VF has at the end, node and port alike unless kept
-    node_guid: Guid  # differs from `guid` only where a VF's two GUIDs are kept as they are
+    port_guid: Guid  # the one the VF has at the end, node and port alike unless kept
+    node_guid: Guid  # differs from `port_guid` only where a VF's two GUIDs are kept as they are
     origin: str  # kept, derived, or the key it was requested by
-    set_guid: bool
-    rebind: bool
+    sets_guid: bool
+    needs_rebind: bool
     link_state: str  # to be set; "" leaves it
-    move_rdma: bool
+    moves_rdma: bool
 
 
-def plan_add(conf: NetConf, facts: Facts) -> Plan:
+def plan_add(conf: NetConf, facts: VfFacts) -> Plan:
     """Decide, or refuse with the reason and what to do (codes 2, 11, 101); nothing has been touched."""
     _refuse_unusable(conf, facts)
     guid, origin = _choose_guid(conf, facts)
@@ -91,17 +91,17 @@ def plan_add(conf: NetConf, facts: Facts) -> Plan:
         change = (node, port) != (guid, guid)
         node = port = guid
     return Plan(
-        guid=port,
+        port_guid=port,
         node_guid=node,
         origin=origin,
-        set_guid=change,
-        rebind=change and not facts.passed_through,
+        sets_guid=change,
+        needs_rebind=change and not facts.passed_through,
         link_state="" if conf.link_state == facts.config.link_state else conf.link_state,
-        move_rdma=conf.rdma_isolation and not facts.passed_through,
+        moves_rdma=conf.rdma_isolation and not facts.passed_through,
     )
 
 
-def _refuse_unusable(conf: NetConf, facts: Facts) -> None:
+def _refuse_unusable(conf: NetConf, facts: VfFacts) -> None:
     function = facts.function
     who = f"VF {function.pci}"
     if not function.driver:
@@ -137,7 +137,7 @@ def _refuse_unusable(conf: NetConf, facts: Facts) -> None:
         )
 
 
-def _choose_guid(conf: NetConf, facts: Facts) -> tuple[Guid | None, str]:
+def _choose_guid(conf: NetConf, facts: VfFacts) -> tuple[Guid | None, str]:
     """Give the GUID to set and its origin; None keeps what the VF has."""
     if conf.guid is not None:
         if conf.guid in facts.holders:
@@ -157,7 +157,7 @@ def _choose_guid(conf: NetConf, facts: Facts) -> tuple[Guid | None, str]:
     return derive_guid(facts.pf_link.port_guid, facts.function, others | set(facts.holders)), "derived"
 
 
-def keeps_guid(conf: NetConf, facts: Facts) -> bool:
+def keeps_guid(conf: NetConf, facts: VfFacts) -> bool:
     """Whether the VF stays as it is: no GUID is asked for, and it has usable ones."""
     node, port = facts.node_guid, facts.port_guid
     return conf.guid is None and bool(node and port) and not (node and node.fault) and not (port and port.fault)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-class Key(Value):
+class AttachmentKey(Value):
     """What names an attachment (C12)."""
 
     network: str
@@ -26,7 +26,7 @@ class Key(Value):
         return f"{self.network}/{self.container_id}:{self.ifname}"
 
     @classmethod
-    def parse(cls, path: str) -> Key | None:
+    def parse(cls, path: str) -> AttachmentKey | None:
         """Read `path` back; None if it is nothing of ours."""
         network, slash, rest = path.partition("/")
         container_id, colon, ifname = rest.partition(":")
@@ -38,7 +38,7 @@ class Key(Value):
 class Record(Value):
     """Everything DEL needs when nothing else is left. What was there before is `had_…`."""
 
-    key: Key
+    key: AttachmentKey
     pci: PciAddress
     boot_id: str
     netns_path: str
@@ -59,9 +59,9 @@ class Record(Value):
     had_config_node_guid: Guid
     had_config_port_guid: Guid
     had_link_state: str
-    guid: Guid  # the port GUID the attachment has
+    port_guid: Guid  # the one the attachment has; stored as "guid"
     node_guid: Guid
-    set_guid: bool  # whether the two were set, or found there and kept
+    sets_guid: bool  # whether the two were set, or found there and kept
     link_state: str  # the planned one; "": left alone
     conf: dict[str, object]  # the network configuration, for the DEL of the IPAM plugin
     args: str  # CNI_ARGS, likewise
@@ -70,26 +70,30 @@ class Record(Value):
 
 
 _MAY_BE_UNKNOWN = ("had_node_guid", "had_port_guid")
-_GUIDS = (*_MAY_BE_UNKNOWN, "had_config_node_guid", "had_config_port_guid", "guid", "node_guid")
+_GUIDS = (*_MAY_BE_UNKNOWN, "had_config_node_guid", "had_config_port_guid", "port_guid", "node_guid")
+# Fields that are stored under an older name: nodes are upgraded, and downgraded, with pods running.
+_STORED_AS = {"port_guid": "guid", "sets_guid": "set_guid"}
+_FIELD_OF = {stored: field for field, stored in _STORED_AS.items()}
 
 
 def render_record(record: Record) -> dict[str, object]:
-    """Give the JSON document of a record."""
+    """Give the JSON document of a record, with the stored names of its fields."""
     doc: dict[str, object] = {"schema": SCHEMA, **record.__dict__}
     doc["key"] = dict(record.key.__dict__)
     doc["had_altnames"] = list(record.had_altnames)
     for name in _GUIDS:
         guid = doc[name]
         doc[name] = None if guid is None else str(guid)
-    return doc
+    return {_STORED_AS.get(name, name): item for name, item in doc.items()}
 
 
 def parse_record(doc: Any) -> Record:
     """Read a record's document; ValueError, KeyError or TypeError if it is none of this schema."""
     if doc["schema"] != SCHEMA:
         raise ValueError(f"schema {doc['schema']} is not {SCHEMA}")
+    doc = {_FIELD_OF.get(name, name): item for name, item in doc.items()}
     fields = {"child_pkey": 0, **{name: item for name, item in doc.items() if name != "schema"}}
-    fields["key"] = Key(**doc["key"])
+    fields["key"] = AttachmentKey(**doc["key"])
     fields["pci"] = PciAddress.parse(doc["pci"])
     for name, kind in _KINDS.items():
         if not isinstance(fields[name], kind):
@@ -117,7 +121,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "had_rdma": str,
     "had_uverbs": str,
     "had_link_state": str,
-    "set_guid": bool,
+    "sets_guid": bool,
     "link_state": str,
     "conf": dict,
     "args": str,
@@ -126,7 +130,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def pod_of(record: Record) -> str:
+def describe_attachment(record: Record) -> str:
     """Name an attachment for a message."""
     who = f"pod {record.pod}" if record.pod else f"container {record.key.container_id}"
     return f"{who} (network {record.key.network}, {record.key.ifname})"

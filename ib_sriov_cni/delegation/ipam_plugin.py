@@ -123,7 +123,7 @@ def _execute(request: Request, kind: str, command: str, log: Log) -> bytes:
         environ = _without_bootloader(environ)
     with log.step("delegate", plugin=kind, command=command) as step:
         status, out, err = run(program, environ, request.stdin, _seconds(request))
-        step.tell(status=status, stderr=err.decode(errors="replace").strip()[-2000:])
+        step.note(status=status, stderr=err.decode(errors="replace").strip()[-2000:])
     if err and log.where != "standard error":
         _hand_on(err)
     doc = _error_document(out)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ib_sriov_cni.doctor.check import Check
-    from ib_sriov_cni.doctor.facts import Facts
+    from ib_sriov_cni.doctor.facts import AllFacts
     from ib_sriov_cni.doctor.report import Finding
 
 CHECKS: dict[str, Check] = {
@@ -25,7 +25,7 @@ def choose(only: Iterable[str], without: Iterable[str]) -> list[Check]:
     return [check for check in CHECKS.values() if (not wanted or check.id in wanted) and check.id not in unwanted]
 
 
-def run_checks(checks: Iterable[Check], facts: Facts) -> list[Finding]:
+def run_checks(checks: Iterable[Check], facts: AllFacts) -> list[Finding]:
     """Run them in their order."""
     return [finding for check in checks for finding in check.run(facts)]
 

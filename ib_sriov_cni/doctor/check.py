@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from ib_sriov_cni.core.values import PortReport, VfConfig
-    from ib_sriov_cni.doctor.facts import ConfigFacts, Facts, HcaFacts, NodeFacts, Port, SmAnswer, StateFacts
+    from ib_sriov_cni.doctor.facts import AllFacts, ConfigFacts, HcaFacts, NodeFacts, PortFacts, SmAnswer, StateFacts
 
     T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class Unseen(Exception):
 class Seen:
     """The facts as checks use them: a topic that could not be read ends the check (Unseen)."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: AllFacts) -> None:
         self.facts = facts
 
     def _get(self, topic: str, found: T | None) -> T:
@@ -70,7 +70,7 @@ class Seen:
         return self._get("hca", self.facts.hca)
 
     @property
-    def ports(self) -> dict[str, Port]:
+    def ports(self) -> dict[str, PortFacts]:
         """Ports by RDMA device."""
         return self._get("ports", self.facts.ports)
 
@@ -120,7 +120,7 @@ class Check(Value):
     advice: str
     look: Callable[[Seen], Iterator[Outcome]]
 
-    def run(self, facts: Facts) -> list[Finding]:
+    def run(self, facts: AllFacts) -> list[Finding]:
         """Give its findings, at least one. No fault of a check ends the examination."""
         outcomes: list[Outcome] = []
         try:

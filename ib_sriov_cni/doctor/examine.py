@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ib_sriov_cni import __version__
 from ib_sriov_cni.doctor import read_hca
-from ib_sriov_cni.doctor.aside import Answers, read_aside
-from ib_sriov_cni.doctor.facts import Facts, HcaFacts
+from ib_sriov_cni.doctor.bounded import Answers, read_bounded
+from ib_sriov_cni.doctor.facts import AllFacts, HcaFacts
 from ib_sriov_cni.doctor.read_config import read_configs
 from ib_sriov_cni.doctor.read_node import read_node
 from ib_sriov_cni.doctor.read_state import read_state
@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ib_sriov_cni.doctor.facts import ConfigFacts, Options, Port, Roots
+    from ib_sriov_cni.doctor.facts import ConfigFacts, Options, PortFacts, Roots
     from ib_sriov_cni.doctor.facts import Network as NetworkFacts
 
 SM_SECONDS = 4.0  # for all of them; one that works answers in milliseconds
@@ -22,9 +22,9 @@ OWN_SYSFS = "/sys"  # the one that libibverbs looks at, whatever roots there are
 NOT_OWN = {"verbs": "libibverbs looks at this machine only, not at another tree"}
 
 
-def read_facts(roots: Roots, options: Options) -> Facts:
+def read_all_facts(roots: Roots, options: Options) -> AllFacts:
     """Read everything there is to know, in about twice `options.seconds` at most."""
-    first = read_aside(
+    first = read_bounded(
         {"hca": lambda: read_hca.read_hcas(roots), "config": lambda: read_configs(roots, options)}, options.seconds
     )
     hca: HcaFacts | None = first.found.get("hca")  # type: ignore[assignment]  # what its reader gives
@@ -36,7 +36,7 @@ def read_facts(roots: Roots, options: Options) -> Facts:
     }
     if hca is not None:
         readers |= _fabric_readers(roots, options, hca, networks)
-    second = read_aside(readers, options.seconds)
+    second = read_bounded(readers, options.seconds)
     return _gather(first, second, roots, options)
 
 
@@ -49,7 +49,7 @@ def _fabric_readers(
     wants_pkeys = any(network.pkey is not None for network in networks)
     whole = frozenset(pfs + (vfs if wants_pkeys else []))
 
-    def ports(names: tuple[str, ...]) -> dict[str, Port]:
+    def ports(names: tuple[str, ...]) -> dict[str, PortFacts]:
         return read_hca.read_ports(roots, names, whole)
 
     def sm() -> object:
@@ -67,10 +67,10 @@ def _fabric_readers(
     return readers
 
 
-def _gather(first: Answers, second: Answers, roots: Roots, options: Options) -> Facts:
+def _gather(first: Answers, second: Answers, roots: Roots, options: Options) -> AllFacts:
     found = {**first.found, **second.found}
     unseen = {} if roots.sysfs == OWN_SYSFS else NOT_OWN
-    return Facts(
+    return AllFacts(
         **found,  # type: ignore[arg-type]  # each reader gives its topic's type
         unseen={**unseen, **first.faults, **second.faults},
         hung=(*first.hung, *second.hung),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ib_sriov_cni.doctor.check import Outcome, Seen
-    from ib_sriov_cni.doctor.facts import Hca, Network, Port, VfFacts
+    from ib_sriov_cni.doctor.facts import Hca, Network, PortFacts, VfFacts
 
 checks = Checks()
 ACTIVE = "ACTIVE"
@@ -206,7 +206,7 @@ def _look_at_pkey(seen: Seen, pkey: int, network: Network) -> Iterator[Outcome]:
         yield warn(f"P_Key {pkey:#06x} of network {network.name} is not in the table of {words}", hint)
 
 
-def _has_table(port: Port | None) -> bool:
+def _has_table(port: PortFacts | None) -> bool:
     return port is not None and port.state == ACTIVE and any(port.pkeys)
 
 

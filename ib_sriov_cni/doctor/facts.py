@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ib_sriov_cni.core.record import Key
+    from ib_sriov_cni.core.record import AttachmentKey
     from ib_sriov_cni.core.values import Guid, PciAddress, PortReport, VfConfig
 
 
@@ -98,7 +98,7 @@ class HcaFacts(Value):
 # ---- what firmware and fabric say
 
 
-class Port(Value):
+class PortFacts(Value):
     """Port 1 of an RDMA device."""
 
     state: str  # "ACTIVE", "DOWN", "INIT" ..., "" when it does not say
@@ -186,7 +186,7 @@ class Lease(Value):
 class RecordFacts(Value):
     """A record, and whether its attachment lives."""
 
-    key: Key
+    key: AttachmentKey
     pci: str
     pod: str
     since: float
@@ -231,7 +231,7 @@ class StateFacts(Value):
     folders: tuple[Folder, ...]
     readable: bool
     records: tuple[RecordFacts, ...]
-    owners: tuple[tuple[str, Key], ...]  # PCI address, attachment
+    owners: tuple[tuple[str, AttachmentKey], ...]  # PCI address, attachment
     damaged: tuple[str, ...]
     loose: tuple[str, ...]  # files that others can read or write
     go_records: tuple[str, ...]
@@ -242,7 +242,7 @@ class StateFacts(Value):
 # ---- the node
 
 
-class Program(Value):
+class ProgramFacts(Value):
     """An executable in CNI_PATH."""
 
     path: str
@@ -268,7 +268,7 @@ class NodeFacts(Value):
     kernel: tuple[int, int]
     release: str
     root: bool
-    plugin: Program | None
+    plugin: ProgramFacts | None
     programs: frozenset[str]  # names in CNI_PATH
     multus: tuple[str, ...]  # paths of Multus's programs
     multus_socket: bool
@@ -276,11 +276,11 @@ class NodeFacts(Value):
     log_folders: tuple[tuple[str, str], ...]  # log file, why it cannot be written
 
 
-class Facts(Value):
+class AllFacts(Value):
     """All topics. `unseen` tells of each topic that is None why."""
 
     hca: HcaFacts | None = None
-    ports: dict[str, Port] | None = None  # by RDMA device
+    ports: dict[str, PortFacts] | None = None  # by RDMA device
     vf_configs: dict[str, dict[int, VfConfig]] | None = None  # by PF, VF index
     sm: dict[str, SmAnswer] | None = None  # by PF's RDMA device
     verbs: dict[str, PortReport | str] | None = None  # by RDMA device; a text is why it could not be opened

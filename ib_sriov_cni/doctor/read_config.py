@@ -16,7 +16,7 @@ import os
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
-from ib_sriov_cni.doctor.aside import describe
+from ib_sriov_cni.doctor.bounded import describe
 from ib_sriov_cni.doctor.facts import BrokenFile, ConfigFacts, Network, Pool
 from ipam.host_local.config import parse_place, parse_settings
 from ipam.host_local.ranges import range_of, render_set

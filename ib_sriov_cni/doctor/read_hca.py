@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 from ib_sriov_cni.core.values import IFF_UP, Guid, PciAddress, VfFunction
-from ib_sriov_cni.doctor.aside import describe
-from ib_sriov_cni.doctor.facts import Hca, HcaFacts, Netdev, Port, SmAnswer, VfFacts
+from ib_sriov_cni.doctor.bounded import describe
+from ib_sriov_cni.doctor.facts import Hca, HcaFacts, Netdev, PortFacts, SmAnswer, VfFacts
 from ib_sriov_cni.doctor.sa import ask_class_port_info
 from ib_sriov_cni.kernel.sysfs import Sysfs, read_attribute
 
@@ -142,18 +142,18 @@ def _guid(text: str) -> Guid | None:
 # ---- what the firmware is asked for
 
 
-def read_ports(roots: Roots, names: tuple[str, ...], whole_tables: frozenset[str]) -> dict[str, Port]:
+def read_ports(roots: Roots, names: tuple[str, ...], whole_tables: frozenset[str]) -> dict[str, PortFacts]:
     """Read port 1 of these RDMA devices; the P_Key tables, each entry a question of its own, of some only."""
     return {name: _read_port(f"{roots.sysfs}/class/infiniband/{name}/ports/1", name in whole_tables) for name in names}
 
 
-def _read_port(folder: str, whole_table: bool) -> Port:  # noqa: FBT001  # one caller, above
+def _read_port(folder: str, whole_table: bool) -> PortFacts:  # noqa: FBT001  # one caller, above
     # They read "4: ACTIVE" and "5: LinkUp".
     state, physical = [read_attribute(f"{folder}/{name}").partition(":")[2].strip() for name in ("state", "phys_state")]
     lid, sm_lid, sm_sl = [_number(read_attribute(f"{folder}/{name}")) for name in ("lid", "sm_lid", "sm_sl")]
     entries = sorted(_names(f"{folder}/pkeys"), key=_number) if whole_table else []
     pkeys = [_number(read_attribute(f"{folder}/pkeys/{name}")) for name in entries]
-    return Port(state=state, physical=physical, lid=lid, sm_lid=sm_lid, sm_sl=sm_sl, pkeys=tuple(pkeys))
+    return PortFacts(state=state, physical=physical, lid=lid, sm_lid=sm_lid, sm_sl=sm_sl, pkeys=tuple(pkeys))
 
 
 def _number(text: str) -> int:
@@ -181,7 +181,7 @@ def read_vf_configs(roots: Roots, hcas: tuple[Hca, ...]) -> dict[str, dict[int, 
 
 
 def ask_subnet_managers(
-    roots: Roots, hcas: tuple[Hca, ...], ports: Mapping[str, Port], seconds: float
+    roots: Roots, hcas: tuple[Hca, ...], ports: Mapping[str, PortFacts], seconds: float
 ) -> dict[str, SmAnswer]:
     """Ask the subnet manager behind each PF's port, one after the other within `seconds`."""
     asked = [hca for hca in hcas if hca.rdma in ports and ports[hca.rdma].sm_lid]

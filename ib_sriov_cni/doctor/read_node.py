@@ -14,8 +14,8 @@ import os
 import stat
 import subprocess
 
-from ib_sriov_cni.doctor.aside import describe
-from ib_sriov_cni.doctor.facts import DevicePlugin, NodeFacts, Program
+from ib_sriov_cni.doctor.bounded import describe
+from ib_sriov_cni.doctor.facts import DevicePlugin, NodeFacts, ProgramFacts
 from ib_sriov_cni.kernel.sysfs import read_attribute
 from ipam.protocol.fastjson import loads
 
@@ -72,20 +72,20 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-def read_program(path: str, roots: Roots, seconds: float) -> Program:
+def read_program(path: str, roots: Roots, seconds: float) -> ProgramFacts:
     """Tell whose plugin a file is, by running it. A Go one is known by its build information and not run."""
     kind, version, fault = "unknown", "", ""
     executable = os.path.isfile(path) and os.access(path, os.X_OK)
     if not executable:
-        return Program(path=path, executable=False, kind=kind, version="", fault="it cannot be executed")
+        return ProgramFacts(path=path, executable=False, kind=kind, version="", fault="it cannot be executed")
     try:
         with open(path, "rb") as file:
             if GO_MARK in file.read(LIMIT):
-                return Program(path=path, executable=True, kind="go", version="", fault="")
+                return ProgramFacts(path=path, executable=True, kind="go", version="", fault="")
     except OSError as refusal:
-        return Program(path=path, executable=True, kind=kind, version="", fault=describe(refusal))
+        return ProgramFacts(path=path, executable=True, kind=kind, version="", fault=describe(refusal))
     if roots.root:  # another file system's program is not for us to run
-        return Program(path=path, executable=True, kind=kind, version="", fault="")
+        return ProgramFacts(path=path, executable=True, kind=kind, version="", fault="")
     try:
         environ = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
         done = subprocess.run(
@@ -105,7 +105,7 @@ def read_program(path: str, roots: Roots, seconds: float) -> Program:
         elif done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             fault = f"it ends with status {done.returncode}: {said[-1][:200] if said else 'it says nothing'}"
-    return Program(path=path, executable=True, kind=kind, version=version, fault=fault)
+    return ProgramFacts(path=path, executable=True, kind=kind, version=version, fault=fault)
 
 
 def _read_device_plugin(roots: Roots) -> DevicePlugin:

@@ -1,4 +1,4 @@
-"""Facts of what the plugin keeps: state directories, records, owners of VFs, leases, locks. Nothing is set aside here.
+"""Facts of what the plugin keeps: state directories, records, owners of VFs, leases, locks. Nothing is renamed here.
 
 The records' own door renames what it cannot understand; a doctor must not. So files are read here by themselves.
 """
@@ -12,7 +12,7 @@ import time
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.core.errors import CniError
-from ib_sriov_cni.core.record import Key, Record, parse_record
+from ib_sriov_cni.core.record import AttachmentKey, Record, parse_record
 from ib_sriov_cni.doctor.facts import Folder, HeldLock, Lease, RecordFacts, StateFacts
 from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR, MAX_RECORD
 from ib_sriov_cni.telemetry.log import Log
@@ -62,7 +62,7 @@ class _Reader:
         self._locked = locked
         self.readable = True
         self.records: list[RecordFacts] = []
-        self.owners: list[tuple[str, Key]] = []
+        self.owners: list[tuple[str, AttachmentKey]] = []
         self.damaged: list[str] = []
         self.loose: list[str] = []
         self.go_records: list[str] = []
@@ -129,7 +129,7 @@ class _Reader:
                 pci=str(record.pci),
                 pod=record.pod,
                 since=record.since,
-                guid=record.guid,
+                guid=record.port_guid,
                 alive=_is_alive(host, there),
                 busy=str(record.pci) in self._locked,
                 this_boot=this_boot,
@@ -154,9 +154,9 @@ def _parse(path: str) -> Record:
         os.close(fd)
 
 
-def _owner(path: str) -> Key | None:
+def _owner(path: str) -> AttachmentKey | None:
     try:
-        return Key.parse(os.readlink(path))
+        return AttachmentKey.parse(os.readlink(path))
     except OSError:
         return None
 

@@ -6,7 +6,7 @@ from ib_sriov_cni.attach.check import record_differences
 from ib_sriov_cni.attach.gc import release_dead
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
-from ib_sriov_cni.core.faults import Undo
+from ib_sriov_cni.core.faults import FaultCollector
 from ib_sriov_cni.node.repair import (
     ADDRESS,
     BIND,
@@ -52,9 +52,9 @@ def apply_repair(host: Host, repair: Repair, *, lock_timeout: float = LOCK_SECON
 def _apply_release(host: Host, repair: Repair, lock_timeout: float) -> bool:
     if repair.key is None:
         return False
-    undo = Undo()
-    released = release_dead(host, repair.key, lock_timeout, undo)
-    undo.raise_faults()
+    collector = FaultCollector()
+    released = release_dead(host, repair.key, lock_timeout, collector)
+    collector.raise_faults()
     return released
 
 

@@ -10,7 +10,7 @@ from ipam.protocol.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ib_sriov_cni.core.record import Key, Record
+    from ib_sriov_cni.core.record import AttachmentKey, Record
     from ib_sriov_cni.core.values import Guid, Link, PciAddress, Port, VfConfig, VfFunction
 
 # What a VF is doing. The order is that of a summary.
@@ -42,7 +42,7 @@ class Attachment(Value):
     owner: bool  # whether the VF is its
 
     @property
-    def key(self) -> Key:
+    def key(self) -> AttachmentKey:
         """What names it."""
         return self.record.key
 
@@ -107,11 +107,11 @@ class Damaged(Value):
     path: str
     since: float  # Unix time it was last written
     words: str
-    key: Key | None  # of the attachment whose record it was, where the name tells
+    key: AttachmentKey | None  # of the attachment whose record it was, where the name tells
     pci: PciAddress | None  # the VF whose owner that attachment still is
 
 
-class Foreign(Value):
+class GoRecord(Value):
     """A record of the Go plugin (N6)."""
 
     path: str
@@ -128,10 +128,10 @@ class Inventory(Value):
     pfs: tuple[PfEntry, ...]
     attachments: tuple[Attachment, ...]
     damaged: tuple[Damaged, ...]
-    foreign: tuple[Foreign, ...]
+    foreign: tuple[GoRecord, ...]
     mode: str  # RDMA namespace mode; "" where it could not be asked
     unseen: tuple[str, ...]
-    blind: str = ""  # why the records could not be read, which is the first of `unseen` then
+    unreadable_records: str = ""  # why the records could not be read, which is the first of `unseen` then
 
     @property
     def vfs(self) -> list[VfEntry]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.attach.liveness import why_dead
 from ib_sriov_cni.core.errors import CniError
-from ib_sriov_cni.core.record import pod_of
+from ib_sriov_cni.core.record import describe_attachment
 from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS, PciAddress, VfConfig, VfFunction
 from ib_sriov_cni.node.inventory import (
     BUSY,
@@ -19,7 +19,7 @@ from ib_sriov_cni.node.inventory import (
     UNMANAGED,
     Attachment,
     Damaged,
-    Foreign,
+    GoRecord,
     Inventory,
     PfEntry,
     VfEntry,
@@ -29,7 +29,7 @@ from ipam.protocol.value import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
-    from ib_sriov_cni.core.record import Key, Record
+    from ib_sriov_cni.core.record import AttachmentKey, Record
     from ib_sriov_cni.core.values import Link
 
 
@@ -47,7 +47,7 @@ def read_inventory(host: Host) -> Inventory:
         foreign=tuple(foreign),
         mode=reader.read_mode(),
         unseen=tuple(dict.fromkeys(reader.unseen)),
-        blind=reader.blind,
+        unreadable_records=reader.unreadable_records,
     )
 
 
@@ -73,9 +73,9 @@ class _Reader:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.unseen: list[str] = []
-        self.blind = host.leftovers.why_unreadable()
-        if self.blind:
-            self.unseen.append(f"the records ({self.blind}): who holds which VF")
+        self.unreadable_records = host.leftovers.why_unreadable()
+        if self.unreadable_records:
+            self.unseen.append(f"the records ({self.unreadable_records}): who holds which VF")
         self.damaged_records: list[Damaged] = []
 
     def read_mode(self) -> str:
@@ -102,7 +102,7 @@ class _Reader:
                 self.unseen.append(str(fault))
         return found
 
-    def _owned_by(self, key: Key | None) -> PciAddress | None:
+    def _owned_by(self, key: AttachmentKey | None) -> PciAddress | None:
         return next((PciAddress(pci) for pci, owner in self.host.ownership.read_owners() if owner == key), None)
 
     def read_damaged(self) -> list[Damaged]:
@@ -114,7 +114,7 @@ class _Reader:
             found.append(Damaged(path=path, since=since, words=words, key=key, pci=self._owned_by(key)))
         return found
 
-    def read_foreign(self) -> list[Foreign]:
+    def read_foreign(self) -> list[GoRecord]:
         found = []
         for path, understood, since in self.host.leftovers.read_foreign():
             doc = understood or {}
@@ -124,7 +124,7 @@ class _Reader:
             # <containerID>-<ifname>, and either may have a hyphen: the record says where the second one begins.
             cut = -len(ifname) - 1 if ifname and name.endswith(f"-{ifname}") else name.rfind("-")
             found.append(
-                Foreign(
+                GoRecord(
                     path=path,
                     since=since,
                     pci=_pci(doc.get("deviceID")),
@@ -135,7 +135,7 @@ class _Reader:
             )
         return found
 
-    def read_pf(self, pci: PciAddress, attachments: list[Attachment], foreign: list[Foreign]) -> PfEntry:
+    def read_pf(self, pci: PciAddress, attachments: list[Attachment], foreign: list[GoRecord]) -> PfEntry:
         sysfs = self.host.sysfs
         rdma, netdev = sysfs.read_rdma(pci), sysfs.read_netdev(pci)
         link: Link | None = None
@@ -173,7 +173,7 @@ class _Reader:
         function: VfFunction,
         configs: dict[int, VfConfig],
         attachments: list[Attachment],
-        foreign: list[Foreign],
+        foreign: list[GoRecord],
     ) -> VfEntry:
         pci = function.pci
         rdma = self.host.sysfs.read_rdma(pci)
@@ -192,10 +192,10 @@ class _Reader:
         state, note = self._state(entry, foreign)
         return replace(entry, state=state, note=note)
 
-    def _state(self, vf: VfEntry, foreign: list[Foreign]) -> tuple[str, str]:
+    def _state(self, vf: VfEntry, foreign: list[GoRecord]) -> tuple[str, str]:
         """Give a VF's state, and what else there is to say of it."""
         held, busy = vf.attachment, ""
-        if not self.blind:
+        if not self.unreadable_records:
             try:
                 busy = self.host.locks.read_holder(vf.pci)
             except CniError as fault:
@@ -205,31 +205,31 @@ class _Reader:
         if busy:
             return BUSY, busy
         if held is not None and held.owner:
-            return LEFTOVER, f"{pod_of(held.record)}: {held.why}"
+            return LEFTOVER, f"{describe_attachment(held.record)}: {held.why}"
         owner = self.host.ownership.read_owner(vf.pci)
-        if owner is not None and _is_home(vf):
+        if owner is not None and _is_in_host_namespace(vf):
             return LEFTOVER, f"its owner {owner.path} has no record"
         return self._state_by_devices(vf, foreign)
 
-    def _state_by_devices(self, vf: VfEntry, foreign: list[Foreign]) -> tuple[str, str]:
+    def _state_by_devices(self, vf: VfEntry, foreign: list[GoRecord]) -> tuple[str, str]:
         """Give the state of a VF that no record of ours explains."""
         if not vf.function.driver:
             return UNBOUND, ""
-        if vf.function.driver in PASS_THROUGH_DRIVERS or _is_home(vf):
+        if vf.function.driver in PASS_THROUGH_DRIVERS or _is_in_host_namespace(vf):
             return FREE, ""
         theirs = next((record for record in foreign if record.pci == vf.pci), None)
         if theirs is not None:
             return FOREIGN, f"container {theirs.container_id} ({theirs.ifname}), attached by the Go plugin"
         if not vf.rdma:
             return NO_RDMA, ""
-        if self.blind:
+        if self.unreadable_records:
             return UNKNOWN, ""
         if not vf.rdma_here:
             return UNMANAGED, ""
         return NO_NETDEV, ""
 
 
-def _is_home(vf: VfEntry) -> bool:
+def _is_in_host_namespace(vf: VfEntry) -> bool:
     return bool(vf.netdev) and vf.rdma_here
 
 

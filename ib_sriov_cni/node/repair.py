@@ -14,7 +14,7 @@ import time
 
 from ib_sriov_cni.attach.check import record_differences
 from ib_sriov_cni.core.errors import CniError
-from ib_sriov_cni.core.record import pod_of
+from ib_sriov_cni.core.record import describe_attachment
 from ib_sriov_cni.node.inventory import BUSY, UNBOUND, UNMANAGED
 from ib_sriov_cni.node.read_inventory import read_inventory
 from ipam.protocol.result import Route
@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.comparison import Difference, DifferenceKind
-    from ib_sriov_cni.core.record import Key, Record
+    from ib_sriov_cni.core.record import AttachmentKey, Record
     from ib_sriov_cni.core.values import PciAddress
     from ib_sriov_cni.node.inventory import Attachment, Damaged, Inventory, VfEntry
 
@@ -62,19 +62,19 @@ class Repair(Value):
     why: str
     harmless: bool  # to the traffic of living pods
     pci: PciAddress | None  # whose lock is taken; None for a leftover
-    key: Key | None  # of the attachment it is for
+    key: AttachmentKey | None  # of the attachment it is for
     pod: str  # that one's pod or container, for people
     about: object = None  # the address, the route, the file …
 
 
-class Finding(Value):
+class Problem(Value):
     """One thing that is wrong and cannot be put right from here."""
 
     kind: str
     what: str
     hint: str
     pci: PciAddress | None
-    key: Key | None
+    key: AttachmentKey | None
     pod: str
 
 
@@ -82,7 +82,7 @@ class RepairPlan(Value):
     """What can be put right, in the order to do it, and what cannot."""
 
     repairs: tuple[Repair, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[Problem, ...]
     unseen: tuple[str, ...]
 
 
@@ -102,7 +102,7 @@ def plan_repairs(
     inventory = inventory or read_inventory(host)
     now = time.time() if now is None else now
     repairs: list[Repair] = []
-    findings: list[Finding] = []
+    findings: list[Problem] = []
     unseen = list(inventory.unseen)
     for attachment in inventory.attachments:
         if attachment.busy or attachment.alive is None:
@@ -113,7 +113,7 @@ def plan_repairs(
         try:
             faults = record_differences(host, attachment.record, reservation=reservations)
         except CniError as refusal:
-            unseen.append(f"{pod_of(attachment.record)}: {refusal}")
+            unseen.append(f"{describe_attachment(attachment.record)}: {refusal}")
             continue
         for fault in faults:
             _sort_difference(attachment, fault, faults, inventory, repairs, findings)
@@ -149,7 +149,7 @@ def _sort_difference(
     faults: list[Difference],
     inventory: Inventory,
     repairs: list[Repair],
-    findings: list[Finding],
+    findings: list[Problem],
 ) -> None:
     """Put one difference of a living attachment among what can be repaired, or among what cannot."""
     record = attachment.record
@@ -163,7 +163,7 @@ def _sort_difference(
         kind = OWNER
     if not kind:
         findings.append(
-            Finding(
+            Problem(
                 kind=fault.kind,
                 what=str(fault),
                 hint=HINTS.get(fault.kind, "delete the pod"),
@@ -207,7 +207,7 @@ def _has_living_rival(attachment: Attachment, inventory: Inventory) -> bool:
     )
 
 
-def _sort_vf(host: Host, vf: VfEntry, repairs: list[Repair], findings: list[Finding]) -> None:
+def _sort_vf(host: Host, vf: VfEntry, repairs: list[Repair], findings: list[Problem]) -> None:
     """What a VF needs that no attachment explains."""
     pci = vf.pci
     if vf.state == BUSY:
@@ -231,7 +231,7 @@ def _sort_vf(host: Host, vf: VfEntry, repairs: list[Repair], findings: list[Find
         driver = vf.function.pf_driver
         why_not = _why_not_bind(host, vf)
         if why_not:
-            findings.append(Finding(kind=BIND, what=f"VF {pci} has no driver", hint=why_not, pci=pci, key=None, pod=""))
+            findings.append(Problem(kind=BIND, what=f"VF {pci} has no driver", hint=why_not, pci=pci, key=None, pod=""))
         else:
             repairs.append(
                 Repair(
@@ -247,7 +247,7 @@ def _sort_vf(host: Host, vf: VfEntry, repairs: list[Repair], findings: list[Find
             )
     if vf.state == UNMANAGED:
         findings.append(
-            Finding(
+            Problem(
                 kind=UNMANAGED,
                 what=f"VF {pci} is in a network namespace, and no record tells whose",
                 hint="end what holds it; or take it back, which cuts that one off: echo "
@@ -263,7 +263,7 @@ def _lives(vf: VfEntry) -> bool:
     return vf.attachment is not None and vf.attachment.alive is not False
 
 
-def _is_recorded(host: Host, key: Key) -> bool:
+def _is_recorded(host: Host, key: AttachmentKey) -> bool:
     try:
         return host.records.inspect(key) is not None
     except (ValueError, CniError):
@@ -284,7 +284,7 @@ def _why_not_bind(host: Host, vf: VfEntry) -> str:
 
 
 def _sort_damaged(
-    damaged: Damaged, inventory: Inventory, before: float, repairs: list[Repair], findings: list[Finding]
+    damaged: Damaged, inventory: Inventory, before: float, repairs: list[Repair], findings: list[Problem]
 ) -> None:
     held = next((vf for vf in inventory.vfs if vf.pci == damaged.pci), None) if damaged.pci else None
     # The name of the file may be all that tells whose a VF is that is still away.
@@ -304,7 +304,7 @@ def _sort_damaged(
         )
     elif not damaged.path.endswith(".new"):
         findings.append(
-            Finding(
+            Problem(
                 kind="damaged",
                 what=f"{damaged.path}: {damaged.words}",
                 hint="its pod's DEL releases the addresses only; " + _damaged_hint(damaged, away=away),

@@ -64,17 +64,17 @@ def _make_private(folder: str) -> None:
         os.close(fd)
 
 
-def set_links_aside(*folders: str) -> None:
+def rename_planted_links(*folders: str) -> None:
     """Rename links that somebody planted where our folders are, so that nothing is read or written through them."""
     for folder in folders:
         try:
             os.readlink(folder)
         except OSError:
             continue  # a folder, or nothing: as it should be
-        set_aside(folder)
+        mark_damaged(folder)
 
 
-def set_aside(path: str) -> None:
+def mark_damaged(path: str) -> None:
     """Rename what cannot be understood, so that it is never in the way. Raises StateFailure (106)."""
     try:
         os.rename(path, path + ".damaged")

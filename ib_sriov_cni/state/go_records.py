@@ -10,8 +10,8 @@ import os
 import stat
 
 from ib_sriov_cni.core.errors import StateFailure
-from ib_sriov_cni.core.record import Key
-from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR, MAX_RECORD, list_names, set_aside
+from ib_sriov_cni.core.record import AttachmentKey
+from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR, MAX_RECORD, list_names, mark_damaged
 from ipam.protocol.fastjson import loads
 
 TYPE_CHECKING = False
@@ -26,36 +26,36 @@ class GoRecords:
         """Nothing is opened."""
         self._state_dir = state_dir
 
-    def file_of(self, key: Key) -> str:
+    def file_of(self, key: AttachmentKey) -> str:
         """Give the path of the Go plugin's record of an attachment."""
         return f"{self._state_dir}/{key.container_id}-{key.ifname}"
 
-    def read(self, key: Key) -> tuple[dict[str, object], float] | None:
+    def read(self, key: AttachmentKey) -> tuple[dict[str, object], float] | None:
         """Give the Go plugin's record and when it was written; one that cannot be understood is set aside."""
         found = _read_file(self.file_of(key))
         if found is None:
             return None
         doc, written = found
         if not isinstance(doc, dict):
-            self.set_aside(key)
+            self.mark_damaged(key)
             return None
         # The file's name says neither the network nor, with hyphens in it, where the interface's begins.
         ours = doc.get("name") in (None, "", key.network) and doc.get("ContIFNames") in (None, "", key.ifname)
         return (doc, written) if ours else None
 
-    def read_keys(self, network: str) -> list[Key]:
+    def read_keys(self, network: str) -> list[AttachmentKey]:
         """Give the attachments of a network that the Go plugin's records speak of."""
         keys = []
         for name in list_names(self._state_dir):
             cut = -1 if name.endswith(".damaged") else name.find("-")
             while cut > 0:  # either part may have a hyphen: the record itself says where the second one begins
-                key = Key(network=network, container_id=name[:cut], ifname=name[cut + 1 :])
+                key = AttachmentKey(network=network, container_id=name[:cut], ifname=name[cut + 1 :])
                 if os.path.isfile(f"{self._state_dir}/{name}") and self.read(key):
                     keys.append(key)
                 cut = name.find("-", cut + 1)
         return keys
 
-    def is_superseded(self, key: Key, pci: PciAddress, written: float) -> bool:
+    def is_superseded(self, key: AttachmentKey, pci: PciAddress, written: float) -> bool:
         """Whether a later record of the Go plugin speaks of the same VF: it serves that one's pod."""
         own = self.file_of(key)
         for name in list_names(self._state_dir):
@@ -67,11 +67,11 @@ class GoRecords:
                 return True
         return False
 
-    def set_aside(self, key: Key) -> None:
+    def mark_damaged(self, key: AttachmentKey) -> None:
         """Rename the Go plugin's record so that it is never in the way."""
-        set_aside(self.file_of(key))
+        mark_damaged(self.file_of(key))
 
-    def forget(self, key: Key) -> None:
+    def forget(self, key: AttachmentKey) -> None:
         """Remove the Go plugin's record; absent is fine. Raises StateFailure (106)."""
         path = self.file_of(key)
         try:

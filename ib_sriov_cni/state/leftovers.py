@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from ib_sriov_cni.core.errors import StateFailure
-from ib_sriov_cni.core.record import Key
+from ib_sriov_cni.core.record import AttachmentKey
 from ib_sriov_cni.state.directory import MAX_RECORD, NO_RECORD, list_names
 from ipam.protocol.fastjson import loads
 
@@ -50,10 +50,14 @@ class Leftovers:
                 pass  # gone meanwhile
         return found
 
-    def key_of(self, path: str) -> Key | None:
+    def key_of(self, path: str) -> AttachmentKey | None:
         """Give the attachment whose record a file is or was, by its name; None for any other file."""
         head, dot, _ = path.rpartition(".json")
-        return Key.parse(head[len(self._attachments) + 1 :]) if dot and head.startswith(self._attachments) else None
+        return (
+            AttachmentKey.parse(head[len(self._attachments) + 1 :])
+            if dot and head.startswith(self._attachments)
+            else None
+        )
 
     def remove(self, path: str) -> None:
         """Remove one of those; absent is fine. Raises StateFailure (106)."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 
 from ib_sriov_cni.core.errors import StateFailure
-from ib_sriov_cni.core.record import Key
+from ib_sriov_cni.core.record import AttachmentKey
 from ib_sriov_cni.core.values import PciAddress
 from ib_sriov_cni.state.directory import (
     DEFAULT_STATE_DIR,
     list_names,
     make_folders,
     remove_quietly,
+    rename_planted_links,
     retry_if_folder_vanished,
-    set_links_aside,
 )
 
 
@@ -28,22 +28,22 @@ class Ownership:
         """Nothing is made before the first claim."""
         self._devices = f"{state_dir}/devices"
 
-    def read_owner(self, pci: PciAddress) -> Key | None:
+    def read_owner(self, pci: PciAddress) -> AttachmentKey | None:
         """Give the attachment that owns the VF, None if nobody does."""
-        set_links_aside(self._devices)
+        rename_planted_links(self._devices)
         try:
-            return Key.parse(os.readlink(f"{self._devices}/{pci}"))
+            return AttachmentKey.parse(os.readlink(f"{self._devices}/{pci}"))
         except OSError:
             return None
 
-    def read_owners(self) -> list[tuple[str, Key]]:
+    def read_owners(self) -> list[tuple[str, AttachmentKey]]:
         """Give each owned VF's PCI address with its owner."""
-        set_links_aside(self._devices)
+        rename_planted_links(self._devices)
         names = [name for name in list_names(self._devices) if not name.endswith(".new")]  # what a killed claim left
         pairs = [(name, self.read_owner(PciAddress(name))) for name in names]
         return [(pci, key) for pci, key in pairs if key is not None]
 
-    def claim(self, pci: PciAddress, key: Key) -> None:
+    def claim(self, pci: PciAddress, key: AttachmentKey) -> None:
         """Make an attachment the owner of a VF. Raises StateFailure (106)."""
         path = f"{self._devices}/{pci}"
         try:
@@ -51,7 +51,7 @@ class Ownership:
         except OSError as fault:
             raise StateFailure(f"write owner of VF {path}: {fault.strerror}") from None
 
-    def _claim(self, path: str, key: Key) -> None:
+    def _claim(self, path: str, key: AttachmentKey) -> None:
         temporary = f"{path}.new"
         make_folders(self._devices, "", durable=False)
         try:
@@ -61,7 +61,7 @@ class Ownership:
             os.symlink(key.path, temporary)
         os.rename(temporary, path)
 
-    def disclaim(self, pci: PciAddress, key: Key) -> None:
+    def disclaim(self, pci: PciAddress, key: AttachmentKey) -> None:
         """Let go of a VF if it is ours. Raises StateFailure (106)."""
         if self.read_owner(pci) != key:
             return

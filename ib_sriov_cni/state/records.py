@@ -24,17 +24,17 @@ import errno
 import os
 
 from ib_sriov_cni.core.errors import StateFailure
-from ib_sriov_cni.core.record import Key, Record, parse_record, render_record
+from ib_sriov_cni.core.record import AttachmentKey, Record, parse_record, render_record
 from ib_sriov_cni.state.directory import (
     DEFAULT_STATE_DIR,
     MAX_RECORD,
     NO_RECORD,
     list_names,
     make_folders,
+    mark_damaged,
     remove_quietly,
+    rename_planted_links,
     retry_if_folder_vanished,
-    set_aside,
-    set_links_aside,
     sync_folder,
     write_whole,
 )
@@ -50,24 +50,24 @@ class Records:
         """Nothing is made before the first write."""
         self._attachments = f"{state_dir}/attachments"
 
-    def file_of(self, key: Key) -> str:
+    def file_of(self, key: AttachmentKey) -> str:
         """Give the path of a record, for messages."""
         return f"{self._attachments}/{key.path}.json"
 
-    def read(self, key: Key) -> Record | None:
+    def read(self, key: AttachmentKey) -> Record | None:
         """Give the record of an attachment, None if there is none or it was set aside as damaged.
 
         Raises StateFailure (106) if it is there but cannot be read.
         """
         path = self.file_of(key)
-        set_links_aside(self._attachments, os.path.dirname(path))
+        rename_planted_links(self._attachments, os.path.dirname(path))
         try:
             return self.inspect(key)
         except ValueError:
-            set_aside(path)
+            mark_damaged(path)
             return None
 
-    def inspect(self, key: Key) -> Record | None:
+    def inspect(self, key: AttachmentKey) -> Record | None:
         """Give a record as `read` does, but leave a damaged one where it is: ValueError tells what is wrong with it."""
         path = self.file_of(key)
         if os.path.islink(self._attachments) or os.path.islink(os.path.dirname(path)):
@@ -126,7 +126,7 @@ class Records:
         if not record.committed:
             sync_folder(os.path.dirname(path))
 
-    def forget(self, key: Key) -> None:
+    def forget(self, key: AttachmentKey) -> None:
         """Remove a record; absent is fine. Raises StateFailure (106)."""
         path = self.file_of(key)
         try:
@@ -136,7 +136,7 @@ class Records:
                 raise StateFailure(f"remove record {path}: {fault.strerror}") from None
         _remove_empty(os.path.dirname(path), self._attachments)
 
-    def sweep(self, network: str, key: Key | None = None) -> None:
+    def sweep(self, network: str, key: AttachmentKey | None = None) -> None:
         """Remove what writes cut short have left, of a network or one attachment; a live one begins again."""
         folder = f"{self._attachments}/{network}"
         torn = [name for name in list_names(folder) if name.endswith(".json.new")]
@@ -146,15 +146,15 @@ class Records:
         if torn:
             _remove_empty(folder, self._attachments)
 
-    def read_keys(self) -> list[Key]:
+    def read_keys(self) -> list[AttachmentKey]:
         """Give the keys of all records."""
-        set_links_aside(self._attachments)
+        rename_planted_links(self._attachments)
         keys = []
         for network in list_names(self._attachments):
             if os.path.islink(f"{self._attachments}/{network}"):
                 continue
             for name in list_names(f"{self._attachments}/{network}"):
-                key = Key.parse(f"{network}/{name[:-5]}") if name.endswith(".json") else None
+                key = AttachmentKey.parse(f"{network}/{name[:-5]}") if name.endswith(".json") else None
                 if key:
                     keys.append(key)
         return keys

@@ -99,8 +99,8 @@ class Log:
         if self._fd < 0:
             try:
                 # Not to wait for the reader of a pipe, nor to be tied to a terminal.
-                aloof = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | aloof, 0o640)
+                flags = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | flags, 0o640)
             except OSError as fault:
                 _write_all(2, f"level=warning msg={_quote(f'cannot open logFile {self._path}: {fault.strerror}')}\n")
                 self._path = ""  # say so once
@@ -124,7 +124,7 @@ class Step:
         self._facts = facts
         self._start = 0.0
 
-    def tell(self, **facts: object) -> None:
+    def note(self, **facts: object) -> None:
         """Add facts that are known only now."""
         self._facts.update(facts)
 

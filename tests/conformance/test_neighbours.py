@@ -47,15 +47,15 @@ def test_n01_where_the_device_is_named(ask: Runtime) -> None:
 
 def test_n02_healing_is_ours(rig: Rig) -> None:
     """Nobody sends DEL, GC or CHECK for a dead pod's net1: the next ADD on its VF does what they would have done."""
-    dead, heir = rig.pod("dead"), rig.pod("heir")
+    dead, successor = rig.pod("dead"), rig.pod("successor")
     rig.add(dead, guid=guid_of(1), link_state="enable", portTimeout=0)
     dead.delete()
-    added = rig.add(heir, portTimeout=0)
+    added = rig.add(successor, portTimeout=0)
     assert not added["interfaces"][0]["mac"].endswith(guid_of(1))
     (record,) = (STATE / "attachments").rglob("*.json")
-    assert record.name == f"{heir.container_id}:net1.json"
-    assert heir.addresses() == ["10.56.0.3/24"]
-    rig.delete(heir)
+    assert record.name == f"{successor.container_id}:net1.json"
+    assert successor.addresses() == ["10.56.0.3/24"]
+    rig.delete(successor)
     rig.assert_as_before()
 
 

@@ -62,7 +62,7 @@ def place() -> Iterator[str]:
         shutil.rmtree(LOCKS, ignore_errors=True)
 
 
-def at_home(conf: Any, place: str) -> Any:
+def in_host_namespace(conf: Any, place: str) -> Any:
     """Let what it says of files speak of ours; other folders are tried where they are refused or only read."""
     if isinstance(conf, dict):
         conf["stateDir"] = f"{place}/state"
@@ -124,7 +124,11 @@ def test_standard_input(place: str, command: str, stdin: bytes) -> None:
         document = json.loads(stdin)
     except (ValueError, RecursionError):
         document = None
-    call(environment(command, place), stdin if document is None else encoded(at_home(document, place)), allowed=place)
+    call(
+        environment(command, place),
+        stdin if document is None else encoded(in_host_namespace(document, place)),
+        allowed=place,
+    )
 
 
 @pytest.mark.parametrize("command", ["ADD", "DEL"])
@@ -134,7 +138,7 @@ def test_each_value_in_each_place(place: str, command: str) -> None:
         for value in NASTY:
             # A source that counts less is read only where the others say nothing.
             sparse = {"cniVersion": "1.1.0", "name": "ibnet", path[0]: CONF[path[0]]}
-            conf = at_home(replaced(sparse, path, value), place)
+            conf = in_host_namespace(replaced(sparse, path, value), place)
             call(environment(command, place), encoded(conf), allowed=place)
 
 
@@ -143,7 +147,7 @@ def test_each_value_in_each_place(place: str, command: str) -> None:
 @given(commands, varied(CONF), st.sampled_from(VERSIONS))
 def test_configuration(place: str, command: str, conf: Any, version: str) -> None:
     conf["cniVersion"] = version
-    call(environment(command, place), encoded(at_home(conf, place)), allowed=place)
+    call(environment(command, place), encoded(in_host_namespace(conf, place)), allowed=place)
 
 
 @seed(SEED)
@@ -158,7 +162,7 @@ def test_configuration(place: str, command: str, conf: Any, version: str) -> Non
 @example("ADD", {}, "K8S_POD_NAME=\udcff;IgnoreUnknown=1")
 def test_environment(place: str, command: str, environ: dict[str, str], args: str) -> None:
     if command:
-        conf = at_home({"cniVersion": "1.1.0", "name": "ibnet", "deviceID": PCI}, place)
+        conf = in_host_namespace({"cniVersion": "1.1.0", "name": "ibnet", "deviceID": PCI}, place)
         call({**environment(command, place), **environ, "CNI_ARGS": args}, encoded(conf), allowed=place)
 
 
@@ -166,7 +170,7 @@ def test_environment(place: str, command: str, environ: dict[str, str], args: st
 @bounded
 @given(st.sampled_from(("ADD", "CHECK", "DEL")), varied(PREVIOUS) | anything, st.sampled_from(VERSIONS))
 def test_prev_result(place: str, command: str, before: Any, version: str) -> None:
-    conf = at_home({"cniVersion": version, "name": "ibnet", "deviceID": PCI, "prevResult": before}, place)
+    conf = in_host_namespace({"cniVersion": version, "name": "ibnet", "deviceID": PCI, "prevResult": before}, place)
     call(environment(command, place), encoded(conf), allowed=place)
 
 
@@ -241,7 +245,7 @@ def made_state(place: str, record: bytes | None, go: bytes | None, owner: str) -
 def test_records(place: str, command: str, record: bytes, go: bytes, owner: str, valid: Any) -> None:
     """Records of ours and of the Go plugin, owners, lists of valid attachments; then a DEL, which has to end."""
     made_state(place, record, go, owner)
-    conf = at_home({"cniVersion": "1.1.0", "name": "ibnet", "deviceID": PCI, "lockTimeout": 0}, place)
+    conf = in_host_namespace({"cniVersion": "1.1.0", "name": "ibnet", "deviceID": PCI, "lockTimeout": 0}, place)
     conf["cni.dev/valid-attachments"] = valid
     if command == "CHECK":
         conf["prevResult"] = PREVIOUS
@@ -253,18 +257,18 @@ def test_records(place: str, command: str, record: bytes, go: bytes, owner: str,
 def test_names_lead_nowhere(place: str, name: str) -> None:
     """Names of networks, containers and interfaces are refused, or stay below the state directory."""
     for command in ("ADD", "DEL", "CHECK", "GC"):
-        conf = at_home({**CONF, "name": name}, place)
+        conf = in_host_namespace({**CONF, "name": name}, place)
         call(environment(command, place), encoded(conf), allowed=place)
         if "\0" not in name:
             for variable in ("CNI_CONTAINERID", "CNI_IFNAME"):
                 environ = environment(command, place, **{variable: name})
-                call(environ, encoded(at_home({**CONF}, place)), allowed=place)
+                call(environ, encoded(in_host_namespace({**CONF}, place)), allowed=place)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "JUNK"])
 def test_as_processes(place: str, command: str) -> None:
     """The same for the program itself, with a made state and inputs that are not text."""
-    conf = at_home({**CONF}, place)
+    conf = in_host_namespace({**CONF}, place)
     inputs = [b"", b"\xff\xfe", encoded(conf), encoded({**conf, "name": None}), encoded(conf)[:-1], b"[" * 50_000]
     state = made_state(place, encoded(RECORD)[:300], encoded(GO_RECORD), "ibnet/c1:net1")
     for stdin in inputs:

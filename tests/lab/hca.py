@@ -166,7 +166,7 @@ class Hca:
         shown = self.vf_info(vf)
         return str(shown.get("node guid", NO_GUID)).lower(), str(shown.get("port guid", NO_GUID)).lower()
 
-    def set_guid(self, vf: int, guid: str) -> None:
+    def sets_guid(self, vf: int, guid: str) -> None:
         """Both GUIDs, on the PF; the VF takes them when it is bound again."""
         for kind in ("node_guid", "port_guid"):
             run(["ip", "link", "set", "dev", self.pf_netdev, "vf", str(vf), kind, guid])

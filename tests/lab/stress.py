@@ -33,7 +33,7 @@ def live(hca: Hca, vf: int, end: float, counts: Counter[str]) -> None:
     while time.monotonic() < end:
         turn += 1
         try:
-            hca.set_guid(vf, f"00:11:22:33:{turn % 256:02x}:00:00:{vf + 1:02x}")
+            hca.sets_guid(vf, f"00:11:22:33:{turn % 256:02x}:00:00:{vf + 1:02x}")
             hca.rebind(vf)
             run(["ip", "netns", "add", netns])
             name = hca.rdma(vf)

@@ -282,8 +282,8 @@ def test_an_add_that_died_is_released(rig: Rig, agents: Agents) -> None:
 def test_without_sight_of_the_namespaces_nothing_is_released(rig: Rig, agents: Agents) -> None:
     """A container without the host's /run/netns: every path is gone, and every pod lives."""
     pod, result = add(rig, 0)
-    blind = ["unshare", "--mount", "sh", "-c", 'umount -l /run/netns/* /run/netns; exec "$@"', "sh"]
-    agent = agents("--grace", "0", wrap=blind).ready()
+    unreadable_records = ["unshare", "--mount", "sh", "-c", 'umount -l /run/netns/* /run/netns; exec "$@"', "sh"]
+    agent = agents("--grace", "0", wrap=unreadable_records).ready()
     agent.until(1, "ib_sriov_attachments", "ibnet", "hidden")
     agent.passes(3)
     assert agent.metric("ib_sriov_vfs", rig.hca.pf, "in_use") == 1

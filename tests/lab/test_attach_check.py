@@ -199,7 +199,7 @@ def test_vf_gone(attached: Attached) -> None:
     assert gone.status == 0, gone.stdout
     assert rig.hca.set_numvfs(rig.vfs) == "OK"
     assert rig.hca.settled()
-    rig.hca.set_guid(0, rig.before.facts[f"VF 0 ({pci}) port GUID"])
+    rig.hca.sets_guid(0, rig.before.facts[f"VF 0 ({pci}) port GUID"])
     run(f"ip link set {rig.hca.pf_netdev} vf 0 state auto")
     rig.hca.rebind(0)
     rig.assert_as_before()

@@ -133,7 +133,7 @@ def test_device_is_open_in_the_pod(rig: Rig) -> None:
 
 def test_record_is_gone(rig: Rig) -> None:
     """The lease goes; the VF comes home with its pod and can be used again, whatever GUID it has."""
-    pod, heir = rig.pod(), rig.pod("heir")
+    pod, successor = rig.pod(), rig.pod("successor")
     rig.add(pod, link_state="enable")
     (record,) = (STATE / "attachments").rglob("*.json")
     record.unlink()
@@ -141,8 +141,8 @@ def test_record_is_gone(rig: Rig) -> None:
     assert leases() == []
     pod.delete()
     assert wait(lambda: rig.hca.netdevs(0) and rig.hca.rdma(0))
-    rig.add(heir)
-    rig.delete(heir)
+    rig.add(successor)
+    rig.delete(successor)
     assert not (STATE / "devices").exists()
 
 
@@ -150,7 +150,7 @@ def test_record_is_gone(rig: Rig) -> None:
 @pytest.mark.parametrize("loaded", ["shared"], indirect=True)
 def test_record_is_damaged(rig: Rig, damage: str) -> None:
     """It is set aside and in nobody's way (issue 6)."""
-    pod, heir = rig.pod(), rig.pod("heir")
+    pod, successor = rig.pod(), rig.pod("successor")
     rig.add(pod)
     (record,) = (STATE / "attachments").rglob("*.json")
     record.write_text(damage)
@@ -159,8 +159,8 @@ def test_record_is_damaged(rig: Rig, damage: str) -> None:
     assert record.with_name(f"{record.name}.damaged").exists()
     pod.delete()
     assert wait(lambda: rig.hca.netdevs(0))
-    rig.add(heir)
-    rig.delete(heir)
+    rig.add(successor)
+    rig.delete(successor)
     record.with_name(f"{record.name}.damaged").unlink()
     # nobody knows its old name any more
     run(f"ip link set net1 name {rig.before.facts[f'VF 0 ({rig.hca.pci(0)}) netdevs in init']}")
@@ -185,17 +185,17 @@ def test_record_of_another_boot(rig: Rig, call: str) -> None:
         nothing: dict[str, Any] = {"cni.dev/valid-attachments": []}
         assert rig.call("GC", pod, **IDENTITY, **nothing).status == 0
     else:
-        heir = rig.pod("heir")
-        rig.add(heir, portTimeout=0)
+        successor = rig.pod("successor")
+        rig.add(successor, portTimeout=0)
         assert not record.exists()
         assert lease not in [name for name in leases() if pod.container_id in (LEASES / name).read_text()]
-        rig.delete(heir)
+        rig.delete(successor)
     assert rig.hca.guids_at_pf(0) == owned
     assert rig.hca.link_state(0) == "enable"
     assert leases() == []
     assert list(STATE.rglob("*.json")) == []
     assert not (STATE / "devices").exists()
-    rig.hca.set_guid(0, rig.before.facts[f"VF 0 ({rig.hca.pci(0)}) port GUID"])
+    rig.hca.sets_guid(0, rig.before.facts[f"VF 0 ({rig.hca.pci(0)}) port GUID"])
     run(f"ip link set {rig.hca.pf_netdev} vf 0 state auto")
     rig.assert_as_before()
 
@@ -245,9 +245,9 @@ def test_fault_in_one_release_keeps_no_other_from_running(rig: Rig, tmp_path: Pa
     assert rig.hca.netdevs(0)
     assert rig.hca.port_guid(0) == rig.before.facts[f"VF 0 ({rig.hca.pci(0)}) port GUID"]
     assert len(list(STATE.rglob("*.json"))) == 1
-    heir = rig.pod("heir")
-    rig.add(heir)  # a dead attachment's fault is not the next pod's
-    rig.delete(heir)
+    successor = rig.pod("successor")
+    rig.add(successor)  # a dead attachment's fault is not the next pod's
+    rig.delete(successor)
     (tmp_path / "away").rename(plugin)
     assert rig.cni("DEL", pod, conf, env=path).status == 0
     rig.assert_as_before()

@@ -150,13 +150,13 @@ def test_add_killed_when_the_child_is_made_then_del(rig: Rig, dead: bool) -> Non
 @pytest.mark.parametrize("trace", ["add_child=kill", "add_child.done=kill"])
 def test_add_killed_without_del_is_healed(rig: Rig, trace: str) -> None:
     """The VF's GUID is kept: no rebind on the way in, and what came home with the dead namespace is deleted."""
-    pod, heir = rig.pod(), rig.pod()
+    pod, successor = rig.pod(), rig.pod()
     assert rig.call("ADD", pod, 0, pkey=PKEY, trace=trace).status == -signal.SIGKILL
     pod.delete()
-    result = rig.add(heir, 0, pkey=PKEY)
+    result = rig.add(successor, 0, pkey=PKEY)
     rig.delete(pod, 0, pkey=PKEY)
-    assert rig.check(heir, result, 0, pkey=PKEY).status == 0
-    rig.delete(heir, 0, pkey=PKEY)
+    assert rig.check(successor, result, 0, pkey=PKEY).status == 0
+    rig.delete(successor, 0, pkey=PKEY)
     rig.assert_as_before()
 
 
@@ -181,7 +181,7 @@ def test_del_when_the_pod_is_gone(rig: Rig) -> None:
 def test_del_killed_on_the_way_home(rig: Rig) -> None:
     pod = rig.pod()
     rig.add(pod, 0, pkey=PKEY)
-    assert rig.call("DEL", pod, 0, pkey=PKEY, trace="bring_home.done=kill").status == -signal.SIGKILL
+    assert rig.call("DEL", pod, 0, pkey=PKEY, trace="return_devices.done=kill").status == -signal.SIGKILL
     rig.delete(pod, 0, pkey=PKEY)
     rig.assert_as_before()
 

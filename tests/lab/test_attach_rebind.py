@@ -99,14 +99,14 @@ def test_bind_that_fails_is_tried_again(rig: Rig) -> None:
 
 def test_del_whose_bind_fails(rig: Rig) -> None:
     """The kernel's reason is told, the record stays, and the DEL after that leaves the VF with its driver."""
-    pod, heir = rig.pod(), rig.pod("heir")
+    pod, successor = rig.pod(), rig.pod("successor")
     rig.add(pod, **IDENTITY)
     rig.hca.knob("fail_probe", 1)
     failed = rig.call("DEL", pod, **IDENTITY)
     assert failed.code == 102, failed
     assert f"bind to ibemu VF {rig.hca.pci(0)}: Input/output error" in failed.out["msg"]
     assert rig.hca.driver(0) is None
-    refused = rig.call("ADD", heir, **IDENTITY)
+    refused = rig.call("ADD", successor, **IDENTITY)
     assert refused.code == 102, refused
     rig.hca.knob("fail_probe", 0)
     rig.delete(pod, **IDENTITY)
@@ -116,9 +116,9 @@ def test_del_whose_bind_fails(rig: Rig) -> None:
     rig.hca.knob("fail_probe", 1)
     assert rig.call("DEL", pod, **IDENTITY).code == 102
     rig.hca.knob("fail_probe", 0)
-    rig.add(heir, **{**IDENTITY, "guid": guid_of(2)})
+    rig.add(successor, **{**IDENTITY, "guid": guid_of(2)})
     rig.delete(pod, **IDENTITY)
-    rig.delete(heir, **IDENTITY)
+    rig.delete(successor, **IDENTITY)
     rig.assert_as_before()
 
 

@@ -53,7 +53,7 @@ class Case:
         return self.moment.endswith(".done")
 
     @property
-    def heirs(self) -> dict[str, Any]:
+    def successors(self) -> dict[str, Any]:
         """The settings of the pod that comes after: another GUID, if the first one had one of its own."""
         return {**self.more, "guid": guid_of(0x80 + self.vf)} if "guid" in self.more else self.more
 
@@ -102,17 +102,17 @@ def points(loaded: Rig) -> dict[str, list[str]]:
             found[f"{command} {kind}"] = steps(loaded, command, partial(call, pod, **settings))
     loaded.call("ADD", pod, trace="verify_rdma=kill", **new_guid(0))
     pod.delete()
-    heir = loaded.pod()
-    healing = steps(loaded, "ADD", partial(loaded.add, heir, **new_guid(1)))
+    successor = loaded.pod()
+    healing = steps(loaded, "ADD", partial(loaded.add, successor, **new_guid(1)))
     found["ADD healing"] = healing[1 : healing.index("read_facts")]
-    heir.delete()
-    collect = partial(loaded.call, "GC", heir, **new_guid(1), **NOTHING_VALID)
+    successor.delete()
+    collect = partial(loaded.call, "GC", successor, **new_guid(1), **NOTHING_VALID)
     found["GC new"] = steps(loaded, "GC", collect)
     loaded.assert_as_before()
     assert {"write_record", "set_port_guid", "bind", "move_netdev", "commit"} <= set(found["ADD new"])
     assert {"restore_port_guid", "bind", "release_addresses", "forget"} <= set(found["DEL new"])
     # the RDMA device's move ends the pod's netdev and its children, and the kernel makes a new one at home
-    homeward = {"move_rdma_home"} if loaded.exclusive else {"remove_children", "move_netdev_home"}
+    homeward = {"return_rdma"} if loaded.exclusive else {"remove_children", "return_netdev"}
     for kind in ("kept", "pkey"):
         assert "unbind" not in found[f"ADD {kind}"] + found[f"DEL {kind}"]
         assert homeward <= set(found[f"DEL {kind}"])
@@ -166,14 +166,14 @@ class Matrix:
         except AssertionError as failure:
             raise AssertionError(f"VF {case.vf}, {case.moment}: {failure}") from failure
 
-    def killed(self, command: str, pod: Pod, case: Case, *, heir: bool = False, **more: Any) -> None:
+    def killed(self, command: str, pod: Pod, case: Case, *, successor: bool = False, **more: Any) -> None:
         trace = f"{case.moment}=kill"
-        run = self.rig.call(command, pod, case.vf, trace=trace, **(case.heirs if heir else case.more), **more)
+        run = self.rig.call(command, pod, case.vf, trace=trace, **(case.successors if successor else case.more), **more)
         assert run.status == -signal.SIGKILL, run
 
-    def failed(self, command: str, pod: Pod, case: Case, *, heir: bool = False, **more: Any) -> None:
+    def failed(self, command: str, pod: Pod, case: Case, *, successor: bool = False, **more: Any) -> None:
         trace = f"{case.moment}=fail"
-        run = self.rig.call(command, pod, case.vf, trace=trace, **(case.heirs if heir else case.more), **more)
+        run = self.rig.call(command, pod, case.vf, trace=trace, **(case.successors if successor else case.more), **more)
         assert run.status == 1, run
         assert f"fault injected at {case.moment}" in run.out["msg"], run
 
@@ -199,21 +199,21 @@ class Matrix:
 
     def inherited(self, late: Pod, case: Case, **more: Any) -> Pod:
         """The next pod gets the VF, whole, and a late DEL of the first one takes nothing from it."""
-        heir = self.rig.pod("heir")
-        self.rig.add(heir, case.vf, **case.heirs, **more)
+        successor = self.rig.pod("successor")
+        self.rig.add(successor, case.vf, **case.successors, **more)
         self.rig.delete(late, case.vf, **case.more, **more)
         assert_nothing_of(late)
-        link = heir.link()
+        link = successor.link()
         assert link is not None
         assert "UP" in link["flags"]
-        assert heir.addresses()
-        if "guid" in case.heirs:
-            assert link["address"].endswith(case.heirs["guid"])
-            assert self.rig.hca.guids_at_pf(case.vf) == (case.heirs["guid"],) * 2
+        assert successor.addresses()
+        if "guid" in case.successors:
+            assert link["address"].endswith(case.successors["guid"])
+            assert self.rig.hca.guids_at_pf(case.vf) == (case.successors["guid"],) * 2
         if self.rig.exclusive:
-            assert len(heir.rdma()) == 1
+            assert len(successor.rdma()) == 1
         assert self.rig.hca.link_state(case.vf) == case.more["link_state"]
-        return heir
+        return successor
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_add(
         assert_nothing_of(pod)
         matrix.killed("ADD", pod, case)
         pod.delete()
-        rig.delete(matrix.inherited(pod, case), case.vf, **case.heirs)
+        rig.delete(matrix.inherited(pod, case), case.vf, **case.successors)
 
     matrix.run("ADD", points[f"ADD {kind}"], settings, act, "abct")
 
@@ -286,20 +286,20 @@ def test_add_that_heals(matrix: Matrix, points: dict[str, list[str]]) -> None:
         first.delete()
         if case.moment == "release_addresses.done":
             # The VF is home by then: what a dead pod's IPAM plugin says keeps no other pod from it.
-            rig.add(second, case.vf, trace=f"{case.moment}=fail", **case.heirs)
+            rig.add(second, case.vf, trace=f"{case.moment}=fail", **case.successors)
             rig.delete(first, case.vf, **case.more)
             assert_nothing_of(first)
-            rig.delete(second, case.vf, **case.heirs)
+            rig.delete(second, case.vf, **case.successors)
             return
         if case.after:
-            matrix.failed("ADD", second, case, heir=True)
+            matrix.failed("ADD", second, case, successor=True)
             assert_nothing_of(second)
             rig.delete(first, case.vf, **case.more)
             assert_nothing_of(first)
             return
-        matrix.killed("ADD", second, case, heir=True)
+        matrix.killed("ADD", second, case, successor=True)
         second.delete()
-        rig.delete(matrix.inherited(first, case), case.vf, **case.heirs)
+        rig.delete(matrix.inherited(first, case), case.vf, **case.successors)
 
     matrix.run("ADD", points["ADD healing"], new_guid, act, "bc")
 
@@ -319,7 +319,7 @@ def test_del(
         if not case.after:
             matrix.killed("DEL", pod, case)
             pod.delete()
-            rig.delete(matrix.inherited(pod, case), case.vf, **case.heirs)
+            rig.delete(matrix.inherited(pod, case), case.vf, **case.successors)
             return
         matrix.failed("DEL", pod, case)
         rig.delete(pod, case.vf, **case.more)
@@ -348,7 +348,7 @@ def test_gc(matrix: Matrix, points: dict[str, list[str]]) -> None:
         pod.delete()
         if not case.after:
             matrix.killed("GC", pod, case, **NOTHING_VALID)
-            rig.delete(matrix.inherited(pod, case), case.vf, **case.heirs)
+            rig.delete(matrix.inherited(pod, case), case.vf, **case.successors)
             return
         matrix.failed("GC", pod, case, **NOTHING_VALID)
         matrix.collected(pod, case)

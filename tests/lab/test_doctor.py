@@ -114,13 +114,13 @@ def test_without_root_it_sees_less_and_says_so(node: Node) -> None:
 def test_zero_guids(node: Node) -> None:
     """No fault for this plugin, which derives one; but it is told."""
     had = node.hca.port_guid(2)
-    node.hca.set_guid(2, NO_GUID)
+    node.hca.sets_guid(2, NO_GUID)
     node.hca.rebind(2)
     assert node.hca.settled()
     found = node.find("vf-guid-zero", "NOTE")
     assert node.hca.pci(2) in found["text"]
     assert "docs/guids.md" in found["hint"]
-    node.hca.set_guid(2, had)
+    node.hca.sets_guid(2, had)
     node.hca.rebind(2)
     assert node.hca.settled()
 
@@ -128,7 +128,7 @@ def test_zero_guids(node: Node) -> None:
 @shared
 def test_doubled_guids(node: Node) -> None:
     had = node.hca.port_guid(3)
-    node.hca.set_guid(3, node.hca.port_guid(2))
+    node.hca.sets_guid(3, node.hca.port_guid(2))
     node.hca.rebind(3)
     assert node.hca.settled()
     found = node.find("vf-guid-double", "FAIL")
@@ -136,7 +136,7 @@ def test_doubled_guids(node: Node) -> None:
     assert node.hca.pci(2) in found["text"]
     assert node.hca.pci(3) in found["text"]
     assert "bind that VF anew" in found["hint"]
-    node.hca.set_guid(3, had)
+    node.hca.sets_guid(3, had)
     node.hca.rebind(3)
     assert node.hca.settled()
 

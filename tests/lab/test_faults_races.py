@@ -140,14 +140,14 @@ def test_del_beside_the_next_pods_add(rig: Rig) -> None:
     """Each of eight VFs goes from one pod to the next: the ADD has it or is refused; a second try then has it."""
     seed = int(os.environ.get("LAB_SEED", random.randrange(10**6)))
     print(f"seed {seed} (LAB_SEED)")
-    first, heirs = [rig.pod("first") for _ in range(8)], [rig.pod("heir") for _ in range(8)]
+    first, successors = [rig.pod("first") for _ in range(8)], [rig.pod("successor") for _ in range(8)]
     at_once(partial(rig.add, pod, vf, guid=guid_of(vf)) for vf, pod in enumerate(first))
     calls = [partial(rig.call, "DEL", pod, vf, guid=guid_of(vf)) for vf, pod in enumerate(first)]
-    calls += [partial(rig.call, "ADD", pod, vf, guid=guid_of(0x40 + vf)) for vf, pod in enumerate(heirs)]
+    calls += [partial(rig.call, "ADD", pod, vf, guid=guid_of(0x40 + vf)) for vf, pod in enumerate(successors)]
     order = list(range(len(calls)))
     random.Random(seed).shuffle(order)
     found = dict(zip(order, at_once([calls[number] for number in order]), strict=True))
-    for vf, pod in enumerate(heirs):
+    for vf, pod in enumerate(successors):
         assert found[vf].status == 0, found[vf]
         add = found[8 + vf]
         if add.status:
@@ -158,27 +158,27 @@ def test_del_beside_the_next_pods_add(rig: Rig) -> None:
         check = rig.check(pod, add.out, vf, guid=guid_of(0x40 + vf))
         assert check.status == 0, check.stdout
     assert len(leases()) == 8
-    at_once(partial(rig.delete, pod, vf, guid=guid_of(0x40 + vf)) for vf, pod in enumerate(heirs))
+    at_once(partial(rig.delete, pod, vf, guid=guid_of(0x40 + vf)) for vf, pod in enumerate(successors))
     rig.assert_as_before()
 
 
 def test_a_dead_holders_lock_is_free_at_once(rig: Rig) -> None:
     """And what it left half-done is healed by who comes next."""
-    dead, heir = rig.pod("dead"), rig.pod("heir")
+    dead, successor = rig.pod("dead"), rig.pod("successor")
     with held(rig, "ADD", dead, 0, at="await_devices", **IDENTITY) as add:
         add.process.kill()
         add.process.wait()
-        result = rig.add(heir, 0, guid=guid_of(2), lockTimeout=0)
-    assert rig.check(heir, result, guid=guid_of(2)).status == 0
+        result = rig.add(successor, 0, guid=guid_of(2), lockTimeout=0)
+    assert rig.check(successor, result, guid=guid_of(2)).status == 0
     rig.delete(dead, **IDENTITY)
-    rig.delete(heir, guid=guid_of(2))
+    rig.delete(successor, guid=guid_of(2))
     rig.assert_as_before()
 
 
 def test_a_stopped_add_is_named_and_holds_nobody_else_up(rig: Rig) -> None:
     """At each moment: code 11 with pid, container and age for its own VF alone; the others are attached meanwhile."""
     stuck = [rig.pod("stuck") for _ in MOMENTS]
-    heirs = [rig.pod("heir") for _ in MOMENTS]
+    successors = [rig.pod("successor") for _ in MOMENTS]
     others = [rig.pod("other") for _ in range(3)]
     processes = [
         rig.start("ADD", pod, vf, trace=f"{at}=stop", guid=guid_of(vf))
@@ -187,7 +187,7 @@ def test_a_stopped_add_is_named_and_holds_nobody_else_up(rig: Rig) -> None:
     calls = [Held(process) for process in processes]
     try:
         at_once(partial(rig.add, pod, 4 + n, guid=guid_of(0x40 + n)) for n, pod in enumerate(others))
-        refused = at_once(partial(rig.call, "ADD", pod, vf, lockTimeout=0.2) for vf, pod in enumerate(heirs))
+        refused = at_once(partial(rig.call, "ADD", pod, vf, lockTimeout=0.2) for vf, pod in enumerate(successors))
         at_once(partial(rig.delete, pod, 4 + n) for n, pod in enumerate(others))
         for found, process, pod in zip(refused, processes, stuck, strict=True):
             assert found.code == 11, found
@@ -206,7 +206,7 @@ def test_a_stopped_release_holds_nobody_else_up(rig: Rig, command: str) -> None:
     more = {**IDENTITY, **({} if command == "DEL" else NOTHING_VALID), "name": "othernet"}
     rig.add(pod, 0, **more)
     pod.delete()
-    with held(rig, command, pod, 0, at="bring_home", **more) as stuck:
+    with held(rig, command, pod, 0, at="return_devices", **more) as stuck:
         rig.add(other, 1)
         rig.delete(other, 1)
         assert stuck.go_on().status == 0
@@ -337,22 +337,22 @@ def test_the_vfs_are_removed_and_made_again_under_a_live_pod(rig: Rig) -> None:
     """sriov_numvfs to 0 and back: the late DELs and the next ADDs work, and no lease is left."""
     hca = rig.hca
     pods = [rig.pod() for _ in range(3)]
-    heir = rig.pod("heir")
+    successor = rig.pod("successor")
     results = [rig.add(pod, vf, guid=guid_of(vf), link_state="enable") for vf, pod in enumerate(pods)]
     assert hca.set_numvfs(0) == "OK"
     devices = [result["interfaces"][0]["pciID"] for result in results]
     gone = rig.cni("DEL", pods[0], rig.conf(None, deviceID=devices[0]))  # while there is none
     assert (gone.status, gone.stdout) == (0, ""), gone
-    refused = rig.cni("ADD", heir, rig.conf(None, deviceID=devices[1]))
+    refused = rig.cni("ADD", successor, rig.conf(None, deviceID=devices[1]))
     assert refused.code == 101, refused
     assert hca.set_numvfs(rig.vfs) == "OK"
     assert hca.settled()
     rig.delete(pods[1], 1)
-    result = rig.add(heir, 2, guid=guid_of(0x42))  # over the third pod's dead attachment
-    assert rig.check(heir, result, 2, guid=guid_of(0x42)).status == 0
+    result = rig.add(successor, 2, guid=guid_of(0x42))  # over the third pod's dead attachment
+    assert rig.check(successor, result, 2, guid=guid_of(0x42)).status == 0
     rig.delete(pods[2], 2)
-    assert rig.check(heir, result, 2, guid=guid_of(0x42)).status == 0
-    rig.delete(heir, 2)
+    assert rig.check(successor, result, 2, guid=guid_of(0x42)).status == 0
+    rig.delete(successor, 2)
     assert leases() == []
     assert not (STATE / "attachments").exists()
     assert not (STATE / "devices").exists()

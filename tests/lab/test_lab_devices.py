@@ -79,7 +79,7 @@ def test_guids_read_back_as_text(hca: Hca, guided: int) -> None:
 
 
 def test_bound_vf_keeps_its_guid(hca: Hca) -> None:
-    hca.set_guid(2, guid(2))
+    hca.sets_guid(2, guid(2))
     assert hca.guids_at_pf(2) == (guid(2), guid(2))
     assert hca.node_guid(2) == NO_GUID
 
@@ -141,27 +141,27 @@ def test_vf_words_on_a_vfs_netdev(hca: Hca) -> None:
 
 @pytest.mark.parametrize("odd", [NO_GUID, "ff:ff:ff:ff:ff:ff:ff:ff"])
 def test_kernel_takes_odd_guids(hca: Hca, odd: str) -> None:
-    hca.set_guid(4, odd)
+    hca.sets_guid(4, odd)
     assert hca.guids_at_pf(4) == (odd, odd)
 
 
 def test_guid_of_an_unbound_vf(hca: Hca) -> None:
     assert hca.unbind(5) == "OK"
-    hca.set_guid(5, guid(5))
+    hca.sets_guid(5, guid(5))
     assert hca.bind(5) == "OK"
     assert hca.node_guid(5) == guid(5)
 
 
 def test_all_vfs_with_guids(hca: Hca) -> None:
     for vf in range(4, 8):
-        hca.set_guid(vf, guid(vf))
+        hca.sets_guid(vf, guid(vf))
         assert hca.rebind(vf) == ("OK", "OK")
     assert [hca.node_guid(vf) for vf in range(4, 8)] == [guid(vf) for vf in range(4, 8)]
 
 
 def test_pf_keeps_guids_without_vfs(hca: Hca) -> None:
     """The last test here: it takes all VFs away for a moment."""
-    hca.set_guid(6, guid(6))
+    hca.sets_guid(6, guid(6))
     assert hca.set_numvfs(0) == "OK"
     assert hca.set_numvfs(8) == "OK"
     assert hca.settled()

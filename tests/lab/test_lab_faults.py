@@ -60,7 +60,7 @@ def test_failing_link_state(hca: Hca) -> None:
 
 def test_ignored_guid(hca: Hca) -> None:
     hca.knob("ignore_guid", 1)
-    hca.set_guid(0, GUID)
+    hca.sets_guid(0, GUID)
     hca.rebind(0)
     assert hca.port_guid(0) != GUID
     assert not link(hca.netdev(0))["address"].endswith(GUID)
@@ -68,7 +68,7 @@ def test_ignored_guid(hca: Hca) -> None:
 
 def test_guid_taken_once_not_ignored(hca: Hca) -> None:
     hca.knob("ignore_guid", 1)
-    hca.set_guid(0, GUID)
+    hca.sets_guid(0, GUID)
     hca.rebind(0)
     hca.knob("ignore_guid", 0)
     hca.rebind(0)

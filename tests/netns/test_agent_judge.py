@@ -129,9 +129,9 @@ def test_passed_through(case: Case, all_pids: str, tmp_path: Path) -> None:
     """No device tells; the processes do, if they can all be seen."""
     assert case.judge(driver="vfio-pci") == (LIVE, 0)
     case.sandbox.remove()
-    (tmp_path / "blind/self/ns").mkdir(parents=True)
-    (tmp_path / "blind/self/ns/pid").symlink_to("pid:[4026532000]")
-    assert case.judge(driver="vfio-pci", proc_root=str(tmp_path / "blind")) == (HIDDEN, 0)
+    (tmp_path / "unreadable_records/self/ns").mkdir(parents=True)
+    (tmp_path / "unreadable_records/self/ns/pid").symlink_to("pid:[4026532000]")
+    assert case.judge(driver="vfio-pci", proc_root=str(tmp_path / "unreadable_records")) == (HIDDEN, 0)
     assert case.judge(driver="vfio-pci", proc_root=all_pids) == (DEAD, 0)
 
 
@@ -161,8 +161,8 @@ def test_the_runtime_does_not_know_it(case: Case, all_pids: str, process: subpro
 
 
 def test_the_runtime_does_not_know_it_and_not_all_processes_can_be_seen(case: Case, tmp_path: Path) -> None:
-    (tmp_path / "blind").mkdir()
-    assert case.judge(pods=frozenset(), proc_root=str(tmp_path / "blind")) == (LIVE, 0)
+    (tmp_path / "unreadable_records").mkdir()
+    assert case.judge(pods=frozenset(), proc_root=str(tmp_path / "unreadable_records")) == (LIVE, 0)
 
 
 def test_processes_by_cookie(case: Case, process: subprocess.Popen[bytes], all_pids: str) -> None:

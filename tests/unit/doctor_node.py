@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ib_sriov_cni.core.record import Key
+from ib_sriov_cni.core.record import AttachmentKey
 from ib_sriov_cni.core.values import Guid, PciAddress, PortReport, VfConfig
 from ib_sriov_cni.doctor.facts import (
+    AllFacts,
     ConfigFacts,
     DevicePlugin,
-    Facts,
     Folder,
     Hca,
     HcaFacts,
@@ -21,8 +21,8 @@ from ib_sriov_cni.doctor.facts import (
     Network,
     NodeFacts,
     Pool,
-    Port,
-    Program,
+    PortFacts,
+    ProgramFacts,
     RecordFacts,
     Roots,
     SmAnswer,
@@ -35,8 +35,8 @@ from tests.unit.trees import Tree, write
 PF = PciAddress("0000:3b:00.0")
 VF0, VF1 = PciAddress("0000:3b:00.1"), PciAddress("0000:3b:00.2")
 PF_GUID = "00:02:c9:03:00:a1:b2:c3"
-POD = Key(network="ib", container_id="c0ffee", ifname="net1")
-ACTIVE = Port(state="ACTIVE", physical="LinkUp", lid=5, sm_lid=1, sm_sl=0, pkeys=(0xFFFF,))
+POD = AttachmentKey(network="ib", container_id="c0ffee", ifname="net1")
+ACTIVE = PortFacts(state="ACTIVE", physical="LinkUp", lid=5, sm_lid=1, sm_sl=0, pkeys=(0xFFFF,))
 MODULES = frozenset(("ib_core", "ib_ipoib", "ib_uverbs", "ib_umad", "rdma_ucm", "mlx5_core", "mlx5_ib"))
 
 
@@ -136,7 +136,7 @@ NODE = NodeFacts(
     kernel=(6, 12),
     release="6.12.1",
     root=True,
-    plugin=Program(path="/opt/cni/bin/ib-sriov", executable=True, kind="ours", version="1.0", fault=""),
+    plugin=ProgramFacts(path="/opt/cni/bin/ib-sriov", executable=True, kind="ours", version="1.0", fault=""),
     programs=frozenset(("ib-sriov", "multus")),
     multus=("/opt/cni/bin/multus",),
     multus_socket=False,
@@ -149,7 +149,7 @@ NODE = NodeFacts(
     ),
     log_folders=(),
 )
-HEALTHY = Facts(
+HEALTHY = AllFacts(
     hca=HcaFacts(hcas=(IN_POD,), ethernet=(), modules=MODULES, rdma_mode="exclusive", verbs_nodes=()),
     ports={"mlx5_0": ACTIVE, "mlx5_2": replace(ACTIVE, pkeys=(0xFFFF, 0x8001))},
     vf_configs={
@@ -177,17 +177,17 @@ HEALTHY = Facts(
 )
 
 
-def change(topic: str, **fields: Any) -> Facts:
+def change(topic: str, **fields: Any) -> AllFacts:
     """The healthy node with some fields of one topic changed."""
     return replace(HEALTHY, **{topic: replace(getattr(HEALTHY, topic), **fields)})
 
 
-def with_hca(**fields: Any) -> Facts:
+def with_hca(**fields: Any) -> AllFacts:
     """The healthy node with its one HCA changed."""
     return change("hca", hcas=(replace(IN_POD, **fields),))
 
 
-def with_vfs(*vfs: VfFacts) -> Facts:
+def with_vfs(*vfs: VfFacts) -> AllFacts:
     """The healthy node with these VFs, none of them in a pod."""
     return replace(with_hca(vfs=vfs, num_vfs=len(vfs)), state=replace(HEALTHY.state, records=(), owners=(), leases=()))
 

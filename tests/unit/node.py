@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.cli.output import Site
-from ib_sriov_cni.core.record import Key, Record
+from ib_sriov_cni.core.record import AttachmentKey, Record
 from ib_sriov_cni.core.values import PciAddress
 from ib_sriov_cni.telemetry.log import Log
 from ipam.protocol.value import replace
@@ -56,7 +56,7 @@ class Node:
 
     def record(self, pci: PciAddress, name: str = "w-0", *, owner: bool = True, **changes: object) -> Record:
         """Write a record of an attachment; committed, in this boot and in a living namespace unless told."""
-        key = Key(network="ib", container_id=f"c-{name}", ifname="net1")
+        key = AttachmentKey(network="ib", container_id=f"c-{name}", ifname="net1")
         facts: dict[str, object] = {
             "boot_id": BOOT,
             "committed": True,

@@ -78,7 +78,7 @@ def test_the_page_has_every_option() -> None:
 
 
 def test_the_page_has_every_event() -> None:
-    source = (ROOT / "ib_sriov_cni/agent/rounds.py").read_text()
+    source = (ROOT / "ib_sriov_cni/agent/reconcile.py").read_text()
     reasons = set(re.findall(r'"(InfiniBand\w+)"', source))
     assert len(reasons) == 5
     assert set(re.findall(r"`(InfiniBand\w+)`", PAGE)) == reasons

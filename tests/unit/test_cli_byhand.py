@@ -114,10 +114,10 @@ def test_del_leaves_a_runtimes_attachment_alone(node: Node) -> None:
 
 
 def test_del_what_was_added_by_hand(node: Node) -> None:
-    from ib_sriov_cni.core.record import Key
+    from ib_sriov_cni.core.record import AttachmentKey
     from ipam.protocol.value import replace
 
-    key = Key(network="mine", container_id="netns-try", ifname="net1")
+    key = AttachmentKey(network="mine", container_id="netns-try", ifname="net1")
     record = node.record(VFS[0], boot_id="another", args=f"IgnoreUnknown=1;{MARK}=1", pod="")
     node.host.records.forget(record.key)
     node.host.records.write(replace(record, key=key, conf={"name": "mine"}))

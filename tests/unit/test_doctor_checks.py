@@ -6,7 +6,7 @@ import pytest
 
 from ib_sriov_cni.doctor import report
 from ib_sriov_cni.doctor.catalogue import CHECKS, choose, run_checks
-from ib_sriov_cni.doctor.facts import Facts
+from ib_sriov_cni.doctor.facts import AllFacts
 from ib_sriov_cni.doctor.report import FAIL, NOTE, OK, SKIP, WARN, Finding
 from ipam.protocol.value import replace
 from tests.unit import doctor_cases_hca, doctor_cases_state
@@ -37,7 +37,7 @@ def test_every_check_finds_something() -> None:
 
 @pytest.mark.parametrize("identity", CHECKS)
 def test_what_could_not_be_read_is_skipped_with_its_reason(identity: str) -> None:
-    nothing = Facts(unseen=dict.fromkeys(("hca", "config", "ports", "state", "node"), "the reason"))
+    nothing = AllFacts(unseen=dict.fromkeys(("hca", "config", "ports", "state", "node"), "the reason"))
     found = CHECKS[identity].run(nothing)
     assert {finding.status for finding in found} == {SKIP}
     assert all("the reason" in finding.text for finding in found)

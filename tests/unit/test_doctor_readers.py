@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.doctor.facts import HcaFacts, NodeFacts, Options, Program, Roots, StateFacts
+from ib_sriov_cni.doctor.facts import HcaFacts, NodeFacts, Options, ProgramFacts, Roots, StateFacts
 from ib_sriov_cni.doctor.read_config import parse_documents, read_configs
 from ib_sriov_cni.doctor.read_hca import read_hcas, read_ports
 from ib_sriov_cni.doctor.read_node import parse_checkpoint, parse_release, read_node, read_program
@@ -270,7 +270,7 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
 # ---- the node
 
 
-def script(path: Path, text: str, seconds: float = 60) -> Program:
+def script(path: Path, text: str, seconds: float = 60) -> ProgramFacts:
     write(path, f"#!/bin/sh\n{text}\n")
     os.chmod(path, 0o700)
     return read_program(str(path), Roots(), seconds)

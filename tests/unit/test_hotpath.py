@@ -111,12 +111,12 @@ OF_ALL = {
     *of("ib_sriov_cni.kernel", "syscalls sysfs vf_settings"),
     *of("ib_sriov_cni.state", "directory go_records locks ownership records"),
     *of("ib_sriov_cni.delegation", "execute ipam_plugin"),
-    *of("ib_sriov_cni.attach", "bring_home devices host liveness names pkey_child pod_namespace rebind"),
-    *of("ib_sriov_cni.attach", "recorded_request release restore_guids"),
+    *of("ib_sriov_cni.attach", "return_devices devices host liveness names pkey_child pod_namespace rebind"),
+    *of("ib_sriov_cni.attach", "recorded_request release restore_guids return_devices"),
     *OF_THE_LIBRARY,
     *OF_IPAM,
 }
-OF_ADD = of("ib_sriov_cni.attach", "add guid_holders heal move_into_pod") | {"ib_sriov_cni.core.comparison"}
+OF_ADD = of("ib_sriov_cni.attach", "add guid_holders heal liveness move_into_pod") | {"ib_sriov_cni.core.comparison"}
 MODULES = {
     "ADD": OF_ALL | OF_ADD | {"ib_sriov_cni.kernel.verbs", "_ctypes", "select"},
     "CHECK": OF_ALL | OF_ADD | {"ib_sriov_cni.attach.check", "_ctypes"},

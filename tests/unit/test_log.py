@@ -36,15 +36,15 @@ def lines(path: Path) -> list[str]:
 def test_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "log"
     log = Log(path=str(path), context={"cmd": "ADD", "pod": "train/worker-0", "container": "4f5e6d", "if": ""})
-    with log.step("set_guid", vf="0000:3b:00.2", guid="02:00", nothing=None, empty="") as step:
-        step.tell(state="ACTIVE")
+    with log.step("sets_guid", vf="0000:3b:00.2", guid="02:00", nothing=None, empty="") as step:
+        step.note(state="ACTIVE")
     (line,) = lines(path)
     assert re.fullmatch(
         r"time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=info cmd=ADD pod=train/worker-0 container=4f5e6d "
-        r"step=set_guid vf=0000:3b:00\.2 guid=02:00 state=ACTIVE ms=\d+\.\d",
+        r"step=sets_guid vf=0000:3b:00\.2 guid=02:00 state=ACTIVE ms=\d+\.\d",
         line,
     )
-    assert log.steps == ["set_guid"]
+    assert log.steps == ["sets_guid"]
     assert capfd.readouterr().err == ""
 
 

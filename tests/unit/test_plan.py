@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ib_sriov_cni.core.comparison import child_differences, verify_active, verify_port
 from ib_sriov_cni.core.configuration import NetConf, parse_netconf
 from ib_sriov_cni.core.errors import CniError, DeviceUnusable, TryAgainLater, UnsupportedField, VerificationFailed
-from ib_sriov_cni.core.plan import Facts, Plan, derive_guid, needs_child, plan_add, port_is_awaited
+from ib_sriov_cni.core.plan import Plan, VfFacts, derive_guid, needs_child, plan_add, port_is_awaited
 from ib_sriov_cni.core.values import (
     ARPHRD_INFINIBAND,
     GUID_MAX,
@@ -66,7 +66,7 @@ def config(guid: Guid = ZERO, state: str = "auto") -> VfConfig:
     return VfConfig(node_guid=guid, port_guid=guid, link_state=state)
 
 
-FACTS = Facts(
+FACTS = VfFacts(
     function=function(),
     pf_link=netdev(PF_GUID, name="ib0", pci="0000:3b:00.0"),
     configs={0: config(), 1: config()},
@@ -83,7 +83,7 @@ def conf(**members: object) -> NetConf:
     )
 
 
-def with_guids(node: Guid | None, port: Guid | None) -> Facts:
+def with_guids(node: Guid | None, port: Guid | None) -> VfFacts:
     return replace(FACTS, rdma=rdma(node, port), netdev=netdev(port or ZERO))
 
 
@@ -92,25 +92,31 @@ def with_guids(node: Guid | None, port: Guid | None) -> Facts:
 
 def test_a_vf_that_has_a_guid_keeps_it_and_is_not_bound_anew() -> None:
     expected = Plan(
-        guid=HAS, node_guid=HAS, origin="kept", set_guid=False, rebind=False, link_state="", move_rdma=False
+        port_guid=HAS,
+        node_guid=HAS,
+        origin="kept",
+        sets_guid=False,
+        needs_rebind=False,
+        link_state="",
+        moves_rdma=False,
     )
     assert plan_add(conf(), FACTS) == expected
 
 
 def test_two_guids_that_differ_are_kept_as_they_are() -> None:
     plan = plan_add(conf(), with_guids(WANTED, HAS))
-    assert (plan.guid, plan.node_guid, plan.set_guid, plan.origin) == (HAS, WANTED, False, "kept")
+    assert (plan.port_guid, plan.node_guid, plan.sets_guid, plan.origin) == (HAS, WANTED, False, "kept")
 
 
 def test_a_requested_guid_is_set() -> None:
     plan = plan_add(conf(guid=str(WANTED)), FACTS)
-    assert (plan.guid, plan.node_guid, plan.set_guid, plan.rebind) == (WANTED, WANTED, True, True)
+    assert (plan.port_guid, plan.node_guid, plan.sets_guid, plan.needs_rebind) == (WANTED, WANTED, True, True)
     assert plan.origin == "guid"
 
 
 def test_a_requested_guid_that_is_there_costs_no_rebind() -> None:
     plan = plan_add(conf(guid=str(HAS)), FACTS)
-    assert (plan.guid, plan.set_guid, plan.rebind, plan.origin) == (HAS, False, False, "guid")
+    assert (plan.port_guid, plan.sets_guid, plan.needs_rebind, plan.origin) == (HAS, False, False, "guid")
 
 
 @pytest.mark.parametrize(("node", "port"), [(HAS, WANTED), (WANTED, HAS), (None, WANTED), (WANTED, None)])
@@ -119,8 +125,8 @@ def test_one_right_guid_of_two_is_not_enough(node: Guid | None, port: Guid | Non
     with pytest.raises(DeviceUnusable, match="no netdev here"):
         plan_add(conf(guid=str(WANTED)), facts)
     plan = plan_add(conf(guid=str(WANTED)), replace(facts, netdev=netdev(HAS)))
-    assert plan.set_guid
-    assert plan.rebind
+    assert plan.sets_guid
+    assert plan.needs_rebind
 
 
 @pytest.mark.parametrize(
@@ -128,14 +134,14 @@ def test_one_right_guid_of_two_is_not_enough(node: Guid | None, port: Guid | Non
 )
 def test_a_vf_without_a_usable_guid_gets_a_derived_one(node: Guid, port: Guid) -> None:
     plan = plan_add(conf(), with_guids(node, port))
-    assert str(plan.guid) == "ba:59:9f:00:02:d1:c2:b4"
-    assert (plan.origin, plan.set_guid, plan.rebind) == ("derived", True, True)
+    assert str(plan.port_guid) == "ba:59:9f:00:02:d1:c2:b4"
+    assert (plan.origin, plan.sets_guid, plan.needs_rebind) == ("derived", True, True)
 
 
 def test_a_derived_guid_that_is_there_already_is_kept() -> None:
     derived = Guid.parse("ba:59:9f:00:02:d1:c2:b4")
     plan = plan_add(conf(), with_guids(derived, derived))
-    assert (plan.guid, plan.set_guid, plan.rebind) == (derived, False, False)
+    assert (plan.port_guid, plan.sets_guid, plan.needs_rebind) == (derived, False, False)
 
 
 def test_the_port_guid_is_told_by_the_netdev_where_the_rdma_device_cannot() -> None:
@@ -161,7 +167,7 @@ def test_a_pf_that_does_not_list_the_vf() -> None:
 
 @pytest.mark.parametrize("isolation", [True, False])
 def test_isolation_moves_the_rdma_device(isolation: bool) -> None:
-    assert plan_add(conf(rdmaIsolation=isolation), FACTS).move_rdma is isolation
+    assert plan_add(conf(rdmaIsolation=isolation), FACTS).moves_rdma is isolation
 
 
 @pytest.mark.parametrize("driver", sorted(PASS_THROUGH_DRIVERS))
@@ -175,17 +181,17 @@ def test_a_vf_for_a_virtual_machine_is_configured_on_its_pf_alone(driver: str) -
         configs={1: config(HAS)},
     )
     plan = plan_add(conf(rdmaIsolation=True), replace(facts, mode="shared"))
-    assert (plan.guid, plan.set_guid, plan.rebind, plan.move_rdma) == (HAS, False, False, False)
+    assert (plan.port_guid, plan.sets_guid, plan.needs_rebind, plan.moves_rdma) == (HAS, False, False, False)
     plan = plan_add(conf(guid=str(WANTED)), facts)
-    assert (plan.guid, plan.set_guid, plan.rebind) == (WANTED, True, False)
+    assert (plan.port_guid, plan.sets_guid, plan.needs_rebind) == (WANTED, True, False)
     plan = plan_add(conf(), replace(facts, configs={1: config()}))
-    assert (plan.origin, plan.set_guid, plan.rebind) == ("derived", True, False)
+    assert (plan.origin, plan.sets_guid, plan.needs_rebind) == ("derived", True, False)
 
 
 # ---- refusals
 
 
-def refused(facts: Facts, **members: object) -> CniError:
+def refused(facts: VfFacts, **members: object) -> CniError:
     with pytest.raises(CniError) as caught:
         plan_add(conf(**members), facts)
     assert caught.value.details, "says what to do"
@@ -232,7 +238,7 @@ def test_n5_ib_kubernetes_has_not_spoken_yet(members: dict[str, object]) -> None
 
 def test_n5_ib_kubernetes_has_spoken() -> None:
     members = {"args": {"cni": {"mellanox.infiniband.app": "configured", "guid": str(WANTED)}}}
-    assert plan_add(conf(ibKubernetesEnabled=True, **members), FACTS).guid == WANTED
+    assert plan_add(conf(ibKubernetesEnabled=True, **members), FACTS).port_guid == WANTED
 
 
 def test_a_pf_without_guid_derives_none() -> None:
@@ -250,7 +256,7 @@ def test_a_derived_guid_that_another_vf_has() -> None:
         assert type(fault) is DeviceUnusable
         assert f"the derived GUID {taken} is taken" in fault.msg
     own = replace(with_guids(ZERO, ZERO), configs={1: config(taken)})
-    assert plan_add(conf(), own).guid == taken  # what the PF remembers of this very VF is no hindrance
+    assert plan_add(conf(), own).port_guid == taken  # what the PF remembers of this very VF is no hindrance
 
 
 # ---- derived GUIDs
@@ -300,7 +306,9 @@ REPORT = PortReport(
     sm_lid=1,
     pkeys=(0xFFFF, 0x8001, 0),
 )
-KEPT = Plan(guid=HAS, node_guid=HAS, origin="kept", set_guid=False, rebind=False, link_state="", move_rdma=False)
+KEPT = Plan(
+    port_guid=HAS, node_guid=HAS, origin="kept", sets_guid=False, needs_rebind=False, link_state="", moves_rdma=False
+)
 
 
 @pytest.mark.parametrize("pkey", [None, "0x7fff", "0xffff", "0x0001", "0x8001"])

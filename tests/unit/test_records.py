@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ib_sriov_cni.core.errors import StateFailure
-from ib_sriov_cni.core.record import Key, Record, parse_record, render_record
+from ib_sriov_cni.core.record import AttachmentKey, Record, parse_record, render_record
 from ib_sriov_cni.core.values import GUID_MAX, Guid, PciAddress
 from ib_sriov_cni.state.ownership import Ownership
 from ib_sriov_cni.state.records import Records
@@ -48,7 +48,7 @@ NAMES = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,20}", fullmatch=True)
 IFNAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/:", exclude_categories=("Cc", "Zs")), min_size=1, max_size=3
 ).filter(lambda name: name not in {".", ".."})
-KEYS = st.builds(Key, network=NAMES, container_id=NAMES, ifname=IFNAMES)
+KEYS = st.builds(AttachmentKey, network=NAMES, container_id=NAMES, ifname=IFNAMES)
 RECORDS = st.builds(
     Record,
     key=KEYS,
@@ -72,9 +72,9 @@ RECORDS = st.builds(
     had_config_node_guid=GUIDS,
     had_config_port_guid=GUIDS,
     had_link_state=TEXT,
-    guid=GUIDS,
+    port_guid=GUIDS,
     node_guid=GUIDS,
-    set_guid=st.booleans(),
+    sets_guid=st.booleans(),
     link_state=TEXT,
     conf=st.dictionaries(TEXT, JSON, max_size=3),
     args=TEXT,
@@ -104,20 +104,20 @@ def test_a_record_is_read_back_from_disk(tmp_path_factory: pytest.TempPathFactor
 
 
 @given(KEYS)
-def test_a_key_is_read_back_from_its_path(key: Key) -> None:
-    assert Key.parse(key.path) == key
+def test_a_key_is_read_back_from_its_path(key: AttachmentKey) -> None:
+    assert AttachmentKey.parse(key.path) == key
 
 
 @pytest.mark.parametrize(
     "path", ["", "/", "a", "a/b", "a/:", "a/b:", "a/:c", "/b:c", "a/b:c/d", "../../x", "/etc/passwd"]
 )
 def test_what_is_no_key(path: str) -> None:
-    assert Key.parse(path) is None
+    assert AttachmentKey.parse(path) is None
 
 
 def test_c12_names_with_dashes_are_told_apart(records: Records) -> None:
-    one = Key(network="n", container_id="a-b", ifname="c")
-    other = Key(network="n", container_id="a", ifname="b-c")
+    one = AttachmentKey(network="n", container_id="a-b", ifname="c")
+    other = AttachmentKey(network="n", container_id="a", ifname="b-c")
     records.write(replace(RECORD, key=one, pod="one"))
     records.write(replace(RECORD, key=other, pod="other"))
     found = [records.read(key) for key in (one, other)]
@@ -425,3 +425,17 @@ def test_a_claim_that_cannot_be_written(ownership: Ownership, state: Path) -> No
     with pytest.raises(StateFailure, match="write owner of VF"):
         ownership.claim(VF, KEY)
     assert ownership.read_owner(VF) is None
+
+
+def test_stored_names_do_not_change_with_ours(records: Records) -> None:
+    """A node is upgraded, and rolled back, with pods running: either version reads what the other one wrote."""
+    stored = render_record(RECORD)
+    assert (stored["guid"], stored["set_guid"]) == (str(RECORD.port_guid), RECORD.sets_guid)
+    assert not {"port_guid", "sets_guid"} & stored.keys()
+    assert parse_record(stored) == RECORD
+
+
+def test_a_record_with_the_names_of_today_is_read_too() -> None:
+    stored = render_record(RECORD)
+    newer = {{"guid": "port_guid", "set_guid": "sets_guid"}.get(name, name): item for name, item in stored.items()}
+    assert parse_record(newer) == RECORD

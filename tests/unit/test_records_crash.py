@@ -154,11 +154,12 @@ import json, sys
 from ib_sriov_cni.core.values import PciAddress
 from ib_sriov_cni.state.ownership import Ownership
 from ib_sriov_cni.state.records import Records
-from ib_sriov_cni.core.record import Key, parse_record
+from ib_sriov_cni.core.record import AttachmentKey, parse_record
 from ipam.protocol.value import replace
 record, records = parse_record(json.loads(sys.argv[1])), Records(sys.argv[2])
 ownership = Ownership(sys.argv[2])
-pci, key = PciAddress(f"0000:3b:00.{sys.argv[3]}"), Key(network="ib", container_id=f"c{sys.argv[3]}", ifname="net1")
+pci = PciAddress(f"0000:3b:00.{sys.argv[3]}")
+key = AttachmentKey(network="ib", container_id=f"c{sys.argv[3]}", ifname="net1")
 for _ in range(100):
     records.write(replace(record, key=key))
     ownership.claim(pci, key)

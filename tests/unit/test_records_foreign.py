@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.core.record import Key
+from ib_sriov_cni.core.record import AttachmentKey
 from ib_sriov_cni.core.values import PciAddress
 from ib_sriov_cni.state.go_records import GoRecords
 from ib_sriov_cni.state.records import Records
@@ -76,14 +76,17 @@ def test_another_networks_record_is_left_alone(go_records: GoRecords, tmp_path: 
     path = put(tmp_path, "c1-net1", {**GO, "name": "other"})
     assert go_records.read(KEY) is None
     assert go_records.read_keys("ib") == []
-    assert go_records.read_keys("other") == [Key(network="other", container_id="c1", ifname="net1")]
+    assert go_records.read_keys("other") == [AttachmentKey(network="other", container_id="c1", ifname="net1")]
     assert path.exists()
 
 
 def test_names_with_dashes_are_told_apart_by_the_interface(go_records: GoRecords, tmp_path: Path) -> None:
     """The Go plugin's file name joins both parts with a dash; what is inside says where."""
     path = put(tmp_path, "a-b-c", {**GO, "ContIFNames": "c"})
-    right, wrong = Key(network="ib", container_id="a-b", ifname="c"), Key(network="ib", container_id="a", ifname="b-c")
+    right, wrong = (
+        AttachmentKey(network="ib", container_id="a-b", ifname="c"),
+        AttachmentKey(network="ib", container_id="a", ifname="b-c"),
+    )
     assert go_records.read(wrong) is None, "a DEL of another container must not take this one's VF"
     assert go_records.read(right) is not None
     assert go_records.read_keys("ib") == [right]
@@ -120,7 +123,7 @@ def test_what_is_no_file_is_not_read(go_records: GoRecords, tmp_path: Path) -> N
 
 
 def test_a_container_id_too_long_for_a_file(go_records: GoRecords) -> None:
-    assert go_records.read(Key(network="ib", container_id="c" * 300, ifname="net1")) is None
+    assert go_records.read(AttachmentKey(network="ib", container_id="c" * 300, ifname="net1")) is None
 
 
 def test_a_later_record_of_the_same_vf(go_records: GoRecords, tmp_path: Path) -> None:

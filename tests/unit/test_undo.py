@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ib_sriov_cni.core.errors import CniError, KernelRefused, StateFailure
-from ib_sriov_cni.core.faults import Undo
+from ib_sriov_cni.core.faults import FaultCollector
 
 
 def test_c14_a_fault_keeps_no_other_step_from_running() -> None:
@@ -14,14 +14,14 @@ def test_c14_a_fault_keeps_no_other_step_from_running() -> None:
     def fail(fault: Exception) -> None:
         raise fault
 
-    undo = Undo()
-    assert not undo.attempt(lambda: fail(StateFailure("disk full", "make room")))
-    assert undo.attempt(lambda: done.append("second"))
-    assert not undo.attempt(lambda: fail(ZeroDivisionError("a defect")))
-    assert undo.attempt(lambda: done.append("fourth"))
+    collector = FaultCollector()
+    assert not collector.attempt(lambda: fail(StateFailure("disk full", "make room")))
+    assert collector.attempt(lambda: done.append("second"))
+    assert not collector.attempt(lambda: fail(ZeroDivisionError("a defect")))
+    assert collector.attempt(lambda: done.append("fourth"))
     assert done == ["second", "fourth"]
     with pytest.raises(CniError) as caught:
-        undo.raise_faults()
+        collector.raise_faults()
     assert caught.value.code == 106
     assert caught.value.msg == "disk full; ZeroDivisionError: a defect"
     assert caught.value.details == "make room"
@@ -33,34 +33,34 @@ def test_the_only_fault_is_raised_as_it_is() -> None:
     def fail() -> None:
         raise refusal
 
-    undo = Undo()
-    undo.attempt(fail)
+    collector = FaultCollector()
+    collector.attempt(fail)
     with pytest.raises(KernelRefused) as caught:
-        undo.raise_faults()
+        collector.raise_faults()
     assert caught.value is refusal
     assert caught.value.msg == "bind to mlx5_core VF 0000:3b:00.2: Device or resource busy"
 
 
 def test_an_internal_fault_alone_has_code_100() -> None:
-    undo = Undo()
-    undo.attempt(lambda: int("x"))
+    collector = FaultCollector()
+    collector.attempt(lambda: int("x"))
     with pytest.raises(CniError) as caught:
-        undo.raise_faults()
+        collector.raise_faults()
     assert caught.value.code == 100
     assert "ValueError" in caught.value.msg
 
 
 def test_nothing_went_wrong() -> None:
-    undo = Undo()
-    assert undo.attempt(lambda: None)
-    undo.raise_faults()
-    assert undo.faults == []
+    collector = FaultCollector()
+    assert collector.attempt(lambda: None)
+    collector.raise_faults()
+    assert collector.faults == []
 
 
 def test_an_interrupt_is_no_fault_of_a_step() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    undo = Undo()
+    collector = FaultCollector()
     with pytest.raises(KeyboardInterrupt):
-        undo.attempt(interrupt)
+        collector.attempt(interrupt)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ib_sriov_cni.core.record import Key, Record
+from ib_sriov_cni.core.record import AttachmentKey, Record
 from ib_sriov_cni.core.values import Guid, PciAddress
 
 PF = "0000:3b:00.0"
 GUID = "02:00:00:00:00:00:00:11"
 VF = PciAddress("0000:3b:00.2")
-KEY = Key(network="ib", container_id="c1", ifname="net1")
+KEY = AttachmentKey(network="ib", container_id="c1", ifname="net1")
 RECORD = Record(
     key=KEY,
     pci=VF,
@@ -34,9 +34,9 @@ RECORD = Record(
     had_config_node_guid=Guid(0),
     had_config_port_guid=Guid(0),
     had_link_state="auto",
-    guid=Guid(9),
+    port_guid=Guid(9),
     node_guid=Guid(9),
-    set_guid=True,
+    sets_guid=True,
     link_state="",
     conf={"name": "ib", "ipam": {"type": "host-local"}},
     args="",

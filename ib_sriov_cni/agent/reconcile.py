@@ -22,8 +22,8 @@ from ib_sriov_cni.agent.watch import Watch
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.release import release_recorded
 from ib_sriov_cni.core.errors import CniError, TryAgainLater
-from ib_sriov_cni.core.faults import Undo
-from ib_sriov_cni.core.record import Key, Record
+from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.record import AttachmentKey, Record
 from ib_sriov_cni.node import repair as repairs
 from ib_sriov_cni.node.apply_repair import apply_repair
 from ib_sriov_cni.node.inventory import Inventory
@@ -32,7 +32,7 @@ from ib_sriov_cni.node.repair import Repair, RepairPlan, plan_repairs
 from ipam.protocol.request import parse_args
 
 T = TypeVar("T")
-Findings = dict[Hashable, tuple[Key | None, str]]
+Findings = dict[Hashable, tuple[AttachmentKey | None, str]]
 """What is wrong: a name for it, whose it is, and the words."""
 
 SETTLE = 5.0  # seconds for which a difference must last: later plugins of a chain, or a person, may be at work
@@ -50,7 +50,7 @@ class Care:
     proc_root: str = "/proc"
 
 
-class Rounds:
+class Reconciler:
     """The agent's work, pass by pass."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Rounds:
 
     # ---- looking
 
-    def _judge(self, inventory: Inventory) -> dict[Key, Verdict]:
+    def _judge(self, inventory: Inventory) -> dict[AttachmentKey, Verdict]:
         witness = self._witness()
         verdicts = {}
         for held in inventory.attachments:
@@ -117,7 +117,7 @@ class Rounds:
         pods = self._try("cri", lambda: list_pods(self._care.cri_socket)) if self._care.cri_socket else None
         return Witness(processes=Processes(self._care.proc_root), pods=pods)
 
-    def _show(self, inventory: Inventory, verdicts: dict[Key, Verdict]) -> None:
+    def _show(self, inventory: Inventory, verdicts: dict[AttachmentKey, Verdict]) -> None:
         differing = {key for kind, key in self._told_keys() if kind == "differs"}
         samples = self._try("metrics", lambda: facts_of(self._host, inventory, verdicts, self._newest, differing))
         if samples is not None:
@@ -125,12 +125,16 @@ class Rounds:
         counts = [sum(verdict.state == state for verdict in verdicts.values()) for state in (LIVE, DEAD)]
         self.status = f"{counts[0]} live attachments, {counts[1]} dead, {len(differing)} not as they should be"
 
-    def _told_keys(self) -> list[tuple[str, Key]]:
-        return [(thing[0], thing[1]) for thing in self._told if isinstance(thing, tuple) and isinstance(thing[1], Key)]
+    def _told_keys(self) -> list[tuple[str, AttachmentKey]]:
+        return [
+            (thing[0], thing[1])
+            for thing in self._told
+            if isinstance(thing, tuple) and isinstance(thing[1], AttachmentKey)
+        ]
 
     # ---- acting
 
-    def _act(self, inventory: Inventory, verdicts: dict[Key, Verdict]) -> tuple[bool, float]:
+    def _act(self, inventory: Inventory, verdicts: dict[AttachmentKey, Verdict]) -> tuple[bool, float]:
         """Do what is due; tell whether anything was done, and when the next thing will be due."""
         now = self._clock()
         dead = [held.record for held in inventory.attachments if verdicts[held.key].state == DEAD]
@@ -166,13 +170,13 @@ class Rounds:
                 self._alive()
         return acted, later
 
-    def _ours(self, plan: RepairPlan, verdicts: dict[Key, Verdict]) -> list[Repair]:
+    def _ours(self, plan: RepairPlan, verdicts: dict[AttachmentKey, Verdict]) -> list[Repair]:
         """Choose what the agent does without being asked."""
         down = {each.key for each in plan.repairs if each.kind == repairs.UP}  # it takes no route
         ours = [each for each in plan.repairs if self._is_ours(each, verdicts)]
         return [each for each in ours if not (each.kind == repairs.ROUTE and each.key in down)]
 
-    def _is_ours(self, repair: Repair, verdicts: dict[Key, Verdict]) -> bool:
+    def _is_ours(self, repair: Repair, verdicts: dict[AttachmentKey, Verdict]) -> bool:
         if not self._care.mend or repair.kind not in MENDED or not repair.harmless:
             return False
         return repair.key is None or repair.key not in verdicts or verdicts[repair.key].state == LIVE
@@ -212,9 +216,9 @@ class Rounds:
             return ""
         path = record.key.path
         with self._host.log.step("release", attachment=path, pod=record.pod, why=verdict.why, vf=record.pci):
-            undo = Undo()
-            release_recorded(self._host, record, undo)
-            undo.raise_faults()
+            collector = FaultCollector()
+            release_recorded(self._host, record, collector)
+            collector.raise_faults()
         return verdict.why
 
     def _repair(self, repair: Repair, watch: Watch) -> bool:
@@ -247,7 +251,7 @@ class Rounds:
     def _findings(
         self,
         inventory: Inventory,
-        verdicts: dict[Key, Verdict],
+        verdicts: dict[AttachmentKey, Verdict],
         plan: RepairPlan | None,
         planned: list[Repair],
     ) -> Findings:
@@ -273,7 +277,7 @@ class Rounds:
         pods = {held.key for held in inventory.attachments}
         return {name: (key if key in pods else None, words) for name, (key, words) in found.items()}
 
-    def _unreserved(self, inventory: Inventory, verdicts: dict[Key, Verdict]) -> Findings:
+    def _unreserved(self, inventory: Inventory, verdicts: dict[AttachmentKey, Verdict]) -> Findings:
         found: Findings = {}
         for held in inventory.attachments:
             if verdicts[held.key].state == LIVE:
@@ -290,7 +294,7 @@ class Rounds:
                 self._post(self._pod_of(key), "InfiniBandDiffers", words, bad=True)
         self._told = set(findings)
 
-    def _pod_of(self, key: Key | None) -> PodRef | None:
+    def _pod_of(self, key: AttachmentKey | None) -> PodRef | None:
         record = self._try("records", lambda: self._host.records.read(key)) if key else None
         return record_pod(record) if record else None
 

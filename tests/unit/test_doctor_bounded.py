@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from ib_sriov_cni.doctor import sa
-from ib_sriov_cni.doctor.aside import read_aside
-from ib_sriov_cni.doctor.examine import read_facts
-from ib_sriov_cni.doctor.facts import Facts, Options
+from ib_sriov_cni.doctor.bounded import read_bounded
+from ib_sriov_cni.doctor.examine import read_all_facts
+from ib_sriov_cni.doctor.facts import AllFacts, Options
 from tests.unit.doctor_node import VF1, make_node, roots, write_conf
 
 # ---- reading aside
@@ -32,7 +32,7 @@ def test_answers_faults_and_what_hangs() -> None:
         return {"a": 1}
 
     readers: dict[str, Callable[[], object]] = {"talk": talk, "fail": fail, "die": die, "hang": lambda: time.sleep(600)}
-    answers = read_aside(readers, 1.0)
+    answers = read_bounded(readers, 1.0)
     assert answers.found == {"talk": {"a": 1}}
     assert answers.faults == {
         "fail": "/x: Permission denied",
@@ -43,7 +43,7 @@ def test_answers_faults_and_what_hangs() -> None:
 
 
 def test_a_long_answer_comes_whole() -> None:
-    assert read_aside({"long": lambda: "x" * 5_000_000}, 30).found["long"] == "x" * 5_000_000
+    assert read_bounded({"long": lambda: "x" * 5_000_000}, 30).found["long"] == "x" * 5_000_000
 
 
 def reap() -> None:
@@ -53,7 +53,7 @@ def reap() -> None:
 
 
 def test_nobody_is_left_behind() -> None:
-    read_aside({"one": os.getpid, "hang": lambda: time.sleep(600)}, 0.5)
+    read_bounded({"one": os.getpid, "hang": lambda: time.sleep(600)}, 0.5)
     with pytest.raises(ChildProcessError):
         reap()
 
@@ -92,8 +92,8 @@ def test_the_answer(status: int, method: int, mad_status: int, words: str) -> No
 # ---- all of it
 
 
-def facts_of(root: Path, seconds: float) -> Facts:
-    return read_facts(roots(root), Options(cni_path=("/opt/cni/bin",), seconds=seconds))
+def facts_of(root: Path, seconds: float) -> AllFacts:
+    return read_all_facts(roots(root), Options(cni_path=("/opt/cni/bin",), seconds=seconds))
 
 
 def test_everything_of_a_made_node(tmp_path: Path) -> None:

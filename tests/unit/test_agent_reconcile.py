@@ -1,4 +1,4 @@
-"""ib_sriov_cni.agent.rounds: what a pass does when, on made trees; with real devices it is tested in the lab."""
+"""ib_sriov_cni.agent.reconcile: what a pass does when, on made trees; with real devices it is tested in the lab."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ib_sriov_cni.agent.judge import DEAD, Processes, Witness, judge
 from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.leases import Usage, newest_of_each_network, read_usage, unreserved
 from ib_sriov_cni.agent.metrics import Metrics
-from ib_sriov_cni.agent.rounds import Care, Rounds, record_pod
+from ib_sriov_cni.agent.reconcile import Care, Reconciler, record_pod
 from ib_sriov_cni.agent.watch import FIRST_PAUSE
 from ib_sriov_cni.attach.host import Host
-from ib_sriov_cni.core.record import Key, Record
+from ib_sriov_cni.core.record import AttachmentKey, Record
 from ib_sriov_cni.state.locks import Locks
 from ib_sriov_cni.telemetry.log import Log
 from ipam.protocol.value import replace
@@ -53,7 +53,7 @@ class Node:
         )
         self.metrics = Metrics()
         self.stop = False
-        self.rounds = Rounds(
+        self.rounds = Reconciler(
             self.host,
             self.metrics,
             Events({}, tell=print, count=print),
@@ -72,7 +72,7 @@ class Node:
 
     def attach(self, container_id: str = "c1", *, boot_id: str = "before", **more: Any) -> Record:
         """A finished attachment, of an earlier boot unless told, with an address."""
-        key = Key(network=KEY.network, container_id=container_id, ifname="net1")
+        key = AttachmentKey(network=KEY.network, container_id=container_id, ifname="net1")
         record = replace(RECORD, key=key, committed=True, boot_id=boot_id, conf=self.conf(), **more)
         self.host.records.write(record)
         self.host.ownership.claim(record.pci, key)
@@ -118,7 +118,7 @@ def test_a_new_agent_waits_anew(tmp_path: Path) -> None:
     node.turn()
     other = Node.__new__(Node)
     other.__dict__.update(node.__dict__)
-    other.rounds = Rounds(
+    other.rounds = Reconciler(
         node.host, Metrics(), Events({}, tell=print, count=print), Care(grace=GRACE), clock=lambda: node.now
     )
     assert other.turn(GRACE) == GRACE
@@ -220,7 +220,7 @@ def test_a_defect_in_one_part_stops_no_other(node: Node) -> None:
 def test_a_fault_that_lasts_is_told_once_and_counted_each_time(node: Node) -> None:
     socket = str(node.root / "none.sock")
     care = Care(grace=GRACE, cri_socket=socket, proc_root=str(node.root / "proc"))
-    node.rounds = Rounds(node.host, node.metrics, Events({}, tell=print, count=print), care, clock=lambda: node.now)
+    node.rounds = Reconciler(node.host, node.metrics, Events({}, tell=print, count=print), care, clock=lambda: node.now)
     for _ in range(3):
         node.turn(1)
     told = [line for line in node.log.read_text().splitlines() if "part=cri" in line]
@@ -257,7 +257,7 @@ def test_figures(node: Node) -> None:
 
 def test_a_network_that_is_released_at_first_sight_has_figures(node: Node) -> None:
     node.attach()
-    node.rounds = Rounds(node.host, node.metrics, Events({}, tell=print, count=print), Care(grace=0))
+    node.rounds = Reconciler(node.host, node.metrics, Events({}, tell=print, count=print), Care(grace=0))
     node.turn()
     assert node.leased() == []
     assert node.value("ib_sriov_attachments", network="ib", state="dead") == 0

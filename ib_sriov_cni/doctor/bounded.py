@@ -30,7 +30,7 @@ class Answers:
         self.hung: list[str] = []
 
 
-def read_aside(readers: Mapping[str, Callable[[], object]], seconds: float) -> Answers:
+def read_bounded(readers: Mapping[str, Callable[[], object]], seconds: float) -> Answers:
     """Run every reader in a process of its own and give their answers, after `seconds` at the latest."""
     answers = Answers()
     running: dict[int, tuple[str, int]] = {}  # our end of the pipe: name, process
