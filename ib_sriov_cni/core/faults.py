@@ -17,7 +17,7 @@ class FaultCollector:
         self.faults: list[CniError] = []
 
     def attempt(self, step: Callable[..., object], *arguments: object) -> bool:
-        """Call `step` with the arguments; True if it raised nothing. Any other exception is kept as an InternalFault."""
+        """Call `step` with the arguments; True if it raised nothing. A defect is kept as an InternalFault."""
         try:
             step(*arguments)
         except CniError as fault:

@@ -111,7 +111,7 @@ OF_ALL = {
     *of("ib_sriov_cni.kernel", "syscalls sysfs vf_settings"),
     *of("ib_sriov_cni.state", "directory go_records locks ownership records"),
     *of("ib_sriov_cni.delegation", "execute ipam_plugin"),
-    *of("ib_sriov_cni.attach", "return_devices devices host liveness names pkey_child pod_namespace rebind"),
+    *of("ib_sriov_cni.attach", "devices host names pkey_child pod_namespace rebind"),
     *of("ib_sriov_cni.attach", "recorded_request release restore_guids return_devices"),
     *OF_THE_LIBRARY,
     *OF_IPAM,
