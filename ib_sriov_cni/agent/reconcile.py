@@ -186,7 +186,7 @@ class Reconciler:
         host, key = self._host, seen.key
         now = self._clock()
         try:
-            lock = host.locks.take(seen.pci, f"{key.container_id} {key.ifname}", 0)
+            lock = host.locks.take(seen.pci, key.holder, 0)
         except TryAgainLater:
             return False  # somebody is at work on the VF
         try:

@@ -25,6 +25,11 @@ class AttachmentKey(Value):
         """Relative to attachments/, without the ending."""
         return f"{self.network}/{self.container_id}:{self.ifname}"
 
+    @property
+    def holder(self) -> str:
+        """How the file of a VF's lock names the attachment at work (state/locks.py)."""
+        return f"{self.container_id} {self.ifname}"
+
     @classmethod
     def parse(cls, path: str) -> AttachmentKey | None:
         """Read `path` back; None if it is nothing of ours."""
