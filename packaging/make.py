@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -30,16 +29,16 @@ def main(target: str) -> int:
     pyinstaller(work)
     one = onefile.Packed(work)
     one.gather()
-    found = sbom.components(one.files())
+    found = sbom.parts(one.files())
     licences = sbom.licences(found)
     inside = sbom.document(ib_sriov_cni.__version__, found, {})
     one.archive["LICENSES.txt"] = licences.encode()
-    one.archive["sbom.cdx.json"] = text_of(inside).encode()
+    one.archive["sbom.cdx.json"] = inside.encode()
     one.write(os.path.join(target, "ib-sriov"))
     one.write_folder(os.path.join(target, "ib-sriov-folder"))
     programs = {name: sbom.digest(os.path.join(target, name)) for name in ("ib-sriov", "ib-sriov-folder/ib-sriov")}
     write(os.path.join(target, "LICENSES.txt"), licences)
-    write(os.path.join(target, "ib-sriov.cdx.json"), text_of(sbom.document(ib_sriov_cni.__version__, found, programs)))
+    write(os.path.join(target, "ib-sriov.cdx.json"), sbom.document(ib_sriov_cni.__version__, found, programs))
     python_distributions(work, target)
     digests(target)
     return 0
@@ -48,10 +47,6 @@ def main(target: str) -> int:
 def write(path: str, text: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def text_of(document: object) -> str:
-    return json.dumps(document, indent=1) + "\n"
 
 
 def python_distributions(work: str, target: str) -> None:

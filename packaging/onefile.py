@@ -136,6 +136,7 @@ class Packed:
         self.needed: dict[str, list[str]] = {}
         self.stubs: dict[str, str] = {}  # SONAME of libpython: path of an empty library
         self.archive: dict[str, bytes] = {}
+        self.sources: dict[str, str] = {}  # path of what was compiled or taken as it is: its name inside
 
     def gather(self) -> None:
         hot = hot_modules()
@@ -146,9 +147,9 @@ class Packed:
         self.freeze("_ib_sriov_start", os.path.join(PROGRAM, "_ib_sriov_start.py"))
         for name, path, _kind in self.found["pure"]:
             if name not in self.frozen and path.endswith(".py"):
-                self.archive[name.replace(".", "/") + ("/__init__.pyc" if is_package(path) else ".pyc")] = pyc(
-                    compile_module(name, path)
-                )
+                entry = name.replace(".", "/") + ("/__init__.pyc" if is_package(path) else ".pyc")
+                self.archive[entry] = pyc(compile_module(name, path))
+                self.sources[path] = name
         for name, path, kind in sorted(self.found["binaries"]):
             if kind == "EXTENSION":
                 self.add_extension(name, path)
@@ -162,16 +163,14 @@ class Packed:
             elif kind != "SYMLINK":
                 with open(path, "rb") as file:
                     self.archive[name] = file.read()
+                self.sources[path] = name
         self.resolve()
 
     def files(self) -> dict[str, str]:
-        """Paths of the distribution's files that are inside, and the name of each there.
-
-        The libraries that are linked in statically too.
-        """
+        """Paths of all files that the program is made of, and the name of each inside."""
         static = [run([*compiler(), f"-print-file-name={name}"]).strip() for name in ("libz.a", "libexpat.a")]
-        found = {path: os.path.basename(path) for path in (*static, static_libpython(), json.__file__, os.__file__)}
-        return found | {path: name for name, path in self.shared.items() if name not in self.stubs}
+        found = {path: os.path.basename(path) for path in (*static, static_libpython())}
+        return found | self.sources | {path: name for name, path in self.shared.items() if name not in self.stubs}
 
     def tree(self) -> str:
         """Name of the one-folder build's folder: another one for another content (ib_sriov_cni/cli/install.py)."""
@@ -193,6 +192,7 @@ class Packed:
 
     def freeze(self, name: str, path: str, *, package: bool = False) -> None:
         self.frozen[name] = (compile_module(name, path, lean=True), package or is_package(path))
+        self.sources[path] = name
 
     def add_base_library(self, path: str) -> None:
         """Take the part of the standard library that PyInstaller puts into an archive of its own."""
@@ -203,6 +203,7 @@ class Packed:
             if name not in self.frozen:
                 source = os.path.join(os.path.dirname(os.__file__), entry.removesuffix("c"))
                 self.archive[entry] = pyc(compile_module(name, source))
+                self.sources[source] = name
 
     def add_extension(self, name: str, path: str) -> None:
         for suffix in EXTENSION_SUFFIXES:
@@ -275,6 +276,7 @@ class Packed:
                 *(os.path.join(PROGRAM, "main.c"), os.path.join(self.work, "blobs.S"), library, "-o", program),
                 # Shared objects find Python's symbols in the program; those of its own libraries stay to themselves.
                 *("-rdynamic", "-Wl,--exclude-libs,libz.a:libexpat.a", "-Wl,--build-id=none", "-Wl,-O1", "-s"),
+                *("-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"),
                 *("-Wl,-Bstatic", "-lexpat", "-lz", "-Wl,-Bdynamic", "-lm", "-ldl", "-lpthread", "-lutil"),
                 "-Wl,--wrap=hypot,--wrap=arc4random_buf",
             ]

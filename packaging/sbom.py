@@ -1,58 +1,94 @@
 """What is inside, and under which terms: a CycloneDX bill of materials, and the licence texts.
 
-Components are Python distributions (what their own metadata says) and the distribution's packages that the shared
-objects and the interpreter come from (what dpkg says). A file that belongs to neither is a fault: it must not be
-released without its terms.
+Every file that was packed is looked up: it belongs to a package of the distribution (dpkg says which), to a Python
+distribution (its RECORD says so), or it is ours. A file that belongs to none is a fault: it must not be released
+without its terms.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
-import time
 import uuid
+from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
 
-import contents
+from cyclonedx.model import HashAlgorithm, HashType, Property
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import DisjunctiveLicense
+from cyclonedx.output.json import JsonV1Dot5
+from packageurl import PackageURL
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def owner(path: str) -> str:
-    """Name of the distribution's package that a file belongs to; "" for none."""
-    for candidate in (path, os.path.realpath(path), os.path.realpath(path).removeprefix("/usr")):
-        done = subprocess.run(["dpkg", "-S", candidate], capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return done.stdout.splitlines()[0].partition(": ")[0].partition(",")[0].partition(":")[0]
-    return ""
+@dataclass(kw_only=True)
+class Part:
+    """A package or distribution that something of the program comes from; `files` maps names inside to SHA-256."""
+
+    name: str
+    version: str
+    purl: str
+    description: str
+    licences: list[str]
+    text: str
+    files: dict[str, str] = field(default_factory=dict)
 
 
-def debian(package: str) -> dict[str, Any]:
-    """Component of a package of the distribution, with its licence text under "text"."""
+def digest(path: str) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def package_owners(paths: list[str]) -> dict[str, str]:
+    """Names of the distribution's packages that files belong to, by path; a file of none is left out."""
+    # dpkg knows a file by the path it was unpacked to, which /usr-merged systems show under another one.
+    names = {path: {path, os.path.realpath(path), os.path.realpath(path).removeprefix("/usr")} for path in paths}
+    asked = sorted(set().union(*names.values())) if names else []
+    told = subprocess.run(["dpkg", "-S", *asked], capture_output=True, text=True, check=False).stdout
+    found = {}
+    for line in told.splitlines():
+        package, colon, path = line.partition(": ")
+        if colon and not package.startswith("diversion"):
+            found[path] = package.partition(",")[0].partition(":")[0]
+    return {path: found[name] for path in paths for name in sorted(names[path]) if name in found}
+
+
+def distribution_owners() -> dict[str, str]:
+    """Names of the Python distributions that are installed here, by path of each of their files."""
+    return {
+        os.path.normpath(str(path.locate())): found.metadata["Name"]
+        for found in metadata.distributions()
+        for path in found.files or []
+    }
+
+
+def debian(package: str) -> Part:
+    """A package of the distribution."""
     form = "${Version}\t${source:Package}\t${Architecture}"
     told = subprocess.run(["dpkg-query", "-W", "-f", form, package], capture_output=True, text=True, check=True).stdout
     version, source, machine = told.split("\t")
     with open(f"/usr/share/doc/{package}/copyright", encoding="utf-8", errors="replace") as file:
         text = file.read()
-    names = sorted(set(re.findall(r"^License:\s*(\S.*)$", text, re.MULTILINE)))
-    return {
-        "type": "library",
-        "name": package,
-        "version": version,
-        "description": f"of the source package {source}",
-        "purl": f"pkg:deb/debian/{package}@{version}?arch={machine}",
-        "licenses": [{"license": {"name": name}} for name in names] or [{"license": {"name": "see its text"}}],
-        "text": text,
-    }
+    return Part(
+        name=package,
+        version=version,
+        purl=f"pkg:deb/debian/{package}@{version}?arch={machine}",
+        description=f"of the source package {source}",
+        licences=sorted(set(re.findall(r"^License:\s*(\S.*)$", text, re.MULTILINE))),
+        text=text,
+    )
 
 
-def distribution(name: str) -> dict[str, Any]:
-    """Component of a Python distribution, as above."""
+def python(name: str) -> Part:
+    """A Python distribution from an index."""
     found = metadata.distribution(name)
     facts = found.metadata
     names = [line.rpartition(" :: ")[2] for line in facts.get_all("Classifier") or [] if line.startswith("License ::")]
@@ -63,90 +99,89 @@ def distribution(name: str) -> dict[str, Any]:
         if re.search(r"(^|/)(licen[cs]e|copying|notice)[^/]*$", str(path), re.IGNORECASE) and path.suffix != ".py"
     ]
     if not texts:
-        # One that came with the operating system's own package: that has the terms.
-        package = next((it for it in (owner(str(path.locate())) for path in found.files or []) if it), "")
-        if not package:
-            sys.exit(f"build: the distribution {name} has no licence text")
-        return debian(package)
-    return {
-        "type": "library",
-        "name": facts["Name"],
-        "version": found.version,
-        "description": facts.get("Summary", ""),
-        "purl": f"pkg:pypi/{name}@{found.version}",
-        "licenses": [{"license": {"name": stated or "see its text"}}],
-        "text": "\n\n".join(texts),
-    }
+        sys.exit(f"build: the distribution {name} has no licence text")
+    return Part(
+        name=facts["Name"],
+        version=found.version,
+        purl=f"pkg:pypi/{name.lower()}@{found.version}",
+        description=facts.get("Summary", ""),
+        licences=[stated] if stated else [],
+        text="\n\n".join(texts),
+    )
 
 
-def components(files: dict[str, str]) -> list[dict[str, Any]]:
-    """All components, for files of the operating system's packages: path and name in the program."""
-    packages: dict[str, list[str]] = {}
-    for path in sorted(files):
-        package = owner(path)
-        if package:
-            packages.setdefault(package, []).append(path)
-        elif "-packages" not in path:  # a wheel's extension module: its distribution is there
+def parts(files: dict[str, str]) -> list[Part]:
+    """All parts of a program, for the paths of what was packed and the name of each inside."""
+    foreign = [path for path in sorted(files) if not path.startswith((f"{ROOT}/ib_sriov_cni/", f"{ROOT}/ipam/"))]
+    foreign = [path for path in foreign if not path.startswith(f"{ROOT}/packaging/")]
+    owned, distributed = package_owners(foreign), distribution_owners()
+    packages: dict[str, Part] = {}
+    distributions: dict[str, Part] = {}
+    for path in foreign:
+        if path in owned:
+            part = packages.setdefault(owned[path], debian(owned[path]))
+        elif path in distributed:
+            part = distributions.setdefault(distributed[path], python(distributed[path]))
+        else:
             sys.exit(f"build: {path} belongs to no package: whose terms are its terms?")
-    found = []
-    for package, paths in sorted(packages.items()):
-        component = debian(package)
-        component["properties"] = [{"name": f"file:{files[path]}", "value": f"sha256:{digest(path)}"} for path in paths]
-        found.append(component)
-    for name in contents.requirements():
-        component = distribution(name)
-        mine = {str(metadata.distribution(name).locate_file(path)) for path in metadata.files(name) or []}
-        component.setdefault("properties", []).extend(
-            {"name": f"file:{files[path]}", "value": f"sha256:{digest(path)}"} for path in sorted(mine & set(files))
+        part.files[files[path]] = digest(path)
+    return [*[packages[name] for name in sorted(packages)], *[distributions[name] for name in sorted(distributions)]]
+
+
+def document(version: str, found: list[Part], programs: dict[str, str]) -> str:
+    """The bill of materials as JSON text; `programs`: SHA-256 of what was built, by name."""
+    ours = Component(
+        name="ib-sriov",
+        version=version,
+        type=ComponentType.APPLICATION,
+        bom_ref="ib-sriov",
+        licenses=[DisjunctiveLicense(id="Apache-2.0")],
+        properties=_properties(programs),
+    )
+    bom = Bom(
+        # Taken from what is listed, so that the same content has the same number.
+        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, repr([version, programs, found])),
+    )
+    bom.metadata.timestamp = dt.datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), dt.UTC)
+    bom.metadata.component = ours
+    bom.metadata.tools.components.add(
+        Component(
+            name="PyInstaller", version=metadata.version("pyinstaller"), type=ComponentType.APPLICATION, bom_ref="tool"
         )
-        found.append(component)
-    return list({item["purl"]: item for item in found}.values())
+    )
+    listed = [_component(part) for part in found]
+    for component in listed:
+        bom.components.add(component)
+    bom.register_dependency(ours, listed)
+    return JsonV1Dot5(bom).output_as_string(indent=1) + "\n"
 
 
-def document(version: str, found: list[dict[str, Any]], programs: dict[str, str]) -> dict[str, Any]:
-    """The bill of materials; `programs`: digests of what was built, by name."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(os.environ["SOURCE_DATE_EPOCH"])))
-    listed = [
-        {"bom-ref": item["purl"], **{key: value for key, value in item.items() if key != "text" and value}}
-        for item in found
-    ]
-    tool = {"type": "application", "name": "PyInstaller", "version": metadata.version("pyinstaller")}
-    seed = json.dumps([version, programs, listed], sort_keys=True)
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.5",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, seed)}",
-        "version": 1,
-        "metadata": {
-            "timestamp": stamp,
-            "tools": {"components": [tool]},
-            "component": {
-                "bom-ref": "ib-sriov",
-                "type": "application",
-                "name": "ib-sriov",
-                "version": version,
-                "licenses": [{"license": {"id": "Apache-2.0"}}],
-                "properties": [
-                    {"name": f"file:{name}", "value": f"sha256:{it}"} for name, it in sorted(programs.items())
-                ],
-            },
-        },
-        "components": listed,
-        "dependencies": [{"ref": "ib-sriov", "dependsOn": [item["bom-ref"] for item in listed]}],
-    }
+def _component(part: Part) -> Component:
+    # One digest for the part as it is inside: of its files' digests, by name.
+    whole = hashlib.sha256(json.dumps(part.files, sort_keys=True).encode()).hexdigest()
+    return Component(
+        name=part.name,
+        version=part.version,
+        type=ComponentType.LIBRARY,
+        bom_ref=part.purl,
+        purl=PackageURL.from_string(part.purl),
+        description=part.description or None,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=whole)],
+        licenses=[DisjunctiveLicense(name=name) for name in part.licences or ["see its text in LICENSES.txt"]],
+        properties=_properties(part.files),
+    )
 
 
-def licences(found: list[dict[str, Any]]) -> str:
-    """All texts in one file: ours, then each component's; the same text once."""
+def _properties(files: dict[str, str]) -> list[Property]:
+    return [Property(name=f"file:{name}", value=f"sha256:{content}") for name, content in sorted(files.items())]
+
+
+def licences(found: list[Part]) -> str:
+    """All texts in one file: ours, then each part's; the same text once."""
     with open(os.path.join(ROOT, "LICENSE"), encoding="utf-8") as file:
-        parts = [f"ib-sriov\n{'=' * 78}\n{file.read()}"]
-    texts: dict[str, list[str]] = {}
-    for item in found:
-        texts.setdefault(item["text"].strip() + "\n", []).append(f"{item['name']} {item['version']}")
-    parts += [f"{', '.join(names)}\n{'=' * 78}\n{text}" for text, names in texts.items()]
-    return "\n\n".join(parts)
-
-
-def digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        texts = [f"ib-sriov\n{'=' * 78}\n{file.read()}"]
+    named: dict[str, list[str]] = {}
+    for part in found:
+        named.setdefault(part.text.strip() + "\n", []).append(f"{part.name} {part.version}")
+    texts += [f"{', '.join(names)}\n{'=' * 78}\n{text}" for text, names in named.items()]
+    return "\n\n".join(texts)

@@ -40,66 +40,10 @@ class Finder:
         return _frozen_importlib.ModuleSpec(fullname, loader, origin=origin)
 
 
-class Mapping:
-    """What os.environ is made of, in a verb: the class of _collections_abc without the twenty-four beside it."""
-
-    def get(self, key: str, default: object = None) -> object:
-        """Give what belongs to the key, or the default."""
-        try:
-            return self[key]  # type: ignore[index]  # os._Environ has it
-        except KeyError:
-            return default
-
-    def __contains__(self, key: str) -> bool:
-        """Whether it is set."""
-        try:
-            self[key]  # type: ignore[index]  # likewise
-        except KeyError:
-            return False
-        return True
-
-    def keys(self) -> list[str]:
-        """Give the names."""
-        return list(self)  # type: ignore[call-overload, no-any-return]  # likewise
-
-    def values(self) -> list[str]:
-        """Give the values."""
-        return [self[key] for key in self]  # type: ignore[attr-defined, index]  # likewise
-
-    def items(self) -> list[tuple[str, str]]:
-        """Give names and values."""
-        return [(key, self[key]) for key in self]  # type: ignore[attr-defined, index]  # likewise
-
-    def pop(self, key: str, default: object = None) -> object:
-        """Take it out."""
-        found = self.get(key, default)
-        if key in self:
-            del self[key]  # type: ignore[attr-defined]  # likewise
-        return found
-
-
-def has_methods(kind: type, *names: str) -> object:
-    """Whether a class has these methods, as os.PathLike asks."""
-    return all(hasattr(kind, name) for name in names) or NotImplemented
-
-
-def import_os() -> None:
-    """Import os with a part of _collections_abc, which costs more than os itself; it is not left in sys.modules."""
-    part = type(sys)("_collections_abc")
-    part.__dict__.update(_check_methods=has_methods, Mapping=Mapping, MutableMapping=Mapping)
-    sys.modules["_collections_abc"] = part
-    import os
-
-    del sys.modules["_collections_abc"], os
-
-
 def run() -> None:
-    verb = _is_verb()
-    if verb:
-        import_os()
     from ib_sriov_cni.__main__ import main
 
-    if verb:
+    if _is_cni_call():
         # One short call: no garbage to collect, and at its end no module to take apart.
         import gc
         from posix import _exit
@@ -116,7 +60,7 @@ def run() -> None:
     sys.exit(main())
 
 
-def _is_verb() -> bool:
+def _is_cni_call() -> bool:
     from posix import environ
 
     return bool(environ.get(b"CNI_COMMAND"))
