@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ib_sriov_cni.attach.recorded_request import request_of
+from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.core.record import Record
 from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
 from ipam.host_local.config import parse_place, parse_settings
@@ -44,7 +44,7 @@ def read_usage(record: Record) -> list[Usage]:
     ipam = record.conf.get("ipam")
     if not isinstance(ipam, dict) or ipam.get("type") != BUNDLED:
         return []
-    settings = parse_settings(request_of(record))
+    settings = parse_settings(make_del_request(record))
     folder = os.path.join(settings.place.data_dir, settings.place.network)
     try:
         names = os.listdir(folder)

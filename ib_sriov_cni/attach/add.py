@@ -38,6 +38,7 @@ from ib_sriov_cni.kernel.netns import open_netns, open_own
 from ib_sriov_cni.kernel.syscalls import ignore_sigterm
 from ipam.protocol.result import Interface, Result, render_result
 from ipam.protocol.value import replace
+from ipam.protocol.versions import NEWEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
     from ipam.protocol.request import Request
     from ipam.protocol.result import Route
 
-NEWEST = "1.1.0"  # of results in records
-
 
 def add(host: Host, request: Request, conf: NetConf) -> Result:
     """Attach: give the result, or undo everything and raise a CniError."""
@@ -62,8 +61,7 @@ def add(host: Host, request: Request, conf: NetConf) -> Result:
         try:
             attempt.prepare()
             with host.log.step("lock", vf=attempt.pci):
-                holder = f"{request.container_id} {request.ifname}"
-                lock = host.locks.take(attempt.pci, holder, conf.lock_timeout)
+                lock = host.locks.take(attempt.pci, attempt.key.holder, conf.lock_timeout)
             with lock:
                 return attempt.run()
         finally:
@@ -123,8 +121,7 @@ class _Attempt:
 
     def _release_previous(self, pci: PciAddress) -> None:
         """Release what an earlier try left on another VF, under that one's lock (never both: no deadlock)."""
-        holder = f"{self.key.container_id} {self.key.ifname}"
-        with self.host.locks.take(pci, holder, self.conf.lock_timeout):
+        with self.host.locks.take(pci, self.key.holder, self.conf.lock_timeout):
             previous = self.host.records.read(self.key)
             if previous is not None and previous.pci == pci:
                 collector = FaultCollector()

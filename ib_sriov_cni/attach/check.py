@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.add import NEWEST
 from ib_sriov_cni.attach.pod_namespace import open_sandbox, refuse_own_namespace
-from ib_sriov_cni.attach.recorded_request import request_of
+from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.core.comparison import Difference, address_differences, child_differences, link_differences
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CheckDifference, CniError, InvalidConfiguration
@@ -16,6 +15,7 @@ from ipam.protocol.fastjson import dumps
 from ipam.protocol.request import version_at_least
 from ipam.protocol.result import Result, parse_result, render_result
 from ipam.protocol.value import replace
+from ipam.protocol.versions import NEWEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def record_differences(host: Host, record: Record, *, reservation: bool = True) 
 
     `reservation`: have the IPAM plugin say whether the addresses are still reserved, as CHECK has it.
     """
-    request = request_of(record)
+    request = make_del_request(record)
     conf = parse_netconf(request, lenient=True)
     netns = open_sandbox(record)
     if netns is None:

@@ -34,7 +34,7 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
         collector.attempt(lambda: release_addresses(host, request, conf))
     else:
         with host.log.step("lock", vf=record.pci):
-            lock = host.locks.take(record.pci, f"{key.container_id} {key.ifname}", conf.lock_timeout)
+            lock = host.locks.take(record.pci, key.holder, conf.lock_timeout)
         with lock:
             # Whoever held the lock may have released it in the meantime.
             record = host.records.read(key)
@@ -52,9 +52,8 @@ def _await_own_add(host: Host, pci: PciAddress, key: AttachmentKey, seconds: flo
 
     Somebody else's ADD on that VF is none of ours.
     """
-    holder = f"{key.container_id} {key.ifname}"
-    if host.locks.was_last_taken_by(pci, holder):
-        with host.log.step("await_add", vf=pci), host.locks.take(pci, holder, seconds):
+    if host.locks.was_last_taken_by(pci, key.holder):
+        with host.log.step("await_add", vf=pci), host.locks.take(pci, key.holder, seconds):
             pass
     return host.records.read(key)
 
@@ -65,7 +64,7 @@ def _take_over(host: Host, request: Request, conf: NetConf, key: AttachmentKey) 
 
     record = adopt(host, request, conf, key)
     if record is not None:
-        with host.locks.take(record.pci, f"{key.container_id} {key.ifname}", conf.lock_timeout):
+        with host.locks.take(record.pci, key.holder, conf.lock_timeout):
             host.records.write(record)
             if host.ownership.read_owner(record.pci) is None:
                 host.ownership.claim(record.pci, key)

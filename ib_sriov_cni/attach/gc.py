@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.liveness import is_alive
-from ib_sriov_cni.attach.release import release_recorded
+from ib_sriov_cni.attach.heal import release_dead
 from ib_sriov_cni.core.errors import InvalidConfiguration
 from ib_sriov_cni.core.faults import FaultCollector
 from ib_sriov_cni.delegation.ipam_plugin import collect_addresses
@@ -55,21 +54,6 @@ def parse_valid(conf: dict[str, object]) -> list[tuple[str, str]]:
 def _is_listed(key: AttachmentKey, valid: list[tuple[str, str]]) -> bool:
     """One valid attachment keeps all of a container's: some runtimes list eth0 alone."""
     return any(container_id == key.container_id for container_id, _ in valid)
-
-
-def release_dead(host: Host, key: AttachmentKey, lock_timeout: float, collector: FaultCollector) -> bool:
-    """Release an attachment if it is dead, and tell whether it was; waits up to lock_timeout seconds for its VF."""
-    record = host.records.read(key)
-    if record is None:
-        return False
-    holder = f"{key.container_id} {key.ifname}"
-    with host.locks.take(record.pci, holder, lock_timeout):
-        # An ADD may have been on its way: what decides is read under the lock.
-        record = host.records.read(key)
-        if record is None or is_alive(host, record):
-            return False
-        release_recorded(host, record, collector)
-        return True
 
 
 def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[tuple[str, str]]) -> None:

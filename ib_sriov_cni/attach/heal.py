@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ib_sriov_cni.attach.liveness import is_alive
-from ib_sriov_cni.attach.recorded_request import request_of
-from ib_sriov_cni.attach.release import forget, release_addresses, release_device
+from ib_sriov_cni.attach.recorded_request import make_del_request
+from ib_sriov_cni.attach.release import forget, release_addresses, release_device, release_recorded
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import DeviceUnusable
 from ib_sriov_cni.core.faults import FaultCollector
@@ -34,7 +34,7 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey) -> None:
         )
     with host.log.step("heal", vf=pci, owner=describe_attachment(record)):
         release_device(host, record)
-        request = request_of(record)
+        request = make_del_request(record)
         collector = FaultCollector()
         if collector.attempt(lambda: release_addresses(host, request, parse_netconf(request, lenient=True))):
             forget(host, record)
@@ -46,3 +46,20 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey) -> None:
             of=describe_attachment(record),
             error=collector.faults[0],
         )
+
+
+def release_dead(host: Host, key: AttachmentKey, lock_timeout: float, collector: FaultCollector) -> bool:
+    """Release an attachment under its VF's lock if it is dead. Returns whether it was; faults go to `collector`.
+
+    Raises TryAgainLater (11) if the lock is held for longer than `lock_timeout` seconds.
+    """
+    record = host.records.read(key)
+    if record is None:
+        return False
+    with host.locks.take(record.pci, key.holder, lock_timeout):
+        # Read again under the lock: an ADD may have been running.
+        record = host.records.read(key)
+        if record is None or is_alive(host, record):
+            return False
+        release_recorded(host, record, collector)
+        return True

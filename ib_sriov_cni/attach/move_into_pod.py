@@ -10,14 +10,10 @@ from ib_sriov_cni.core.errors import KernelRefused, VerificationFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
-
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.values import Link, PciAddress
     from ib_sriov_cni.kernel.netns import Netns
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
-
-    T = TypeVar("T")
 
 NEW_NETDEV_SECONDS = 10.0  # for the netdev that is made anew when its RDMA device moves
 

@@ -11,13 +11,10 @@ from ib_sriov_cni.core.errors import CniError, KernelRefused, TryAgainLater
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
 
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.record import Record
     from ib_sriov_cni.core.values import Link, PciAddress, RdmaDevice
-
-    T = TypeVar("T")
 
 NAME_SECONDS = 5.0  # for a name to become free that another device has
 BUSY_NAME_SECONDS = 20.0  # likewise, while a call works on that one
@@ -94,7 +91,7 @@ def _take_name_away(host: Host, pci: PciAddress | None, *, netdev: str = "", rdm
     if pci is None or owner is None:
         return False
     try:
-        lock = host.locks.take(pci, f"{owner.container_id} {owner.ifname}", 0)
+        lock = host.locks.take(pci, owner.holder, 0)
     except TryAgainLater:
         return True
     with lock:

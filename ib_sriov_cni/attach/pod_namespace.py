@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ib_sriov_cni.core.errors import OwnNamespace, UnknownContainer
 from ib_sriov_cni.kernel.netns import open_own, try_open_netns
-from ipam.protocol.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

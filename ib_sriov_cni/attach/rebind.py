@@ -8,12 +8,8 @@ from ib_sriov_cni.core.errors import KernelRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
-
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.values import PciAddress
-
-    T = TypeVar("T")
 
 BIND_TRIES = 3
 

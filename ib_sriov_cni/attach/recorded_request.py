@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.record import Record
 
 
-def request_of(record: Record) -> Request:
+def make_del_request(record: Record) -> Request:
     """Make the DEL that its runtime never sent."""
     import os
 

@@ -6,7 +6,7 @@ interrupted anywhere and run again. What is done already is done; a fault in one
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.recorded_request import request_of
+from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.attach.restore_guids import restore_config
 from ib_sriov_cni.attach.return_devices import return_devices
 from ib_sriov_cni.core.configuration import parse_netconf
@@ -33,7 +33,7 @@ def release(host: Host, record: Record, request: Request, conf: NetConf, collect
 
 def release_recorded(host: Host, record: Record, collector: FaultCollector) -> None:
     """FaultCollector an attachment nobody asks about any more, from its record alone."""
-    request = request_of(record)
+    request = make_del_request(record)
     release(host, record, request, parse_netconf(request, lenient=True), collector)
 
 

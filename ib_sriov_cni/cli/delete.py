@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ib_sriov_cni.attach.delete import delete
-from ib_sriov_cni.attach.recorded_request import request_of
+from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.cli.byhand import MARK, find_netns, target_options, warn_without_root
 from ib_sriov_cni.cli.find import complete_attachment, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
@@ -70,7 +70,7 @@ def command(
             words = f"{held.name} was attached by a runtime, not by hand"
             raise Failure(words, "end the pod; --force takes its interface away all the same")
         warn_without_root()
-        request = request_of(held.record)
+        request = make_del_request(held.record)
         delete(host, request, parse_netconf(request, lenient=True))
     if output == "json":
         print_json({"id": held.key.path, "pci": held.record.pci, "outcome": "released"})

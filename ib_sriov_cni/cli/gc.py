@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ib_sriov_cni.attach.gc import release_dead
+from ib_sriov_cni.attach.heal import release_dead
 from ib_sriov_cni.cli.facts import attachment_document
 from ib_sriov_cni.cli.find import read_attachments
 from ib_sriov_cni.cli.output import (

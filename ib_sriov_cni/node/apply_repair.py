@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ib_sriov_cni.attach.check import record_differences
-from ib_sriov_cni.attach.gc import release_dead
+from ib_sriov_cni.attach.heal import release_dead
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.core.faults import FaultCollector
@@ -17,7 +17,7 @@ from ib_sriov_cni.node.repair import (
     REPAIRABLE,
     UP,
     Repair,
-    _is_recorded,
+    is_recorded,
 )
 from ipam.protocol.result import Route
 
@@ -43,7 +43,7 @@ def apply_repair(host: Host, repair: Repair, *, lock_timeout: float = LOCK_SECON
             return repair.what
         if repair.kind == RELEASE:
             return repair.what if _apply_release(host, repair, lock_timeout) else ""
-        holder = f"{repair.key.container_id} {repair.key.ifname}" if repair.key else "repair -"
+        holder = repair.key.holder if repair.key else "repair -"
         with host.locks.take(repair.pci, holder, lock_timeout):
             done = _apply_to_vf(host, repair) if repair.kind in {BIND, DISOWN} else _apply_to_pod(host, repair)
             return repair.what if done else ""
@@ -64,7 +64,7 @@ def _apply_to_vf(host: Host, repair: Repair) -> bool:
         return False
     if repair.kind == DISOWN:
         owner = host.ownership.read_owner(pci)
-        if owner is None or owner != repair.about or _is_recorded(host, owner):
+        if owner is None or owner != repair.about or is_recorded(host, owner):
             return False
         host.ownership.disclaim(pci, owner)
         return True

@@ -137,6 +137,3 @@ class Inventory(Value):
     def vfs(self) -> list[VfEntry]:
         """The VFs of all PFs."""
         return [vf for pf in self.pfs for vf in pf.vfs]
-
-
-# ---- one attachment, from near

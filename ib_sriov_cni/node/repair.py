@@ -214,7 +214,7 @@ def _sort_vf(host: Host, vf: VfEntry, repairs: list[Repair], findings: list[Prob
         return
     owner = host.ownership.read_owner(pci)
     lost = owner is not None and (vf.attachment is None or owner != vf.attachment.key)
-    if lost and owner is not None and not _is_recorded(host, owner) and vf.state != UNMANAGED and not _lives(vf):
+    if lost and owner is not None and not is_recorded(host, owner) and vf.state != UNMANAGED and not _lives(vf):
         repairs.append(
             Repair(
                 kind=DISOWN,
@@ -263,7 +263,7 @@ def _lives(vf: VfEntry) -> bool:
     return vf.attachment is not None and vf.attachment.alive is not False
 
 
-def _is_recorded(host: Host, key: AttachmentKey) -> bool:
+def is_recorded(host: Host, key: AttachmentKey) -> bool:
     try:
         return host.records.inspect(key) is not None
     except (ValueError, CniError):
@@ -319,6 +319,3 @@ def _damaged_hint(damaged: Damaged, *, away: bool) -> str:
     if away:
         return f"VF {damaged.pci} comes home when that pod's namespace ends"
     return "the file is kept for a week, to be looked at, then repair removes it"
-
-
-# ---- doing it

@@ -105,22 +105,26 @@ OF_IPAM = {
 }
 OF_ALL = {
     *("ib_sriov_cni", "ib_sriov_cni.__main__", "ib_sriov_cni.cni"),
-    *of("ib_sriov_cni.core", "configuration errors faults plan record values"),
+    *of("ib_sriov_cni.core", "configuration errors record values"),
     *of("ib_sriov_cni.telemetry", "fault_points log span"),
     *of("ib_sriov_cni.kernel", "netlink_messages netlink_socket netns pyroute2_loader rtnetlink stand_ins"),
     *of("ib_sriov_cni.kernel", "syscalls sysfs vf_settings"),
     *of("ib_sriov_cni.state", "directory go_records locks ownership records"),
     *of("ib_sriov_cni.delegation", "execute ipam_plugin"),
-    *of("ib_sriov_cni.attach", "devices host names pkey_child pod_namespace rebind"),
-    *of("ib_sriov_cni.attach", "recorded_request release restore_guids return_devices"),
+    *of("ib_sriov_cni.attach", "host pod_namespace recorded_request"),
     *OF_THE_LIBRARY,
     *OF_IPAM,
 }
-OF_ADD = of("ib_sriov_cni.attach", "add guid_holders heal liveness move_into_pod") | {"ib_sriov_cni.core.comparison"}
+# What ADD needs too, to undo itself.
+OF_DEL = of("ib_sriov_cni.core", "faults plan") | of(
+    "ib_sriov_cni.attach", "devices names pkey_child rebind release restore_guids return_devices"
+)
+OF_ADD = of("ib_sriov_cni.attach", "add guid_holders heal liveness move_into_pod")
+COMPARISON = "ib_sriov_cni.core.comparison"
 MODULES = {
-    "ADD": OF_ALL | OF_ADD | {"ib_sriov_cni.kernel.verbs", "_ctypes", "select"},
-    "CHECK": OF_ALL | OF_ADD | {"ib_sriov_cni.attach.check", "_ctypes"},
-    "DEL": OF_ALL | {"ib_sriov_cni.attach.delete"},
+    "ADD": OF_ALL | OF_DEL | OF_ADD | {COMPARISON, "ib_sriov_cni.kernel.verbs", "_ctypes", "select"},
+    "CHECK": OF_ALL | {COMPARISON, "ib_sriov_cni.attach.check", "_ctypes"},
+    "DEL": OF_ALL | OF_DEL | {"ib_sriov_cni.attach.delete"},
     # Of the child that verifies, beyond what its parent had loaded by then and pyverbs' own.
     "verify": {"cython_runtime", "ib_sriov_cni.kernel.pyverbs_loader"},
 }
