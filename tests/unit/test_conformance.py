@@ -1,4 +1,4 @@
-"""docs/conformance.md: complete, and as the table is made from results."""
+"""docs/conformance.md is complete, and is what the generator writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance import table
 
-ROW = re.compile(r"^\| ([CN]\d+) \| (.+) \| `(.+)` \| (.+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| \[([CN]\d+)\]\(contracts\.md#[cn]\d+\) \| (.+) \| `(.+)` \| (.+) \|$", re.MULTILINE)
 
 
 def rows() -> list[tuple[str, str, str, str]]:
@@ -28,7 +28,7 @@ def test_every_test_is_there_and_no_other() -> None:
 
 
 def test_it_is_what_the_generator_writes() -> None:
-    """From its own rows the same document is made again."""
+    """The rows of the document give the same document again."""
     again: dict[str, table.Row] = {}
     for line, _, place, result in rows():
         count = re.fullmatch(r"passed(?: \((\d+)\))?", result)
@@ -38,7 +38,7 @@ def test_it_is_what_the_generator_writes() -> None:
 
 
 def test_rows_from_results(tmp_path: Path) -> None:
-    """Cases of a test are counted together; what is neither passed nor of ours is not passed over."""
+    """The cases of a test are counted together; a skipped or failed case is not lost."""
     cases = (
         ("tests.conformance.test_a", "test_c07_x[1.0.0]", ""),
         ("tests.conformance.test_a", "test_c07_x[1.1.0]", ""),
@@ -60,7 +60,7 @@ def test_rows_from_results(tmp_path: Path) -> None:
         "test_n6_a": ("N6", "passed"),
         "test_n7_a": ("N7", "passed"),
     }
-    assert "| C8 | an interface name that is taken | | NOT TESTED |" in table.render(found)
+    assert f"| [C8](contracts.md#c8) | {table.LINES['C8']} | | NOT TESTED |" in table.render(found)
 
 
 def test_results_that_are_absent(tmp_path: Path) -> None:
