@@ -20,7 +20,7 @@ test: ## lint, unit, IPAM, namespaces (root or sudo), manifests, docs, the lab; 
 	@$(need) python lint netns manifests build image lab clients
 	-@packaging/build
 	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs packaging \
-		matrix races lab attach node clients $(conformance) build matrix-6.1
+		matrix races hca attach faults node clients $(conformance) build matrix-6.1
 
 long: ## what stands apart from make test for its length: soak, the node agent, a real udevd, the command line on a node
 	@$(need) python build lab clients

@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.lab import hca as hca_module  # noqa: E402  # found by the line above
+from tests.lab import emulated_hca  # noqa: E402  # found by the line above
 from tests.lab.cni import DEFAULT_PATH  # noqa: E402  # likewise
 from tests.lab.pod import Pod  # noqa: E402  # likewise
 from tests.lab.rig import IPV4, guid_of  # noqa: E402  # likewise
@@ -145,7 +145,7 @@ def inside() -> list[dict[str, Any]]:
         ("exclusive", "new GUID, isolated", {"rdmaIsolation": True, "guid": guid_of(1)}),
     )
     for mode, what, more in cases:
-        hca = hca_module.load(vfs=8, preset=True, mode=mode)
+        hca = emulated_hca.load(vfs=8, preset=True, mode=mode)
         # A neighbour, as on a node that is in use: folders and first leases are there.
         pods = [Pod("neighbour", serial=1), Pod("p", serial=2)]
         for vf, pod in enumerate(pods):
@@ -164,7 +164,7 @@ def inside() -> list[dict[str, Any]]:
                 rows += [row("its child", child) for child in found[1:]]
         for pod in pods:
             pod.delete()
-        hca_module.unload()
+        emulated_hca.unload()
     return rows
 
 

@@ -29,8 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.bench import measure  # noqa: E402  # found by the line above
 from tests.bench.measure import GO, OURS, Cost, Program, Running, Table  # noqa: E402  # likewise
-from tests.lab import commands  # noqa: E402  # likewise
-from tests.lab import hca as hca_module  # noqa: E402  # likewise
+from tests.lab import commands, emulated_hca  # noqa: E402  # likewise
 from tests.lab.pod import Pod  # noqa: E402  # likewise
 from tests.lab.rig import IPV4, guid_of  # noqa: E402  # likewise
 
@@ -49,7 +48,7 @@ class Bench:
         self.path = str(folder / "go")
         self.rounds = rounds
         self.table = Table()
-        self.hca = hca_module.load(vfs=AT_ONCE, preset=True, mode="shared")
+        self.hca = emulated_hca.load(vfs=AT_ONCE, preset=True, mode="shared")
         self.pods = [Pod(f"p{number}", serial=number) for number in range(AT_ONCE)]
 
     def conf(self, program: Program, vf: int, **more: Any) -> dict[str, Any]:

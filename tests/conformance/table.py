@@ -20,7 +20,7 @@ DEFINITION = re.compile(r"^def (test_[cn]0?\d+_\w+)\(", re.MULTILINE)
 # The suite's junit file, the module whose tests count, and the lines they count for.
 SOURCES = (
     ("conformance.xml", "tests/conformance/", ""),
-    ("lab.xml", "tests/lab/test_attach_go.py", "N6"),
+    ("attach.xml", "tests/lab/attach/test_go.py", "N6"),
     ("ipam.xml", "tests/ipam/test_slices.py", "N7"),
 )
 TITLE = re.compile(r"^### ([CN]\d+)\n\*\*(.+?)\.\*\*", re.MULTILINE | re.DOTALL)

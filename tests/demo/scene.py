@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from ib_sriov_cni import cli
-from tests.lab import hca
+from tests.lab import emulated_hca
 from tests.lab.cni import PROJECT, Cni
 from tests.lab.commands import wait
-from tests.lab.hca import Hca
+from tests.lab.emulated_hca import Hca
 from tests.lab.pod import Pod
 
 WIDTH = 128
@@ -72,7 +72,7 @@ def attach(cni: Cni, device: Hca, vf: int, name: str) -> Pod:
 
 def make_the_node() -> None:
     """The plugin installed, three pods of which one died without its DEL, a VF that somebody took the driver from."""
-    device = hca.load(vfs=6, total_vfs=8, preset=True, mode="exclusive")
+    device = emulated_hca.load(vfs=6, total_vfs=8, preset=True, mode="exclusive")
     program = Path("/opt/cni/bin/ib-sriov")
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text(f"#!/bin/sh\ncd {PROJECT} && exec {sys.executable} -m ib_sriov_cni\n")

@@ -13,8 +13,8 @@ import sys
 from typing import Any
 
 from tests.demo.terminal import StepFailed, Story
-from tests.lab import commands, hca
-from tests.lab.hca import Hca
+from tests.lab import commands, emulated_hca
+from tests.lab.emulated_hca import Hca
 from tests.lab.pod import Pod
 from tests.lab.snapshot import Snapshot, differences, host_snapshot
 
@@ -85,7 +85,7 @@ class Demo:
     # ---- the steps ----
 
     def node(self) -> None:
-        self.hca = hca.load(vfs=4, mode="exclusive", pf_name="eth100")
+        self.hca = emulated_hca.load(vfs=4, mode="exclusive", pf_name="eth100")
         self.story.say(
             f"The HCA is a PCI device at {self.hca.pf}; the kernel calls its RDMA device {self.hca.pf_rdma} and its "
             f"IPoIB netdev {self.hca.pf_netdev}. Four VFs have been made, and nobody has given them a GUID yet:"
@@ -151,7 +151,7 @@ class Demo:
                 self.story.command(f"ip netns exec {pod.name} {command}")
                 self.story.show(pod.run(command).stdout)
         assert len(set(guids)) == len(guids), f"GUIDs are not unique: {guids}"
-        assert hca.NO_GUID not in guids, f"a GUID is still zero: {guids}"
+        assert emulated_hca.NO_GUID not in guids, f"a GUID is still zero: {guids}"
         assert all(int(guid[:2], 16) & 0x02 for guid in guids), f"a GUID is not marked as locally administered: {guids}"
         self.story.say(
             f"The GUIDs {' and '.join(guids)} were derived from the HCA's own and the VF index: "

@@ -10,10 +10,9 @@ from typing import Protocol
 
 import pytest
 
-from tests.lab import hca as hca_module
-from tests.lab import snapshot
+from tests.lab import emulated_hca, snapshot
 from tests.lab.cni import Cni
-from tests.lab.hca import Hca
+from tests.lab.emulated_hca import Hca
 from tests.lab.pod import Pod
 from tests.lab.rig import Rig, rigs
 from tests.lab.snapshot import Snapshot
@@ -45,11 +44,6 @@ class TakeSnapshot(Protocol):
     def __call__(self, hca: Hca, state_dirs: Sequence[str] = ...) -> Snapshot: ...
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "matrix: every step, both modes; heavy (issue 6)")
-    config.addinivalue_line("markers", "udev: in a guest with a real udevd (UDEV=1)")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """These tests unload modules and end namespaces: on a host they must not even start."""
     if os.environ.get("LAB_GUEST") == "1":
@@ -64,13 +58,13 @@ def make_hca() -> Iterator[MakeHca]:
     made: list[Hca] = []
 
     def make(**settings: object) -> Hca:
-        made.append(hca_module.load(**settings))  # type: ignore[arg-type] # the protocol above states the types
+        made.append(emulated_hca.load(**settings))  # type: ignore[arg-type] # the protocol above states the types
         return made[-1]
 
     yield make
     for each in made:
         each.restore_knobs()
-    hca_module.unload()
+    emulated_hca.unload()
     for folder in LEFTOVERS:
         shutil.rmtree(folder, ignore_errors=True)
 

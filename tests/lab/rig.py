@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.lab import hca as hca_module
+from tests.lab import emulated_hca
 from tests.lab.cni import Cni, CniRun, finished
 from tests.lab.commands import has_carrier, received, run, wait
-from tests.lab.hca import Hca
+from tests.lab.emulated_hca import Hca
 from tests.lab.pod import Pod
 from tests.lab.snapshot import Snapshot, assert_as_before, differences, host_snapshot
 
@@ -74,7 +74,7 @@ class Rig:
     def load(self) -> None:
         """Load the HCA afresh, and note how the host is."""
         run(["modprobe", "dummy", "numdummies=0"])  # or the first dummy of a test would bring one of its own
-        self.hca = hca_module.load(vfs=self.vfs, mode=self.mode, **self._settings)
+        self.hca = emulated_hca.load(vfs=self.vfs, mode=self.mode, **self._settings)
         for folder in LEFTOVERS:
             shutil.rmtree(folder, ignore_errors=True)
         self.before = host_snapshot(self.hca)
@@ -145,7 +145,7 @@ class Rig:
         """For the next test: knobs, pods, and an HCA loaded afresh if the last test left it changed."""
         self.hca.restore_knobs()
         self.end_pods()
-        hca_module.end_strays()
+        emulated_hca.end_strays()
 
         def same() -> bool:
             return not differences(self.before.facts, host_snapshot(self.hca).facts)
@@ -155,7 +155,7 @@ class Rig:
 
     def close(self) -> None:
         self.hca.restore_knobs()
-        hca_module.unload()
+        emulated_hca.unload()
         for folder in LEFTOVERS:
             shutil.rmtree(folder, ignore_errors=True)
 

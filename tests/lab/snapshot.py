@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.lab import commands
 from tests.lab.commands import links, names, read_json
-from tests.lab.hca import Hca, rdma_mode
+from tests.lab.emulated_hca import Hca, rdma_mode
 
 STATE_DIRS = ("/var/lib/cni",)
 LOCKS = "/run/ib-sriov"

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.lab import commands
 from tests.lab.commands import CommandFailed, run, wait
-from tests.lab.hca import Hca, load, unload
+from tests.lab.emulated_hca import Hca, load, unload
 from tests.lab.vm import kernel_faults
 
 PODS = 4

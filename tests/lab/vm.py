@@ -375,7 +375,7 @@ def shell_guest() -> Guest:
         "mode": os.environ.get("RDMA_MODE", "shared"),
         "preset": os.environ.get("PRESET") == "1",
     }
-    load = f"from tests.lab import hca; hca.show(hca.load(**{how!r}))"
+    load = f"from tests.lab import emulated_hca as hca; hca.show(hca.load(**{how!r}))"
     return Guest(command=SHELL.format(load=shlex.quote(load)), interactive=True)
 
 

@@ -1,10 +1,10 @@
 """Run test suites, those of the virtual machine two at a time, and sum their junit files into one line.
 
-    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs packaging conformance; and
-                          in the guest: lab (the HCA, its faults), races, attach (the verbs), clients (runtimes), node
-                          (the doctor, what packaging puts on a host), cli (the command line), agent, soak; matrix, and
-                          matrix-6.1, a sample of it on the other kernel; udev, with a real udevd; build, build-all,
-                          build-conformance: dist/ib-sriov in the place of the source
+    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs packaging conformance; in the
+                          guest: a folder of tests/lab (hca attach races matrix faults clients node agent cli soak
+                          udev), conformance, and:
+                          main: ADD and DEL, the short check; matrix-6.1: a sample of the matrix on the other kernel;
+                          build, build-all, build-conformance: with dist/ib-sriov in the place of the source
 
 A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
@@ -12,7 +12,6 @@ skip, an error, a suite that is empty or died before it wrote its results all co
 
 from __future__ import annotations
 
-import glob
 import os
 import subprocess
 import sys
@@ -26,50 +25,32 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 RESULTS = os.path.join(ROOT, ".test-results")
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 LAB = os.path.join("tests", "lab")
-# Which files of tests/lab belong to which suite; what none of them names is in "lab".
-PARTS = {
-    "races": ("test_attach_rebind", "test_faults_pods", "test_faults_races"),
-    "attach": ("test_attach_[!r]*", "test_attach_re[!b]*", "test_hotpath"),
-    "clients": ("test_clients_*", "test_agent_unit", "test_agent_prometheus"),
-    "node": ("test_doctor", "test_deploy"),
-    "cli": ("test_cli_*",),
-    "agent": ("test_agent", "test_rights"),
-    "soak": ("test_soak",),
-    "udev": ("test_udev",),
+# The folders of tests/lab that are suites, each in a guest of its own.
+LAB_SUITES = ("hca", "attach", "races", "matrix", "faults", "clients", "node", "agent", "cli", "soak", "udev")
+ATTACH = f"{LAB}/attach"
+MAIN_JOB = (f"{ATTACH}/test_main.py", f"{ATTACH}/test_del.py")
+GUEST_TESTS_OF_BUILDS = "tests/packaging/guest"
+# The suites that run in the lab's virtual machine, with what pytest is called with there.
+IN_GUEST: dict[str, tuple[str, ...]] = {
+    **{name: (f"{LAB}/{name}",) for name in LAB_SUITES},
+    "main": MAIN_JOB,
+    "matrix-6.1": (f"{LAB}/matrix",),
+    "conformance": ("tests/conformance",),
+    "build": (GUEST_TESTS_OF_BUILDS, *MAIN_JOB, f"{ATTACH}/test_guid.py"),
+    "build-all": (GUEST_TESTS_OF_BUILDS, ATTACH, f"{LAB}/races", f"{LAB}/faults"),
+    "build-conformance": ("tests/conformance",),
 }
-
-
-def files(*patterns: str) -> list[str]:
-    """The files of tests/lab that match."""
-    return sorted(found for pattern in patterns for found in glob.glob(f"{LAB}/{pattern}.py", root_dir=ROOT))
-
-
-def parts_of_the_lab() -> dict[str, list[str]]:
-    """Each file of tests/lab in one suite, also one that is new."""
-    parts = {name: files(*patterns) for name, patterns in PARTS.items()}
-    taken = {path for paths in parts.values() for path in paths}
-    return {**parts, "lab": [path for path in files("test_*") if path not in taken]}
-
-
-# The suites that run in the lab's virtual machine.
-IN_GUEST = {
-    **{name: [*paths, "-m", "not matrix"] for name, paths in parts_of_the_lab().items()},
-    "matrix": [*files("test_attach_steps"), "-m", "matrix"],
-    "matrix-6.1": [*files("test_attach_steps"), "-m", "matrix"],
-    "conformance": ["tests/conformance"],
-    "build": ["tests/packaging/guest", *files("test_attach_main", "test_attach_guid", "test_attach_del")],
-    "build-all": ["tests/packaging/guest", *files("test_attach_*", "test_faults_*"), "-m", "not matrix"],
-    "build-conformance": ["tests/conformance"],
-}
-LANES = 2  # guests at once: each is busy on little more than one processor
-# What `make build` made. The one folder starts fastest by far where instructions are emulated: the one file's shared
+LANES = 2  # guests at once: each keeps little more than one processor busy
+# What `make build` makes. The one folder starts fastest by far where instructions are emulated: the one file's shared
 # objects are new code in memory each time, which QEMU has to translate.
 ONE_FILE = os.path.join(ROOT, "dist", "ib-sriov")
 ONE_FOLDER = os.path.join(ROOT, "dist", "ib-sriov-folder", "ib-sriov")
-CALLS_THE_FOLDER = ("matrix", "matrix-6.1", "races", "lab", "attach", "clients", "conformance", "node", "soak", "udev")
+RUN_THE_SOURCE = ("agent", "cli")
 # What a suite has in its environment besides.
-SETTINGS: dict[str, dict[str, str]] = {name: {"IB_SRIOV_PLUGIN": ONE_FOLDER} for name in CALLS_THE_FOLDER}
-SETTINGS |= {name: {"IB_SRIOV_PLUGIN": ONE_FILE} for name in IN_GUEST if name.startswith("build")}
+SETTINGS: dict[str, dict[str, str]] = {
+    name: {} if name in RUN_THE_SOURCE else {"IB_SRIOV_PLUGIN": ONE_FILE if name.startswith("build") else ONE_FOLDER}
+    for name in IN_GUEST
+}
 SETTINGS["udev"] |= {"UDEV": "1"}
 SETTINGS["matrix-6.1"] |= {"KERNEL": "6.1", "LAB_EVERY": "7"}
 # For a suite on a slow machine; one that hangs must still end before CI's own limit.
@@ -109,7 +90,7 @@ def count_moments(path: str) -> str:
     """One line of how many moments of death and error the tests went through; "" if none did.
 
     They are properties of the suite called "moments MODE COMMAND LETTER", noted by tests that passed
-    (tests/lab/test_attach_steps.py).
+    (tests/lab/matrix).
     """
     counts: dict[str, dict[str, int]] = {}
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.clients import cri, image, kube
+from tests.lab.client_programs import cri, image, kube
 
 ROOT = Path(__file__).resolve().parents[2]
 SIMULATION = """\

@@ -46,7 +46,7 @@ def test_rows_from_results(tmp_path: Path) -> None:
         ("tests.conformance.test_a", "test_n01_z", "<skipped/>"),
         ("tests.conformance.test_a", "test_other", ""),
     )
-    others = {"lab.xml": "tests.lab.test_attach_go", "ipam.xml": "tests.ipam.test_slices"}
+    others = {"attach.xml": "tests.lab.attach.test_go", "ipam.xml": "tests.ipam.test_slices"}
     for name, module in others.items():
         case = f'<testcase classname="{module}" name="test_n6_a"/><testcase classname="{module}" name="test_n7_a"/>'
         (tmp_path / name).write_text(f"<testsuites>{case}</testsuites>")

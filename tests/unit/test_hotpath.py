@@ -85,8 +85,8 @@ def test_an_invocation_as_far_as_it_goes_without_an_hca(command: str, tmp_path: 
     assert "ib_sriov_cni.cli" not in modules
 
 
-# What a whole attachment imports beyond the bare interpreter: tests/lab/test_hotpath.py runs one. `_ctypes` is for
-# setns(2) and prctl(2) before Python 3.12; `select` waits for devices and for the child's answer.
+# What a whole attachment imports beyond the bare interpreter: tests/lab/attach/test_hotpath.py runs one. `_ctypes` is
+# for setns(2) and prctl(2) before Python 3.12; `select` waits for devices and for the child's answer.
 OF_THE_LIBRARY = {
     *("__future__", "_collections_abc", "_json", "_stat", "genericpath", "os", "os.path", "posixpath", "stat"),
     *("_collections", "_functools", "_socket", "_struct", "errno", "struct", "fcntl"),

@@ -123,7 +123,7 @@ def test_a_lab_that_fails_after_its_last_test_has_failed(project: Project) -> No
     with open(path, "w", encoding="utf-8") as file:
         file.write(f'#!/bin/sh\ncat >"$JUNIT" <<E\n{JUNIT.format(cases="<testcase/>")}\nE\nexit 90\n')
     os.chmod(path, 0o700)
-    assert project.run("lab") == (1, "1 passed, 1 failed")
+    assert project.run("attach") == (1, "1 passed, 1 failed")
 
 
 def test_the_other_kernels_sample_is_a_suite_of_its_own(project: Project) -> None:

@@ -1,3 +1,3 @@
-"""Real clients of a CNI plugin, as tests in the guest handle them (docs/runtimes.md)."""
+"""Real clients: cnitool, Multus, containerd and podman; systemd and Prometheus for the node agent."""
 
 from __future__ import annotations

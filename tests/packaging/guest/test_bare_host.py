@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.lab.attach.test_main import netconf
 from tests.lab.cni import Cni
 from tests.lab.conftest import MakeHca, MakePod, TakeSnapshot
-from tests.lab.test_attach_main import netconf
 from tests.packaging.conftest import BUILDS, Root
 
 SHARED = ("proc", "sys", "dev", "run", "var")

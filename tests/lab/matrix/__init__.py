@@ -1,0 +1,3 @@
+"""Death, error and SIGTERM at every step of ADD, DEL and GC."""
+
+from __future__ import annotations

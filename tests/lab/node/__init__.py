@@ -1,0 +1,3 @@
+"""The doctor, and what packaging/ puts on a host."""
+
+from __future__ import annotations
