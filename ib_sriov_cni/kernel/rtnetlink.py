@@ -32,6 +32,8 @@ OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dor
 GONE = (errno.ENODEV, errno.ENXIO)
 MAIN_TABLE = 254
 RTA_GATEWAY = 5
+# Of one dump. A namespace has a handful of each; a pod with CAP_NET_ADMIN can make as many as it likes.
+LINKS_MAX, ADDRESSES_MAX, ROUTES_MAX = 5_000, 2_000, 10_000
 IP6_RT_PRIO_USER = 1024  # what an IPv6 route's metric is without one (net/ip6_fib.h)
 
 
@@ -65,18 +67,19 @@ class Rtnl:
         if isinstance(which, str):
             attrs.append(("IFLA_IFNAME", which))
         try:
-            answers = self._socket.ask(m.linkmsg, m.RTM_GETLINK, fields=fields, attrs=attrs)
+            answers = self._socket.ask(m.linkmsg, m.RTM_GETLINK, fields=fields, attrs=attrs, keep=_link)
         except NetlinkError as refusal:
             if refusal.errno in GONE:
                 return None
             raise KernelRefused("read", f"netdev {which}", refusal.errno, reason=refusal.reason) from None
-        return _link(answers[0])
+        return answers[0]
 
     def read_links(self) -> list[Link]:
         """Give all links of the namespace."""
         attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
-        answers = self._ask("list", "netdevs", m.linkmsg, m.RTM_GETLINK, flags=m.NLM_F_DUMP, attrs=attrs)
-        return [_link(answer) for answer in answers]
+        return self._ask(
+            "list", "netdevs", m.linkmsg, m.RTM_GETLINK, flags=m.NLM_F_DUMP, attrs=attrs, keep=_link, most=LINKS_MAX
+        )
 
     def find_link(self, pci: str, links: Sequence[Link] | None = None) -> Link | None:
         """Give the IPoIB netdev whose parent is that PCI function (not a P_Key child).
@@ -211,13 +214,16 @@ class Rtnl:
 
     def read_addresses(self, link: Link) -> list[str]:
         """Give the link's addresses as text with prefix length; kernels before 4.20 tell those of all links."""
-        found = []
+
+        def keep(answer: Any) -> str | None:
+            if answer["index"] != link.index:
+                return None
+            packed = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
+            return f"{inet_ntop(answer['family'], packed)}/{answer['prefixlen']}"
+
         fields = {"index": link.index}
-        for answer in self._ask("list", "addresses", m.addrmsg, m.RTM_GETADDR, flags=m.NLM_F_DUMP, fields=fields):
-            if answer["index"] == link.index:
-                packed = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
-                found.append(f"{inet_ntop(answer['family'], packed)}/{answer['prefixlen']}")
-        return found
+        how = {"flags": m.NLM_F_DUMP, "fields": fields, "keep": keep, "most": ADDRESSES_MAX}
+        return self._ask("list", f"addresses of netdev {link.name}", m.addrmsg, m.RTM_GETADDR, **how)
 
     def add_address(self, link: Link, cidr: str) -> None:
         """Add an address with its prefix length.
@@ -301,26 +307,34 @@ class Rtnl:
         `index`: of that link alone, as far as the kernel sorts them out: those before 4.20 tell all there are, one
         without IPv6 tells those of other families, and a route of many paths comes whole.
         """
-        found = []
+
+        def keep(answer: Any) -> list[tuple[Route, int]] | None:
+            paths = _paths(answer, family)
+            return [path for path in paths if index in {0, path[1]}] or None
+
         attrs = [("RTA_OIF", index)] if index else []
-        how = {"fields": {"family": family, "type": RTN_UNICAST}, "attrs": attrs}
-        for answer in self._ask("list", "routes", m.routemsg, m.RTM_GETROUTE, flags=m.NLM_F_DUMP, **how):
-            if (answer["family"], answer["type"]) != (family, RTN_UNICAST):
-                continue
-            packed = answer.get_attr("RTA_DST") or bytes(4 if family == AF_INET else 16)
-            metrics = answer.get_attr("RTA_METRICS")
-            route = Route(
-                dst=f"{inet_ntop(family, packed)}/{answer['dst_len']}",
-                table=answer.get_attr("RTA_TABLE") or answer["table"],
-                priority=answer.get_attr("RTA_PRIORITY"),
-                mtu=metrics.get_attr("RTAX_MTU") if metrics else None,
-            )
-            paths = [(answer.get_attr("RTA_OIF"), answer.get_attr("RTA_GATEWAY"))]
-            if several := answer.get_attr("RTA_MULTIPATH"):
-                paths = _next_hops(several)
-            for out, gateway in paths:
-                found.append((replace(route, gw=inet_ntop(family, gateway) if gateway else None), out or 0))
-        return found
+        fields = {"family": family, "type": RTN_UNICAST}
+        how = {"flags": m.NLM_F_DUMP, "fields": fields, "attrs": attrs, "keep": keep, "most": ROUTES_MAX}
+        found = self._ask("list", "routes", m.routemsg, m.RTM_GETROUTE, **how)
+        return [path for paths in found for path in paths]
+
+
+def _paths(answer: Any, family: int) -> list[tuple[Route, int]]:
+    """Return the paths of a unicast route of that family, each with the number of the link it goes out of."""
+    if (answer["family"], answer["type"]) != (family, RTN_UNICAST):
+        return []
+    packed = answer.get_attr("RTA_DST") or bytes(4 if family == AF_INET else 16)
+    metrics = answer.get_attr("RTA_METRICS")
+    route = Route(
+        dst=f"{inet_ntop(family, packed)}/{answer['dst_len']}",
+        table=answer.get_attr("RTA_TABLE") or answer["table"],
+        priority=answer.get_attr("RTA_PRIORITY"),
+        mtu=metrics.get_attr("RTAX_MTU") if metrics else None,
+    )
+    paths = [(answer.get_attr("RTA_OIF"), answer.get_attr("RTA_GATEWAY"))]
+    if several := answer.get_attr("RTA_MULTIPATH"):
+        paths = _next_hops(several)
+    return [(replace(route, gw=inet_ntop(family, gateway) if gateway else None), out or 0) for out, gateway in paths]
 
 
 def _next_hops(packed: bytes) -> list[tuple[int, bytes | None]]:
@@ -387,14 +401,19 @@ def _link(answer: Any) -> Link:
     lower = answer.get_attr("IFLA_LINK") or 0
     return Link(
         index=answer["index"],
-        name=answer.get_attr("IFLA_IFNAME"),
+        name=_name(answer.get_attr("IFLA_IFNAME")),
         kind=answer["ifi_type"],
         flags=answer["flags"],
         mtu=answer.get_attr("IFLA_MTU") or 0,
         address=answer.get_attr("IFLA_ADDRESS") or b"",
         operstate=OPERSTATES[answer.get_attr("IFLA_OPERSTATE") or 0],
         pci=answer.get_attr("IFLA_PARENT_DEV_NAME") or "",
-        altnames=tuple(properties.get_attrs("IFLA_ALT_IFNAME")) if properties else (),
+        altnames=tuple([_name(name) for name in properties.get_attrs("IFLA_ALT_IFNAME")]) if properties else (),
         lower=lower if lower != answer["index"] else 0,
         broadcast=answer.get_attr("IFLA_BROADCAST") or b"",
     )
+
+
+def _name(found: str | bytes) -> str:
+    """A name as text; the kernel takes any bytes but a few in it, and so does a pod."""
+    return found if isinstance(found, str) else found.decode(errors="surrogateescape")

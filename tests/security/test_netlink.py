@@ -1,0 +1,126 @@
+"""Only the kernel is believed: what a process in the pod's namespace sends to our netlink sockets is never read.
+
+The attacker finds the sockets in /proc/net/netlink, as any process of the namespace can, and sends to their port
+numbers, which CAP_NET_ADMIN in its own user namespace allows (net/netlink/af_netlink.c, netlink_unicast).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.security.hostile import Hostile
+
+ROOT = __file__.rpartition("/tests/")[0]
+SEND = """
+import socket, struct
+link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, {protocol})
+"""
+LOOP = """
+def ports():
+    with open("/proc/net/netlink") as lines:
+        next(lines)
+        for line in lines:
+            fields = line.split()
+            if int(fields[1]) == {protocol} and int(fields[2]) not in (0, link.getsockname()[0]):
+                yield int(fields[2])
+name = b"forged\\0\\0"
+attribute = struct.pack("HH", 4 + len(name), 3) + name
+body = struct.pack("BxHiII", 0, 32, 7, 1, 0) + attribute
+def forged(sequence):
+    return struct.pack("IHHII", 16 + len(body), 16, 2, sequence, 0) + body
+MESSAGES = {{
+    "zero length": [bytes(16)],
+    "short": [b"\\x10", b"\\x04\\0\\0\\0" + bytes(12)],
+    "longer than it is": [struct.pack("IHHII", 1 << 30, 16, 2, sequence, 0) for sequence in range(1, 8)],
+    "torn attributes": [
+        struct.pack("IHHII", 36, 16, 2, sequence, 0) + struct.pack("BxHiII", 0, 32, 7, 1, 0) + b"\\xff\\xff\\3\\0"
+        for sequence in range(1, 8)
+    ],
+    "a forged link": [forged(sequence) for sequence in range(1, 16)],
+    "a forged end": [struct.pack("IHHIIi", 20, 3, 2, sequence, 0, 0) for sequence in range(1, 16)],
+    "a flood": [forged(sequence) + bytes(30000) for sequence in range(1, 16)],
+}}
+while True:
+    for port in ports():
+        for message in MESSAGES[sys.argv[1]]:
+            try:
+                link.sendto(message, (port, 0))
+            except OSError:
+                pass
+"""
+KINDS = ("zero length", "short", "longer than it is", "torn attributes", "a forged link", "a forged end", "a flood")
+ASK = """
+import sys, time
+from ib_sriov_cni.kernel.netns import Inside, open_netns
+from ib_sriov_cni.kernel.rtnetlink import Rtnl
+with open_netns(sys.argv[1]) as netns:
+    for _ in range(20):
+        with Inside(netns):
+            pod = Rtnl()
+        # The attacker gets time to find the socket and to fill it.
+        time.sleep(0.02)
+        for _ in range(5):
+            names = [link.name for link in pod.read_links()]
+            assert names == ["lo"], names
+            assert pod.read_link("lo").index == 1
+            assert pod.read_link("forged") is None
+        pod.close()
+print("true")
+"""
+SECONDS = 60.0  # for a hundred questions that take a moment each; one that hangs takes for ever
+
+
+@pytest.fixture(params=KINDS)
+def attacker(request: pytest.FixtureRequest) -> Iterator[Hostile]:
+    act = (SEND + LOOP).format(protocol=0)
+    with Hostile(act, arguments=[request.param]) as hostile:
+        yield hostile
+
+
+def test_the_kernel_alone_is_believed(attacker: Hostile) -> None:
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ASK), attacker.path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "true\n"), done.stderr[-2000:]
+    assert attacker.process.poll() is None, "the attacker died: nothing was shown"
+    assert time.monotonic() - start < SECONDS
+
+
+ODD_NAMES = """
+import sys
+from ib_sriov_cni.kernel.netns import Inside, open_netns
+from ib_sriov_cni.kernel.rtnetlink import Rtnl
+with open_netns(sys.argv[1]) as netns, Inside(netns):
+    pod = Rtnl()
+names = [link.name for link in pod.read_links()]
+assert all(isinstance(name, str) for name in names)
+print(sorted(name.encode(errors="surrogateescape") for name in names))
+"""
+
+
+def test_names_of_interfaces_are_bytes() -> None:
+    """The kernel takes any bytes in a name but a slash, a colon and white space (net/core/dev.c, dev_valid_name)."""
+    make = """
+import subprocess
+NAMES = (b"\\xff\\xfe", b"\\x1b[31mred", b"a%sb")
+for name in NAMES:
+    # One to one into the message: iproute2 passes its arguments on.
+    subprocess.run([b"/usr/sbin/ip", b"link", b"add", name, b"type", b"veth", b"peer", b"name", b"p%d" % len(name)], check=True)
+"""
+    with Hostile(setup=make) as hostile:
+        command = [sys.executable, "-c", ODD_NAMES, hostile.path]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(sorted([b"\xff\xfe", b"\x1b[31mred", b"a%sb", b"lo", b"p2", b"p4", b"p8"]))
