@@ -1,4 +1,4 @@
-"""Which face the program shows: CNI plugin, IPAM plugin, or command line."""
+"""Entry point of all three: the CNI plugin, the IPAM plugin and the command line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ IPAM_NAMES = ("ib-host-local", "host-local")
 
 
 def main() -> int:
-    """Choose by CNI_COMMAND and the name the program was called by; gives the exit status (C2)."""
-    from posix import environ  # os would be most of what VERSION loads
+    """Run one of the three, chosen by the program's name and CNI_COMMAND (C2). Returns the exit status."""
+    from posix import environ  # importing os would be most of what VERSION costs
 
     command = environ.get(b"CNI_COMMAND")
     if sys.argv[0].rpartition("/")[2] in IPAM_NAMES:
@@ -26,14 +26,30 @@ def main() -> int:
     return 0
 
 
-def run() -> None:
-    """Be the process's program: serve it and end it.
+def open_standard_streams() -> None:
+    """Open what is closed of descriptors 0 to 2, so that no file gets their number and what is meant for a stream.
 
-    A CNI call ends at once: there is nothing that the end of an interpreter would have to tidy, and it takes longer
-    than some calls. Nor is there enough made in one for a search for cycles to find anything.
+    Reading and writing fail as they do with a closed stream (EBADF). The packed program has done this by now.
+    """
+    from posix import O_RDONLY, O_WRONLY, fstat
+    from posix import open as open_file
+
+    for fd in range(3):
+        try:
+            fstat(fd)
+        except OSError:
+            open_file("/dev/null", O_RDONLY if fd else O_WRONLY)
+
+
+def run() -> None:
+    """Run the program and exit.
+
+    A CNI call skips the interpreter's shutdown, which takes longer than some calls and has nothing to clean up. It
+    also runs without the garbage collector: one call is too short to leave anything worth collecting.
     """
     from posix import _exit, environ
 
+    open_standard_streams()
     if not environ.get(b"CNI_COMMAND"):
         sys.exit(main())
     import gc

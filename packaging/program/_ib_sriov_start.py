@@ -40,32 +40,6 @@ class Finder:
         return _frozen_importlib.ModuleSpec(fullname, loader, origin=origin)
 
 
-def run() -> None:
-    from ib_sriov_cni.__main__ import main
-
-    if _is_cni_call():
-        # One short call: no garbage to collect, and at its end no module to take apart.
-        import gc
-        from posix import _exit
-
-        gc.disable()
-        status = main()
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                if stream is not None:
-                    stream.flush()
-            except (OSError, ValueError):
-                status = status or 1
-        _exit(status)
-    sys.exit(main())
-
-
-def _is_cni_call() -> bool:
-    from posix import environ
-
-    return bool(environ.get(b"CNI_COMMAND"))
-
-
 # A package that is frozen in part has its other parts below this "folder": in the archive at the program's end.
 sys._stdlib_dir = ARCHIVE  # type: ignore[attr-defined]  # noqa: SLF001  # what frozen packages' __path__ is made of
 encodings.__path__.append(f"{ARCHIVE}/encodings")
@@ -73,4 +47,6 @@ sys.frozen = True  # type: ignore[attr-defined]  # what packed programs call the
 # The folder beside the program, "" for the one file; `ib-sriov install` asks.
 sys.packed_tree = TREE and sys.executable.rpartition("/")[0] + "/" + TREE  # type: ignore[attr-defined]
 sys.meta_path.insert(-1, Finder)  # type: ignore[arg-type]
+from ib_sriov_cni.__main__ import run  # noqa: E402  # only now can it be found
+
 run()

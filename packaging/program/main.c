@@ -59,8 +59,8 @@ void __wrap_arc4random_buf(void *buffer, size_t size)
 /* Where a file without a name may be made if memory will not do (vm.memfd_noexec=2), in this order. */
 static const char *const folders[] = {"/dev/shm", "/run", "/var/lib/cni", "/opt/cni/bin", "/var/tmp", "/tmp", NULL};
 
-/* The linker knows an object by its path: no number may come twice, in forked children neither. */
-static int number = 400;
+/* The linker knows an object by its path, and descriptors are used again: each path has one slash more. */
+static int slashes;
 
 static int write_all(int fd, const unsigned char *from, const unsigned char *to)
 {
@@ -79,17 +79,11 @@ static int write_all(int fd, const unsigned char *from, const unsigned char *to)
 static void *link_from(int fd, const struct shared *object, char *path, size_t size)
 {
 	void *handle = NULL;
-	int high;
 
 	if (fd < 0)
 		return NULL;
-	high = fcntl(fd, F_DUPFD_CLOEXEC, ++number);
-	if (high >= 0) {
-		close(fd);
-		fd = high;
-		number = high;
-	}
-	snprintf(path, size, "/proc/self/fd/%d", fd);
+	snprintf(path, size, "/proc/self/fd%.*s/%d", ++slashes % 100,
+		 "////////////////////////////////////////////////////////////////////////////////////////////////////", fd);
 	if (write_all(fd, object->from, object->to) == 0)
 		handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	close(fd);
@@ -125,7 +119,7 @@ static PyObject *load(PyObject *module, PyObject *argument)
 	const char *name = PyUnicode_AsUTF8(argument);
 	const struct shared *object = shared;
 	const char *const *folder;
-	char path[64], *reason;
+	char path[192], *reason;
 	void *handle;
 	int fd;
 
@@ -227,9 +221,16 @@ static void stop_if(PyStatus status)
 int main(int argc, char **argv)
 {
 	const char *command = getenv("CNI_COMMAND");
+	int fd;
 	PyPreConfig pre;
 	PyConfig config;
 	PyObject *module;
+
+	/* A file opened later must not get the number of a standard stream that is closed: what is meant for the stream
+	 * would be written into it. Reading and writing go on to fail, as they do with a closed stream. */
+	for (fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", (fd ? O_RDONLY : O_WRONLY) | O_NOCTTY) < 0)
+			break;
 
 	/* The answer is the same each time: the build asked for it. If it cannot be written, Python tells why. */
 	if (command && strcmp(command, "VERSION") == 0 &&
