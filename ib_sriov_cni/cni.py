@@ -1,4 +1,4 @@
-"""The edge towards a container runtime: one invocation of the CNI protocol (C1-C21)."""
+"""The CNI plugin: serves one invocation by a container runtime (C1-C21)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# What may stand in CNI_ARGS without IgnoreUnknown: ours, Multus's (N1), and the bundled IPAM's.
+# Keys that CNI_ARGS may have without IgnoreUnknown: ours, Multus's (N1), and those of the bundled IPAM plugin.
 KNOWN_ARGS = frozenset(
     ("guid", "IP", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "GATEWAY")
 )
 
 
 class _Plugin:
-    """Handlers that share the log of their one invocation."""
+    """The handlers of the commands. One of them is called, once; `log` is None until it has read its configuration."""
 
     def __init__(self) -> None:
         self.log: Log | None = None
@@ -39,33 +39,33 @@ class _Plugin:
         from ib_sriov_cni.attach.add import add
 
         conf, host = self._open(request)
-        _end_by_exception()
-        return self._told(request, lambda: add(host, request, conf))
+        _raise_on_sigterm()
+        return self._run(request, lambda: add(host, request, conf))
 
     def delete(self, request: Request) -> None:
         from ib_sriov_cni.attach.delete import delete
 
         conf, host = self._open(request, lenient=True)
-        self._told(request, lambda: delete(host, request, conf))
+        self._run(request, lambda: delete(host, request, conf))
 
     def check(self, request: Request) -> None:
         from ib_sriov_cni.attach.check import check
 
         conf, host = self._open(request)
-        self._told(request, lambda: check(host, request, conf))
+        self._run(request, lambda: check(host, request, conf))
 
     def collect(self, request: Request) -> None:
         from ib_sriov_cni.attach.gc import collect
 
         conf, host = self._open(request, lenient=True)
-        self._told(request, lambda: collect(host, request, conf))
+        self._run(request, lambda: collect(host, request, conf))
 
     def status(self, request: Request) -> None:
         from ib_sriov_cni.attach.status import status
 
         conf, host = self._open(request, needs_device=False)
-        # Asked every few seconds: a line for each would bury the others.
-        self._told(request, lambda: status(host, request, conf), level="debug")
+        # Runtimes ask every few seconds: at level info these lines would bury the others.
+        self._run(request, lambda: status(host, request, conf), level="debug")
 
     def _open(self, request: Request, *, lenient: bool = False, needs_device: bool = True) -> tuple[NetConf, Host]:
         from ib_sriov_cni.attach.host import Host
@@ -87,11 +87,11 @@ class _Plugin:
             raise
         self.log = Log(level=conf.log_level, path=conf.log_file, context=context)
         if TIMELINE in os.environ:
-            _write_start()
+            _trace_start()
         return conf, Host(log=self.log, state_dir=conf.state_dir)
 
-    def _told(self, request: Request, act: Callable[[], T], level: str = "info") -> T:
-        """Log the end once: that it went well, or a refusal with everything the runtime will be told."""
+    def _run(self, request: Request, act: Callable[[], T], level: str = "info") -> T:
+        """Run the command and log its outcome once: done, or the error that the runtime gets."""
         try:
             result = act()
         except CniError as fault:
@@ -100,45 +100,45 @@ class _Plugin:
             raise
         finally:
             if TIMELINE in os.environ:
-                _write_whole(request)
+                _trace_process(request)
         if self.log:
             self.log.done(level)
         return result
 
     def on_fault(self, fault: BaseException) -> str:
-        """Write the traceback to the log; tell where that is."""
+        """Write the traceback to the log, or to standard error before there is one. Returns where it is, in words."""
         import traceback
 
         text = "".join(traceback.format_exception(fault))
         if self.log is None:
             sys.stderr.write(text)
-            return "standard error has the traceback"
+            return "the traceback is on standard error"
         self.log.fail(code=InternalFault.code, traceback=text)
         return f"the traceback is in {self.log.where}"
 
 
-def _write_start() -> None:
-    """Write what the start took: the interpreter's, the imports, reading what is asked."""
+def _trace_start() -> None:
+    """Add to the timeline how long the start took: the interpreter, the imports, reading the request."""
     import time
 
     from ib_sriov_cni.telemetry.timeline import write_event
 
     now = time.monotonic_ns()
-    write_event("start", now - _age(), now)
+    write_event("start", now - _process_age(), now)
 
 
-def _write_whole(request: Request) -> None:
-    """Write the whole of it, from the start of the process on."""
+def _trace_process(request: Request) -> None:
+    """Add the whole invocation to the timeline, from the start of the process."""
     import time
 
     from ib_sriov_cni.telemetry.timeline import write_process
 
     words = f"{request.command} {request.ifname} {request.container_id[:12]}"
-    write_process(words, request.command, time.monotonic_ns() - _age())
+    write_process(words, request.command, time.monotonic_ns() - _process_age())
 
 
-def _age() -> int:
-    """How long this process lives, ns: /proc/self/stat says when it began, to a hundredth of a second."""
+def _process_age() -> int:
+    """Return the age of this process in ns. /proc/self/stat has its start to a hundredth of a second (proc(5))."""
     import time
 
     try:
@@ -146,23 +146,25 @@ def _age() -> int:
             ticks = int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return time.process_time_ns()
-    hundredths = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 10**9 // os.sysconf("SC_CLK_TCK")
-    return max(hundredths, time.process_time_ns())
+    age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 10**9 // os.sysconf("SC_CLK_TCK")
+    return max(age, time.process_time_ns())
 
 
-def _end_by_exception() -> None:
-    """Make an impatient runtime's SIGTERM undo the ADD; a second one while that runs changes nothing."""
-    import _signal  # type: ignore[import-not-found]  # signal itself brings enum
+def _raise_on_sigterm() -> None:
+    """Make SIGTERM raise TryAgainLater (11), so that the ADD is undone. A second one during the undo is ignored."""
+    import _signal  # type: ignore[import-not-found]  # the signal module would import enum
 
     def interrupt(number: int, _frame: object) -> None:
         _signal.signal(number, _signal.SIG_IGN)
-        raise TryAgainLater("ADD was interrupted by SIGTERM and undone", "the runtime ran out of patience")
+        raise TryAgainLater(
+            "ADD was interrupted by SIGTERM and undone", "the runtime timed out; the log says which step was slow (ms=)"
+        )
 
     _signal.signal(_signal.SIGTERM, interrupt)
 
 
 def run(environ: Mapping[str, str], stdin: Reader | None, stdout: Writer | None) -> int:
-    """Serve the invocation that environment and standard input describe; gives the exit status."""
+    """Serve the invocation that environment and standard input describe. Returns the exit status, 0 or 1."""
     plugin = _Plugin()
     return serve(
         {
@@ -181,5 +183,5 @@ def run(environ: Mapping[str, str], stdin: Reader | None, stdout: Writer | None)
 
 
 def main() -> int:
-    """Serve the process's own invocation. A closed stream is None: VERSION needs no input (C1)."""
+    """Serve the invocation of this process. A closed stream is passed as None: VERSION needs no input (C1)."""
     return run(os.environ, getattr(sys.stdin, "buffer", None), getattr(sys.stdout, "buffer", None))

@@ -1,7 +1,7 @@
-"""The story of an attachment: ADD, CHECK, DEL, GC and STATUS, in steps. docs/architecture.md follows one ADD.
+"""The CNI commands ADD, CHECK, DEL, GC and STATUS, step by step. docs/architecture.md follows one ADD.
 
-May import everything below it: core, telemetry, kernel, state, delegation, ipam.protocol. It opens no file and no
-socket itself: the doors come bundled in a Host (attach/host.py).
+May import core, telemetry, kernel, state, delegation and ipam.protocol. The kernel and the state directory are reached
+through the Host that is passed in (attach/host.py).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""ADD: an InfiniBand VF for a pod, step by step, or the host as it was."""
+"""ADD: give a pod an InfiniBand VF, step by step. If a step fails, everything done so far is undone."""
 
 from __future__ import annotations
 
 import time
 
 from ib_sriov_cni.attach.devices import await_devices, await_fact, read_netdev, read_vf_facts
-from ib_sriov_cni.attach.guid_holders import read_holders, refuse_doubled
+from ib_sriov_cni.attach.guid_holders import read_holders, refuse_duplicate_guid
 from ib_sriov_cni.attach.heal import heal
 from ib_sriov_cni.attach.move_into_pod import find_new_netdev, move_rdma
 from ib_sriov_cni.attach.names import restore_rdma_name
@@ -54,7 +54,12 @@ if TYPE_CHECKING:
 
 
 def add(host: Host, request: Request, conf: NetConf) -> Result:
-    """Attach: give the result, or undo everything and raise a CniError."""
+    """Attach the VF. Returns the result; on any failure, undoes everything and raises a CniError.
+
+    UnsupportedField (2), UnknownContainer (3: the namespace is gone), InvalidEnvironment (4: the interface name is
+    taken), OwnNamespace (8), TryAgainLater (11: lock, ib-kubernetes, SIGTERM), DeviceUnusable (101), KernelRefused
+    (102), VerificationFailed (103), AddressManagement (104), StateFailure (106).
+    """
     with open_netns(request.netns) as netns:
         refuse_own_namespace(request, netns)
         attempt = _Attempt(host, request, conf, netns)
@@ -69,24 +74,24 @@ def add(host: Host, request: Request, conf: NetConf) -> Result:
 
 
 class _Attempt:
-    """One try at an attachment; what is known of it grows from step to step."""
+    """One ADD in progress. The steps fill in its attributes."""
 
     def __init__(self, host: Host, request: Request, conf: NetConf, netns: Netns) -> None:
-        if conf.device is None:  # refused by parse_netconf
+        if conf.device is None:  # parse_netconf refuses this
             raise InvalidEnvironment("no deviceID")
         self.host, self.request, self.conf, self.netns = host, request, conf, netns
         self.pci: PciAddress = conf.device
         self.key = AttachmentKey(network=conf.name, container_id=request.container_id, ifname=request.ifname)
         self.pod: Rtnl = host.open_rtnl(netns)
         self.result = Result()
-        self.made = Result()  # the part of it that is not the earlier plugins'
+        self.made = Result()  # `result` without what the chain's earlier plugins made
         self.verifier: Verifier | None = None
-        self.rdma_name = ""  # once it was verified; a VF that is passed through has none
+        self.rdma_name = ""  # set when it is verified; stays empty for a VF that is passed through
         self.plan: Plan
         self.record: Record
 
     def prepare(self) -> None:
-        """Refuse what needs no lock to be refused, and clear away an earlier try of this same attachment."""
+        """Check what can be checked without the lock, and release an earlier try of this attachment on another VF."""
         previous = self.host.records.read(self.key)
         if previous is None or previous.committed:
             self.refuse_taken_name()
@@ -99,10 +104,10 @@ class _Attempt:
             self.start_verifier()
 
     def start_verifier(self) -> Verifier:
-        """Have pyverbs loaded beside everything that comes now; before the lock, so that it never holds it.
+        """Start the child process that will verify the RDMA device; it loads pyverbs while the ADD goes on.
 
-        It looks where the device will be: without isolation that is the host's namespace, and in exclusive mode the pod
-        does not even see it.
+        It is started before the lock is taken, so that it cannot inherit the lock. It runs in the namespace where the
+        device will be: without rdmaIsolation the host's, because in exclusive mode the pod does not see the device.
         """
         from ib_sriov_cni.kernel.verbs import Verifier
 
@@ -114,13 +119,13 @@ class _Attempt:
         return self.verifier
 
     def end_verifier(self) -> None:
-        """End it; it holds the pod's namespace open."""
+        """End that process: it keeps the pod's namespace alive."""
         if self.verifier is not None:
             self.verifier.close()
             self.verifier = None
 
     def _release_previous(self, pci: PciAddress) -> None:
-        """Release what an earlier try left on another VF, under that one's lock (never both: no deadlock)."""
+        """Release what an earlier try left on another VF, under that VF's lock (never two at once: no deadlock)."""
         with self.host.locks.take(pci, self.key.holder, self.conf.lock_timeout):
             previous = self.host.records.read(self.key)
             if previous is not None and previous.pci == pci:
@@ -129,28 +134,28 @@ class _Attempt:
                 collector.raise_faults()
 
     def refuse_taken_name(self) -> None:
-        """C8. A P_Key's interface may need a second name beside it, for the VF's netdev itself."""
+        """Refuse an interface name that the pod has already (C8). With a P_Key the VF's netdev needs a second name."""
         ifname = self.request.ifname
         names = (ifname,) if self.conf.pkey is None else (ifname, parent_name(ifname))
         for name in names:
             if self.pod.read_link(name) is not None:
                 wanted = ifname if name == ifname else f"{ifname} with a P_Key needs {name} too"
                 raise InvalidEnvironment(
-                    f"CNI_IFNAME {wanted}: there is an interface of that name in {self.netns.path} already",
-                    "nothing was touched",
+                    f"CNI_IFNAME {wanted}: an interface of that name exists in {self.netns.path}",
+                    "nothing was changed; use another name, or send DEL before a second ADD",
                 )
 
     def refuse_second_add(self) -> None:
-        """One record names one VF: two ADDs of one attachment at once, with two VFs, would lose one of them."""
+        """Refuse if another ADD of this attachment has another VF: a record names one VF, the other would be lost."""
         there = self.host.records.read(self.key)
         if there is not None and there.pci != self.pci:
             raise TryAgainLater(
-                f"another ADD of {describe_attachment(there)} is at work, with VF {there.pci}",
-                "the runtime sent two at once; this one has touched nothing",
+                f"another ADD of {describe_attachment(there)} is in progress, with VF {there.pci}",
+                "the runtime sent two at once; this one changed nothing",
             )
 
     def run(self) -> Result:
-        """The story, under the VF's lock."""
+        """Attach, with the VF's lock held. Returns the result; undoes everything if a step fails."""
         host = self.host
         refuse_gone_namespace(self.netns)
         heal(host, self.pci, self.key)
@@ -171,7 +176,7 @@ class _Attempt:
             with host.log.step("claim", vf=self.pci):
                 host.ownership.claim(self.pci, self.key)
                 if self.plan.sets_guid:
-                    refuse_doubled(host, self.pci, self.plan.port_guid)
+                    refuse_duplicate_guid(host, self.pci, self.plan.port_guid)
             self.reserve_addresses()
             rdma, link = self.set_identity(facts)
             if not facts.passed_through:
@@ -187,7 +192,7 @@ class _Attempt:
         return self.result
 
     def read_facts(self) -> VfFacts:
-        """Read the facts; a netdev that is just coming home from a dead namespace is waited for."""
+        """Read the facts. Waits up to 2 s for a netdev that the kernel is just returning from a dead namespace."""
         isolated = self.conf.rdma_isolation
         facts = read_vf_facts(self.host, self.pci, with_mode=isolated)
         if facts.passed_through or not facts.function.driver or (facts.netdev and facts.rdma_here):
@@ -196,7 +201,7 @@ class _Attempt:
         return read_vf_facts(self.host, self.pci, with_mode=isolated)
 
     def make_record(self, facts: VfFacts) -> Record:
-        """Note everything DEL will need, before the first effect."""
+        """Return the record: everything DEL will need, as it is before the first change."""
         netdev, rdma = facts.netdev, facts.rdma
         return Record(
             key=self.key,
@@ -230,14 +235,17 @@ class _Attempt:
         )
 
     def reserve_addresses(self) -> None:
-        """Have the IPAM plugin reserve addresses."""
+        """Have the IPAM plugin reserve addresses, if there is one."""
         if self.conf.ipam_type:
             with self.host.log.step("reserve_addresses", ipam=self.conf.ipam_type) as step:
                 self.result = add_addresses(self.request, self.conf.ipam_type, self.host.log)
                 step.note(addresses=",".join([ip.address for ip in self.result.ips]))
 
     def set_identity(self, facts: VfFacts) -> tuple[RdmaDevice | None, Link | None]:
-        """Give the VF link state and GUIDs on the PF; bind it anew if it has to take a GUID. Gives its devices."""
+        """Set the VF's link state and GUIDs on the PF, and rebind the VF if it has to take a GUID.
+
+        Returns the VF's RDMA device and netdev in the host's namespace.
+        """
         plan, pf_netdev = self.plan, facts.function.pf_netdev
         configs = self.host.vf_configs
         if plan.link_state:
@@ -256,7 +264,7 @@ class _Attempt:
         return rdma, link
 
     def _verify_identity(self, before: VfFacts, rdma: RdmaDevice, link: Link) -> None:
-        """The firmware's read-back proves nothing; the VF itself does."""
+        """Check the GUIDs on the VF itself: reading them back on the PF only repeats what was written."""
         after = replace(before, rdma=rdma, netdev=link)
         faults = identity_differences(self.plan.port_guid, self.plan.node_guid, after)
         if faults:
@@ -266,7 +274,8 @@ class _Attempt:
             )
         had, has = before.rdma, rdma
         if had and had.name != has.name:
-            # VFs bound at once get each other's names; in a pod it would keep that one from coming home under its own.
+            # VFs that are bound at the same time get each other's names. With the wrong name in the pod, this device
+            # would keep the other VF from getting its own back.
             with self.host.log.step("restore_rdma_name", vf=self.pci, was=has.name, rdma=had.name):
                 restore_rdma_name(self.host, self.pci, has, had.name)
         if had and had.uverbs != has.uverbs:
@@ -278,26 +287,26 @@ class _Attempt:
             )
 
     def move_devices(self, rdma: RdmaDevice | None, link: Link | None) -> None:
-        """Move the RDMA device if isolation is wanted, then the netdev: the other order would lose the netdev."""
+        """Move the RDMA device (rdmaIsolation), then the netdev. In the other order the netdev would be lost."""
         in_host_namespace = True
         if self.plan.moves_rdma and rdma is not None:
             with self.host.log.step("move_rdma", rdma=rdma.name):
-                # By PCI address once more: udev may have renamed it since.
+                # Look the name up again by PCI address: udev may have renamed the device since.
                 move_rdma(self.host, self.pci, self.host.sysfs.read_rdma_name(self.pci) or rdma.name, self.netns)
             with self.host.log.step("find_netdev", vf=self.pci):
                 link, in_host_namespace = find_new_netdev(self.host, self.pci, self.pod)
-        if link is None:  # refused by the plan
+        if link is None:  # plan_add refuses this
             raise VerificationFailed(f"VF {self.pci} has no netdev")
         with self.host.log.step("move_netdev", netdev=link.name, to=self.request.ifname):
-            # Where it is, was asked by its PCI device: its number may be another interface's in the pod.
+            # Its namespace was found by its PCI device: in the pod, its index may belong to another interface.
             if in_host_namespace:
-                # The kernel takes it down for the move (dev_change_net_namespace).
+                # No need to take it down: the kernel does (dev_change_net_namespace).
                 self.host.rtnl.move_link(link, self.netns.fd, self.request.ifname)
             else:
                 self.pod.set_name(link, self.request.ifname)
 
     def add_child(self, pkey: int) -> None:
-        """Give a P_Key that is not the table's first its interface; known only now, a new GUID has its own table."""
+        """Add an IPoIB child for a P_Key that is not at index 0. Decided only now: a new GUID has its own table."""
         report = self._verify_rdma()
         if not needs_child(report, pkey):
             return
@@ -307,7 +316,7 @@ class _Attempt:
             make_child(self.pod, self.request.ifname, pkey)
 
     def configure(self) -> None:
-        """Set the interface up in the pod: MTU, up, addresses, routes."""
+        """Configure the interface in the pod: MTU, up, addresses, routes."""
         name = self.request.ifname
         link = self.pod.read_link(name)
         if link is None:
@@ -328,13 +337,11 @@ class _Attempt:
         try:
             self.pod.add_route(link, route)
         except KernelRefused as refusal:
-            refusal.details = (
-                "is the gateway inside the subnet, and is the route not there already by another interface?"
-            )
+            refusal.details = "is the gateway inside the subnet? does another interface have this route already?"
             raise
 
     def verify(self) -> None:
-        """Read everything again and compare with the plan, then ask the RDMA device itself."""
+        """Read everything again and compare it with the plan, then query the RDMA device itself."""
         name = self.request.ifname
         with self.host.log.step("verify_netdev", ifname=name):
             link = self.pod.read_link(name)
@@ -345,7 +352,7 @@ class _Attempt:
                     faults += child_differences(link, self.pod.find_link(self.pci), self.record.child_pkey)
             if faults:
                 raise VerificationFailed(f"VF {self.pci} in the pod: " + "; ".join(faults))
-        if self.conf.pkey is None:  # else it has been asked before
+        if self.conf.pkey is None:  # otherwise add_child has done it
             self._verify_rdma()
         if link is not None:
             self._add_interface(link)
@@ -363,7 +370,7 @@ class _Attempt:
             raise VerificationFailed(f"VF {self.pci} has lost its RDMA device", "see the kernel log")
         waited = port_is_awaited(self.conf, self.conf.link_state or self.record.had_link_state)
         with self.host.log.step("verify_rdma", rdma=self.rdma_name) as step:
-            # None if the VF was with a driver for virtual machines until just now.
+            # None if the VF had a driver for virtual machines until a moment ago.
             verifier = self.verifier or self.start_verifier()
             report = verifier.read_port(
                 self.rdma_name,
@@ -376,7 +383,7 @@ class _Attempt:
             return report
 
     def _add_interface(self, link: Link) -> None:
-        """Append ours to what earlier plugins of the chain made; their indices stay (C9)."""
+        """Append our interface to the result of the chain's earlier plugins; their indices stay valid (C9)."""
         before = self.conf.prev_result or Result()
         ours = Interface(name=link.name, mac=link.mac, sandbox=self.netns.path, mtu=link.mtu, pci_id=str(self.pci))
         index = len(before.interfaces)
@@ -390,7 +397,7 @@ class _Attempt:
         )
 
     def commit(self) -> None:
-        """Note that the attachment is whole. From here on it is too late for SIGTERM: the runtime gets its result."""
+        """Mark the record as committed. SIGTERM is ignored from here on: the runtime gets its result."""
         ignore_sigterm()
         if not self.made.interfaces:
             self.made = self.result
@@ -405,7 +412,7 @@ class _Attempt:
             self.host.records.write(self.record)
 
     def _write_device_info(self) -> None:
-        """A rebind may have renamed the RDMA device since the device plugin wrote it down (N4)."""
+        """Correct the device plugin's file: a rebind may have changed the RDMA device's name (N4)."""
         from ib_sriov_cni.state.device_info import write_device_info
 
         path = self.conf.device_info_file
@@ -413,12 +420,12 @@ class _Attempt:
             write_device_info(path, pci=self.pci, pf=self.host.sysfs.read_pf(self.pci), rdma=self.rdma_name)
 
     def undo(self, fault: BaseException) -> None:
-        """Leave the host as it was (C11); what cannot be undone is in the record for the DEL that follows."""
+        """Restore the host (C11). What cannot be undone now stays in the record, for the DEL that follows."""
         ignore_sigterm()
         self.end_verifier()
         there = self.host.records.read(self.key)
         if there is None or there.pci != self.pci:
-            return  # writing it is what failed, or another ADD's is there: there was no effect before
+            return  # nothing was changed: the record was not written, or another ADD wrote one
         self.host.log.error("ADD failed, undoing it", error=fault, pod=describe_attachment(self.record))
         collector = FaultCollector()
         release(self.host, self.record, self.request, self.conf, collector)

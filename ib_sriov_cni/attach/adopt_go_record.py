@@ -1,7 +1,7 @@
-"""Attachments made by the Go ib-sriov-cni: a node is upgraded in place with pods running (N6).
+"""Taking over attachments made by the Go ib-sriov-cni, for nodes that are upgraded while pods run (N6).
 
-Its record becomes one of ours, so that everything after it is the same code. It knows less: neither the boot nor the
-namespace it was made in, nor the link state before it (the Go plugin itself goes back to auto).
+Its record is converted to one of ours, so that DEL needs no code of its own for it. It has less: not the boot or the
+namespace it was made in, nor the link state before it (the Go plugin restores "auto").
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def adopt(host: Host, request: Request, conf: NetConf, key: AttachmentKey) -> Record | None:
-    """Give the Go plugin's record of this attachment as one of ours; None if there is none that can be understood."""
+    """Return the Go plugin's record of this attachment as one of ours; None if there is none, or it is damaged."""
     found = host.go_records.read(key)
     if found is None:
         return None
@@ -28,17 +28,18 @@ def adopt(host: Host, request: Request, conf: NetConf, key: AttachmentKey) -> Re
     try:
         pci = PciAddress.parse(_text(doc, "deviceID"))
     except ValueError:
-        host.log.warning("the Go plugin's record names no VF, set aside", record=host.go_records.file_of(key))
+        path = host.go_records.file_of(key)
+        host.log.warning("the Go plugin's record has no valid deviceID; it is kept as a damaged record", record=path)
         host.go_records.mark_damaged(key)
         return None
     if host.go_records.is_superseded(key, pci, written):
-        host.log.warning("the Go plugin gave the VF to a later pod, left alone", vf=pci)
-        written = 0.0  # as of an earlier boot
+        host.log.warning("the Go plugin gave the VF to a later pod; it is left alone", vf=pci)
+        written = 0.0  # counts as made in an earlier boot: no device is touched
     with host.log.step("adopt", vf=pci, record=host.go_records.file_of(key)):
-        return make_record(host, request, conf, key, doc, pci=pci, written=written)
+        return _make_record(host, request, conf, key, doc, pci=pci, written=written)
 
 
-def make_record(
+def _make_record(
     host: Host,
     request: Request,
     conf: NetConf,
@@ -48,16 +49,16 @@ def make_record(
     pci: PciAddress,
     written: float,
 ) -> Record:
-    """Translate the Go plugin's words; what it does not know is taken from the VF as it is."""
-    guid = _guid(_text(doc, "HostIFGUID"))
+    """Convert the Go plugin's document. What it does not have is taken from the VF as it is now."""
+    guid = _parse_guid(_text(doc, "HostIFGUID"))
     rdma_state = doc.get("RdmaNetState")
     rdma = _text(rdma_state, "SandboxRdmaDevName") if isinstance(rdma_state, dict) else ""
     link_state = _text(doc, "link_state")
     return Record(
         key=key,
         pci=pci,
-        # Written before this boot: the devices of today are not the ones it speaks of.
-        boot_id=host.read_boot_id() if written >= boot_time() else "",
+        # If it was written before this boot, the devices it names are gone.
+        boot_id=host.read_boot_id() if written >= _boot_time() else "",
         netns_path=request.netns,
         netns_cookie=0,
         pod=conf.pod,
@@ -87,14 +88,14 @@ def make_record(
 
 
 def _driver(host: Host, pci: PciAddress) -> str:
-    """The Go plugin may have died between unbind and bind; then the PF's driver is the VF's (SR-IOV)."""
+    """Return the VF's driver; its PF's if it has none, because the Go plugin died between unbind and bind."""
     if not host.sysfs.exists(pci):
         return ""
     return host.sysfs.read_driver(pci) or host.sysfs.read_function(pci).pf_driver
 
 
-def boot_time() -> float:
-    """Give when this boot began, in Unix time."""
+def _boot_time() -> float:
+    """Return when this boot began, in Unix time (s)."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -103,8 +104,8 @@ def _text(doc: dict[str, object], name: str) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _guid(text: str) -> Guid | None:
-    """The Go plugin keeps the whole hardware address, or its last eight bytes."""
+def _parse_guid(text: str) -> Guid | None:
+    """Parse what the Go plugin stores: the whole hardware address, or its last eight bytes. None if it is neither."""
     try:
         return Guid.parse(text[-23:])
     except ValueError:

@@ -1,4 +1,4 @@
-"""CHECK: is an attachment still what its ADD made? Every difference is named (C15)."""
+"""CHECK: compare an attachment with what its ADD made, and list every difference (C15)."""
 
 from __future__ import annotations
 
@@ -31,14 +31,18 @@ CHECK_SINCE = "0.4.0"
 
 
 def check(host: Host, request: Request, conf: NetConf) -> None:
-    """Compare kernel, record and reservation with prevResult. CheckDifference (105) lists what differs."""
+    """Compare the kernel, the record and the IPAM plugin's reservation with prevResult.
+
+    Raises CheckDifference (105), which lists every difference; InvalidConfiguration (7) without prevResult;
+    UnknownContainer (3) if the namespace is gone; OwnNamespace (8).
+    """
     wanted = conf.prev_result
     if wanted is None:
         raise InvalidConfiguration(f"network {conf.name}: prevResult is missing, which CHECK needs")
     with open_netns(request.netns) as netns:
         refuse_own_namespace(request, netns)
         with host.log.step("check") as step:
-            faults = find_differences(host, request, conf, netns, wanted)
+            faults = _find_differences(host, request, conf, netns, wanted)
             step.note(differences=len(faults))
     if faults:
         raise CheckDifference(
@@ -47,21 +51,21 @@ def check(host: Host, request: Request, conf: NetConf) -> None:
         )
 
 
-def find_differences(host: Host, request: Request, conf: NetConf, netns: Netns, wanted: Result) -> list[Difference]:
-    """Give every difference as a few words."""
+def _find_differences(host: Host, request: Request, conf: NetConf, netns: Netns, wanted: Result) -> list[Difference]:
     key = AttachmentKey(network=conf.name, container_id=request.container_id, ifname=request.ifname)
     record = host.records.read(key)
     if record is None:
         faults = [Difference("record", f"there is no record of it ({host.records.file_of(key)})")]
     else:
-        faults = compare(host, record, conf, netns, wanted)
+        faults = _compare(host, record, conf, netns, wanted)
     return faults + _reservation_differences(host, request, conf)
 
 
 def record_differences(host: Host, record: Record, *, reservation: bool = True) -> list[Difference]:
-    """Compare an attachment with its own record, where no runtime brings a prevResult; otherwise as CHECK does.
+    """Return what CHECK would find, with the record's own result in place of prevResult.
 
-    `reservation`: have the IPAM plugin say whether the addresses are still reserved, as CHECK has it.
+    `reservation`: also ask the IPAM plugin whether the addresses are still reserved, as CHECK does. Raises CniError
+    where something cannot be read, such as KernelRefused (102) without the right to enter the pod's namespace.
     """
     request = make_del_request(record)
     conf = parse_netconf(request, lenient=True)
@@ -69,9 +73,9 @@ def record_differences(host: Host, record: Record, *, reservation: bool = True) 
     if netns is None:
         return [Difference("namespace", f"its network namespace {record.netns_path} is gone")]
     with netns:
-        faults = compare(host, record, conf, netns, parse_result(record.result, NEWEST))
+        faults = _compare(host, record, conf, netns, parse_result(record.result, NEWEST))
     if not reservation or not version_at_least(request.version, CHECK_SINCE):
-        return faults  # an IPAM plugin of that version has no CHECK
+        return faults  # IPAM plugins of that version have no CHECK
     document = {**record.conf, "prevResult": render_result(parse_result(record.result, NEWEST), request.version)}
     environ = {**request.environ, "CNI_COMMAND": "CHECK", "CNI_NETNS": record.netns_path}
     asked = replace(
@@ -85,8 +89,8 @@ def record_differences(host: Host, record: Record, *, reservation: bool = True) 
     return faults + _reservation_differences(host, asked, conf)
 
 
-def compare(host: Host, record: Record, conf: NetConf, netns: Netns, wanted: Result) -> list[Difference]:
-    """Compare what the kernel has with the record, and the pod's addresses with `wanted`."""
+def _compare(host: Host, record: Record, conf: NetConf, netns: Netns, wanted: Result) -> list[Difference]:
+    """Compare the kernel's state with the record, and the pod's addresses with `wanted`."""
     faults = _vf_differences(host, record)
     if record.driver not in PASS_THROUGH_DRIVERS:
         faults += _pod_differences(host, conf, record, netns, wanted)
@@ -104,7 +108,7 @@ def _reservation_differences(host: Host, request: Request, conf: NetConf) -> lis
 
 
 def _vf_differences(host: Host, record: Record) -> list[Difference]:
-    """What the host's side says: owner, driver, GUIDs and link state on the PF."""
+    """Compare what the host sees: owner, driver, and the PF's GUIDs and link state for the VF."""
     pci = record.pci
     faults = []
     owner = host.ownership.read_owner(pci)
@@ -129,7 +133,7 @@ def _vf_differences(host: Host, record: Record) -> list[Difference]:
 
 
 def _config_differences(record: Record, config: VfConfig) -> list[Difference]:
-    """What the PF has for the VF, against what the ADD left there."""
+    """Compare the PF's settings of the VF with those that the ADD left."""
     pci = record.pci
     if record.sets_guid:
         pairs = (("node", config.node_guid, record.node_guid), ("port", config.port_guid, record.port_guid))
@@ -151,21 +155,21 @@ def _config_differences(record: Record, config: VfConfig) -> list[Difference]:
 
 
 def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wanted: Result) -> list[Difference]:
-    """What the pod's side says: interface, addresses, routes, RDMA device."""
+    """Compare what the pod sees: interface, addresses, routes, RDMA device."""
     ifname = record.key.ifname
     pod = host.open_rtnl(netns)
     try:
         link = pod.read_link(ifname)
         faults = link_differences(link, name=ifname, guid=record.port_guid, mtu=conf.mtu, pci=record.pci)
         if link is None:
-            names = _names_there(pod, record)
+            names = _read_new_names(pod, record)
             if names:
-                faults = [Difference("interface", f"interface {ifname} is called {names[0]} now")]
+                faults = [Difference("interface", f"interface {ifname} was renamed to {names[0]}")]
         else:
             if record.child_pkey:
                 faults += child_differences(link, pod.find_link(record.pci), record.child_pkey)
             index = next((i for i, interface in enumerate(wanted.interfaces) if interface.name == ifname), None)
-            # Addresses as prevResult has them on our interface; of the chain's routes, those that are ours.
+            # prevResult says which addresses are on our interface, but not which routes: those are in the record.
             ours = Result(
                 ips=tuple([ip for ip in wanted.ips if ip.interface == index]),
                 routes=parse_result(record.result, NEWEST).routes,
@@ -176,8 +180,8 @@ def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wa
     return faults + _rdma_differences(host, record, netns)
 
 
-def _names_there(pod: Rtnl, record: Record) -> list[str]:
-    """What the attachment's interface may be called by now."""
+def _read_new_names(pod: Rtnl, record: Record) -> list[str]:
+    """Return the names that the attachment's interface may have been given in the pod."""
     if record.child_pkey:
         return [link.name for link in pod.find_children(record.pci, record.port_guid)]
     link = pod.find_link(record.pci)

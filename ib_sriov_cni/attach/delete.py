@@ -1,4 +1,4 @@
-"""DEL: release what an attachment holds, with or without a record, a namespace or a prevResult."""
+"""DEL: release what an attachment holds."""
 
 from __future__ import annotations
 
@@ -17,26 +17,30 @@ if TYPE_CHECKING:
 
 
 def delete(host: Host, request: Request, conf: NetConf) -> None:
-    """DEL: release what the attachment holds; repeatable, with or without record, namespace or prevResult (C13)."""
+    """Release what the attachment holds (C13). Needs no record, namespace or prevResult, and can be repeated.
+
+    Raises TryAgainLater (11) if the VF's lock is held for longer than lockTimeout. Other failures do not stop it; they
+    are raised together at the end, and the record stays for the next DEL.
+    """
     key = AttachmentKey(network=conf.name, container_id=request.container_id, ifname=request.ifname)
     collector = FaultCollector()
     record = host.records.read(key)
     if record is None:
         try:
-            record = _take_over(host, request, conf, key)
+            record = _take_over_go_record(host, request, conf, key)
         except CniError as fault:
             collector.faults.append(fault)
     if record is None and not collector.faults and conf.device is not None:
         record = _await_own_add(host, conf.device, key, conf.lock_timeout)
     if record is None:
-        host.log.debug("no record: nothing was attached, or it is released already")
-        host.records.sweep(conf.name, key)  # its ADD may have died while it wrote one
+        host.log.debug("no record: nothing was attached, or it was released before")
+        host.records.sweep(conf.name, key)  # its ADD may have died while writing one
         collector.attempt(lambda: release_addresses(host, request, conf))
     else:
         with host.log.step("lock", vf=record.pci):
             lock = host.locks.take(record.pci, key.holder, conf.lock_timeout)
         with lock:
-            # Whoever held the lock may have released it in the meantime.
+            # Read again: whoever held the lock may have released it.
             record = host.records.read(key)
             if record is not None:
                 release(host, record, request, conf, collector)
@@ -48,9 +52,9 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
 
 
 def _await_own_add(host: Host, pci: PciAddress, key: AttachmentKey, seconds: float) -> Record | None:
-    """An ADD of this attachment that its runtime has given up may be at work, with no record yet: wait for its end.
+    """Wait for an ADD of this attachment that its runtime gave up on, if it is still running. Returns its record.
 
-    Somebody else's ADD on that VF is none of ours.
+    Such an ADD may have no record yet. An ADD of another attachment on that VF is not waited for.
     """
     if host.locks.was_last_taken_by(pci, key.holder):
         with host.log.step("await_add", vf=pci), host.locks.take(pci, key.holder, seconds):
@@ -58,8 +62,8 @@ def _await_own_add(host: Host, pci: PciAddress, key: AttachmentKey, seconds: flo
     return host.records.read(key)
 
 
-def _take_over(host: Host, request: Request, conf: NetConf, key: AttachmentKey) -> Record | None:
-    """Make the Go plugin's record of this attachment ours, owner of its VF unless somebody else is."""
+def _take_over_go_record(host: Host, request: Request, conf: NetConf, key: AttachmentKey) -> Record | None:
+    """Take over the Go plugin's record of this attachment. It becomes the VF's owner unless there is one."""
     from ib_sriov_cni.attach.adopt_go_record import adopt
 
     record = adopt(host, request, conf, key)

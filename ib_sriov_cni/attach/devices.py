@@ -1,4 +1,4 @@
-"""What the verbs of an attachment do to a VF alike: read its facts, bind it anew, wait for its devices."""
+"""Reading a VF's facts and its devices in the host's namespace, and waiting for them to appear."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1
 
 
 def await_fact(read: Callable[[], T | None], seconds: float) -> T | None:
-    """Ask until there is an answer, at every event of the host's netdevs, or give None after `seconds`."""
+    """Call `read` until it returns something, and return that; None after `seconds`.
+
+    It is called at every event of the host's netdevs, and every 0.1 s at least.
+    """
     found = read()
     if found is not None:
         return found
@@ -33,7 +36,7 @@ def await_fact(read: Callable[[], T | None], seconds: float) -> T | None:
         deadline = time.monotonic() + seconds
         pause = FIRST_PAUSE
         while True:
-            # Not everything has an event (an RDMA device before 6.12, a name in sysfs): look now and then too.
+            # Not everything has an event (an RDMA device before Linux 6.12, a name in sysfs), hence the pause.
             found = read()
             left = deadline - time.monotonic()
             if found is not None or left <= 0:
@@ -45,7 +48,7 @@ def await_fact(read: Callable[[], T | None], seconds: float) -> T | None:
 
 
 def read_netdev(host: Host, pci: PciAddress) -> Link | None:
-    """Give the VF's netdev in the host's namespace, under whatever name udev has given it by now."""
+    """Return the VF's netdev in the host's namespace, whatever name udev has given it; None if it is not there."""
     for name in host.sysfs.read_netdevs(pci):
         link = host.rtnl.read_link(name)
         if link is not None and not link.lower:  # a P_Key child may be here while its parent is in a pod
@@ -54,7 +57,7 @@ def read_netdev(host: Host, pci: PciAddress) -> Link | None:
 
 
 def read_host_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link] | None:
-    """Give the VF's RDMA device and netdev if both are in the host's namespace."""
+    """Return the VF's RDMA device and netdev if both are in the host's namespace, else None."""
     rdma = host.sysfs.read_rdma(pci)
     if rdma is None or rdma.node_guid is None:
         return None
@@ -63,10 +66,10 @@ def read_host_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link] | 
 
 
 def read_vf_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> VfFacts:
-    """Read everything that decides. Raises DeviceUnusable (101) for what is no VF of a usable PF.
+    """Read what plan_add decides on. Raises DeviceUnusable (101) if it is not a VF, or its PF has no netdev.
 
-    Of the PF's VFs this one alone: the others' GUIDs matter only where one is given (`read_holders`).
-    `with_mode`: the RDMA namespace mode too, which needs a socket of its own; without it is taken for shared.
+    The PF's settings are read of this VF only: those of the others matter only if a GUID is set (`read_holders`).
+    `with_mode`: read the RDMA namespace mode too, which takes a socket of its own; otherwise it is given as shared.
     """
     function = host.sysfs.read_function(pci)
     if not function.pf_netdev:
@@ -88,7 +91,7 @@ def read_vf_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> VfF
 
 
 def await_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link]:
-    """Wait for the VF's RDMA device and netdev in the host's namespace. DeviceUnusable says what is missing."""
+    """Wait for the VF's RDMA device and netdev, and return them. DeviceUnusable (101) says which did not appear."""
     with host.log.step("await_devices", vf=pci) as step:
         found = await_fact(lambda: read_host_devices(host, pci), DEVICE_SECONDS)
         if found is None:

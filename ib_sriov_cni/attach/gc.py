@@ -1,4 +1,4 @@
-"""GC: release what belongs to this network and is not valid; never what serves a pod (C16, C17)."""
+"""GC: release the network's attachments that are neither listed as valid nor alive (C16, C17)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ VALID_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
 
 def collect(host: Host, request: Request, conf: NetConf) -> None:
-    """Release every dead attachment of the network; faults are collected and raised at the end."""
+    """Release every dead attachment of the network that is not listed, and have the IPAM plugin do likewise.
+
+    Raises InvalidConfiguration (7) without a proper list. Other failures do not stop it; they are raised together at
+    the end.
+    """
     valid = parse_valid(request.conf)
     collector = FaultCollector()
     for key in host.records.read_keys():
@@ -35,9 +39,9 @@ def collect(host: Host, request: Request, conf: NetConf) -> None:
 
 
 def parse_valid(conf: dict[str, object]) -> list[tuple[str, str]]:
-    """Give the valid attachments as (containerID, ifname).
+    """Return the valid attachments as (containerID, ifname).
 
-    Raises InvalidConfiguration (7) if there is no list: an absent one does not mean that nothing is valid.
+    Raises InvalidConfiguration (7) if there is no list: that does not mean that nothing is valid.
     """
     listed = next((conf[key] for key in VALID_KEYS if conf.get(key) is not None), None)
     if not isinstance(listed, list):
@@ -52,21 +56,21 @@ def parse_valid(conf: dict[str, object]) -> list[tuple[str, str]]:
 
 
 def _is_listed(key: AttachmentKey, valid: list[tuple[str, str]]) -> bool:
-    """One valid attachment keeps all of a container's: some runtimes list eth0 alone."""
+    """Return whether its container has any valid attachment, which keeps them all: some runtimes list only eth0."""
     return any(container_id == key.container_id for container_id, _ in valid)
 
 
 def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[tuple[str, str]]) -> None:
-    """Forward GC to the IPAM plugin with our live attachments on the list, whoever else left them out."""
+    """Forward GC to the IPAM plugin. Attachments that still have a record are added to the list of valid ones."""
 
-    def ours() -> list[AttachmentKey]:
+    def recorded() -> list[AttachmentKey]:
         keys = [*host.records.read_keys(), *host.go_records.read_keys(conf.name)]
         return [key for key in keys if key.network == conf.name]
 
-    pairs = [*valid, *[pair for key in ours() if (pair := (key.container_id, key.ifname)) not in valid]]
+    pairs = [*valid, *[pair for key in recorded() if (pair := (key.container_id, key.ifname)) not in valid]]
     listed = [{"containerID": container_id, "ifname": ifname} for container_id, ifname in pairs]
     document: dict[str, object] = {**request.conf, **dict.fromkeys(VALID_KEYS[:1], listed)}
     document.pop(VALID_KEYS[1], None)
     extended = replace(request, conf=document, stdin=dumps(document).encode())
     with host.log.step("collect_addresses", ipam=conf.ipam_type):
-        collect_addresses(extended, conf.ipam_type, host.log, lambda: [key.container_id for key in ours()])
+        collect_addresses(extended, conf.ipam_type, host.log, lambda: [key.container_id for key in recorded()])

@@ -1,4 +1,4 @@
-"""Which GUIDs are taken on this node, and by whom: two ports of one GUID break the subnet for both."""
+"""Which GUIDs are in use on this node, and by whom. If two ports of a fabric have the same GUID, neither works."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def read_holders(host: Host, facts: VfFacts) -> dict[Guid, str]:
-    """Give every GUID that somebody else on this node has, with words for who that is.
+    """Return the GUIDs in use on this node, the VF's own left out, each with words for its holder.
 
-    The later source knows more: RDMA devices in the host's namespace, what the PF says of the VF's siblings, and the
-    records, which know of VFs inside pods and of ADDs on their way.
+    Three sources, of which a later one replaces what an earlier one says: the RDMA devices in the host's namespace, the
+    PF's settings of its other VFs, and the records, which include VFs in pods and ADDs in progress.
     """
     function = facts.function
     own = facts.rdma.name if facts.rdma else ""
@@ -30,20 +30,22 @@ def read_holders(host: Host, facts: VfFacts) -> dict[Guid, str]:
     return {guid: words for guid, words in holders.items() if guid}
 
 
-def refuse_doubled(host: Host, pci: PciAddress, guid: Guid) -> None:
-    """Refuse a GUID that another attachment has planned since `read_holders`; their lock is not ours.
+def refuse_duplicate_guid(host: Host, pci: PciAddress, guid: Guid) -> None:
+    """Raise DeviceUnusable (101) if another attachment has planned this GUID since `read_holders`.
 
-    Asked after our own record is written, so that of two at once at least one sees the other.
+    To be called once our own record is written. Two ADDs for two VFs share no lock; this way at least one of them sees
+    the other's record.
     """
     for record in _others(host, pci):
         if record.port_guid == guid:
             raise DeviceUnusable(
-                f"GUID {guid} is just being given to {describe_attachment(record)} too", "give each pod its own"
+                f"GUID {guid} is being given to {describe_attachment(record)} at the same time",
+                "give each pod its own GUID",
             )
 
 
 def _others(host: Host, pci: PciAddress) -> list[Record]:
-    """Give the records of the attachments that own other VFs in this boot."""
+    """Return the records, of this boot, of the attachments that own other VFs."""
     boot_id = host.read_boot_id()
     owners = [key for other, key in host.ownership.read_owners() if other != pci]
     records = [host.records.read(key) for key in owners]

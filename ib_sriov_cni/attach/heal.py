@@ -1,4 +1,4 @@
-"""Healing: what a dead attachment still holds of a VF is released before the next pod gets it."""
+"""Healing: releasing what a dead attachment still holds, for the next ADD of its VF, or for GC and repair."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def heal(host: Host, pci: PciAddress, key: AttachmentKey) -> None:
-    """Release whatever dead attachment owns the VF, under its lock; DeviceUnusable (101) if it is alive."""
+    """Release the dead attachment that owns the VF, if there is one, so that `key` can have it.
+
+    The VF's lock must be held. Raises DeviceUnusable (101) if the owner is alive, and whatever keeps the VF from being
+    returned to the host's namespace.
+    """
     owner = host.ownership.read_owner(pci)
     if owner is None:
         return
@@ -28,9 +32,9 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey) -> None:
     if is_alive(host, record):
         raise DeviceUnusable(
             f"VF {pci} is in use by {describe_attachment(record)}",
-            "the device plugin must not give a VF twice; 'ib-sriov show' tells more"
+            "the device plugin must not allocate a VF twice; 'ib-sriov show' has details"
             if owner != key
-            else "it is this attachment",
+            else "this attachment exists already: send DEL before a second ADD",
         )
     with host.log.step("heal", vf=pci, owner=describe_attachment(record)):
         release_device(host, record)
@@ -39,7 +43,7 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey) -> None:
         if collector.attempt(lambda: release_addresses(host, request, parse_netconf(request, lenient=True))):
             forget(host, record)
             return
-        # The VF is home, and what its dead pod's IPAM plugin says must not keep the next pod from it.
+        # The VF is free. A fault of the dead pod's IPAM plugin must not keep the next pod from getting it.
         host.ownership.disclaim(pci, owner)
         host.log.warning(
             "a dead attachment keeps its addresses until its DEL",

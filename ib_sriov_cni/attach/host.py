@@ -1,4 +1,4 @@
-"""The bundle of doors, built once at the edge and handed in; tests hand in other roots."""
+"""Host: everything outside the process that an invocation uses. Made once by the caller; tests pass other paths."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Host:
-    """Everything outside that an invocation touches."""
+    """Access to sysfs, netlink, the locks and the state directory."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Host:
         sysfs_root: str = "/sys",
         proc_root: str = "/proc",
     ) -> None:
-        """Sockets are opened when they are first wanted."""
+        """Open nothing yet: sockets are opened on first use."""
         self.log = log
         self.sysfs = Sysfs(sysfs_root)
         self.vf_configs = VfConfigs(lambda: self.rtnl, sysfs_root)
@@ -51,18 +51,18 @@ class Host:
         self._rdma: Rdma | None = None
 
     def close(self) -> None:
-        """Close the sockets; they open again when they are wanted again."""
-        for door in (self._rtnl, self._rdma):
-            if door is not None:
-                door.close()
+        """Close the sockets. They are opened again on the next use."""
+        for client in (self._rtnl, self._rdma):
+            if client is not None:
+                client.close()
         self._rtnl = self._rdma = None
 
     def __enter__(self) -> Self:
-        """For `with`, where an invocation is not the process's only one."""
+        """For processes that serve more than one invocation."""
         return self
 
     def __exit__(self, *_fault: object) -> None:
-        """Close."""
+        """Close the sockets."""
         self.close()
 
     @property
@@ -74,7 +74,7 @@ class Host:
 
     @property
     def leftovers(self) -> Leftovers:
-        """What else is in the state directory."""
+        """The files in the state directory that no CNI command reads."""
         from ib_sriov_cni.state.leftovers import Leftovers
 
         return Leftovers(self._state_dir)
@@ -87,7 +87,7 @@ class Host:
         return self._rdma
 
     def open_rtnl(self, netns: Netns | None = None) -> Rtnl:
-        """Open rtnetlink in a namespace; the host's without one."""
+        """Return a new rtnetlink socket in `netns`, in the host's namespace without one. The caller closes it."""
         from ib_sriov_cni.kernel.rtnetlink import Rtnl
 
         if netns is None:
@@ -96,7 +96,7 @@ class Host:
             return Rtnl(trace=self._trace)
 
     def open_rdma(self, netns: Netns | None = None) -> Rdma:
-        """Open NETLINK_RDMA in a namespace; the host's without one."""
+        """Return a new NETLINK_RDMA socket in `netns`, in the host's namespace without one. The caller closes it."""
         from ib_sriov_cni.kernel.rdma_netlink import Rdma
 
         if netns is None:
@@ -109,7 +109,7 @@ class Host:
         return self.log.debug if self.log.debugging else None
 
     def read_boot_id(self) -> str:
-        """Give what names this boot (Documentation/admin-guide/sysctl/kernel.rst, random)."""
+        """Return the boot_id, "" if it cannot be read (kernel: Documentation/admin-guide/sysctl/kernel.rst, random)."""
         if not self._boot_id:
             try:
                 fd = os.open(f"{self._proc}/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
@@ -122,16 +122,16 @@ class Host:
         return self._boot_id
 
     def enable_ipv6(self, netns: Netns, ifname: str) -> None:
-        """Turn IPv6 on for an interface where a runtime turned it off by default (disable_ipv6)."""
+        """Clear disable_ipv6 of an interface in `netns`: some runtimes set it by default."""
         with Inside(netns):
             try:
                 fd = os.open(f"{self._proc}/sys/net/ipv6/conf/{ifname}/disable_ipv6", os.O_RDWR | os.O_CLOEXEC)
             except OSError:
-                return  # no IPv6 in this kernel: adding the address will say so
+                return  # no IPv6 in this kernel: adding the address will fail and say so
             try:
                 if os.read(fd, 1) != b"0":
                     os.pwrite(fd, b"0", 0)
             except OSError:
-                pass  # read-only /proc: likewise
+                pass  # /proc is read-only: likewise
             finally:
                 os.close(fd)

@@ -1,4 +1,4 @@
-"""Does an attachment still serve a pod?"""
+"""Whether an attachment still serves a pod, and if not, why."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def is_alive(host: Host, record: Record) -> bool:
-    """Whether the attachment serves a pod."""
+    """Return whether the attachment serves a pod (see why_dead)."""
     return not why_dead(host, record)
 
 
 def why_dead(host: Host, record: Record) -> str:
-    """Tell why the attachment serves no pod; empty if it is finished, its namespace lives, and so does the VF in it.
+    """Return why the attachment no longer serves a pod, "" if it does.
 
-    The VF has a driver then, and is not at home.
-
-    Its VF may have been moved on, into a namespace inside the pod; it serves the pod there.
+    It does if its ADD was finished in this boot, its namespace still exists, and its VF has a driver and is not back in
+    the host's namespace. The VF need not be in the pod's own namespace: a pod may move it on to a nested one.
+    Raises KernelRefused (102) if the namespace cannot be examined.
     """
     if not record.committed:
         return "its ADD was never finished"

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ib_sriov_cni.kernel.netns import Netns
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
 
-NEW_NETDEV_SECONDS = 10.0  # for the netdev that is made anew when its RDMA device moves
+NEW_NETDEV_SECONDS = 10.0  # for the kernel to make a new netdev after the RDMA device was moved
 
 
 def move_rdma(host: Host, pci: PciAddress, name: str, netns: Netns) -> None:
-    """Move an RDMA device into a pod; under a name of its own where names are each namespace's and it has this one."""
+    """Move an RDMA device into a pod, under a temporary name if the pod has a device of the same name."""
     try:
         host.rdma.move_device(name, netns.fd)
     except KernelRefused as refusal:
@@ -30,9 +30,10 @@ def move_rdma(host: Host, pci: PciAddress, name: str, netns: Netns) -> None:
 
 
 def find_new_netdev(host: Host, pci: PciAddress, pod: Rtnl) -> tuple[Link, bool]:
-    """Find the netdev that replaces the one an RDMA device's move destroyed: at home or, since 6.17, in the pod.
+    """Wait for the netdev that replaces the one which the RDMA device's move destroyed.
 
-    Tells whether it is at home.
+    Returns it and whether it is in the host's namespace; since Linux 6.17 it is in the pod's. Raises VerificationFailed
+    (103) if none appears.
     """
 
     def read() -> tuple[Link, bool] | None:

@@ -1,4 +1,4 @@
-"""Giving a VF's devices the names they had, also where another device has taken one."""
+"""Restoring the names and settings of a VF's devices, even if another device has taken a name meanwhile."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.record import Record
     from ib_sriov_cni.core.values import Link, PciAddress, RdmaDevice
 
-NAME_SECONDS = 5.0  # for a name to become free that another device has
-BUSY_NAME_SECONDS = 20.0  # likewise, while a call works on that one
+NAME_SECONDS = 5.0  # to wait for a name that another device has
+BUSY_NAME_SECONDS = 20.0  # likewise, while that device's VF is locked by a running call
 
 
 def restore_names(host: Host, record: Record, rdma: RdmaDevice, link: Link) -> None:
-    """Give the VF's devices at home the names and settings they had before the ADD."""
+    """Restore the names and settings that the VF's devices had in the host's namespace before the ADD.
+
+    A name that stays taken is logged; the device then keeps a temporary one. Raises KernelRefused (102) for any other
+    reason that a device cannot be renamed.
+    """
     with host.log.step("restore_names", vf=record.pci, netdev=record.had_netdev, rdma=record.had_rdma):
         restore_rdma_name(host, record.pci, rdma, record.had_rdma)
         if record.had_netdev and link.name != record.had_netdev:
@@ -30,35 +34,35 @@ def restore_names(host: Host, record: Record, rdma: RdmaDevice, link: Link) -> N
                 host.rtnl.set_down(link)
                 host.rtnl.set_name(link, name)
 
-            def push_netdev() -> bool:
-                return _take_name_away(
-                    host, host.sysfs.read_netdev_function(record.had_netdev), netdev=record.had_netdev
-                )
+            def free_name() -> bool:
+                return _free_name(host, host.sysfs.read_netdev_function(record.had_netdev), netdev=record.had_netdev)
 
-            _rename(host, rename_netdev, push_netdev, record.had_netdev, temporary_netdev_name(record.pci))
+            _rename(host, rename_netdev, free_name, record.had_netdev, temporary_netdev_name(record.pci))
         _restore_settings(host, record, link)
 
 
 def restore_rdma_name(host: Host, pci: PciAddress, rdma: RdmaDevice, name: str) -> None:
-    """Give the VF's RDMA device at home its name back."""
+    """Rename the VF's RDMA device in the host's namespace to `name`, unless that is "". See restore_names."""
     if not name or rdma.name == name:
         return
 
     def rename(new: str) -> None:
         host.rdma.set_name(host.sysfs.read_rdma_name(pci) or rdma.name, new)
 
-    def push() -> bool:
-        return _take_name_away(host, host.sysfs.read_rdma_function(name), rdma=name)
+    def free_name() -> bool:
+        return _free_name(host, host.sysfs.read_rdma_function(name), rdma=name)
 
-    _rename(host, rename, push, name, temporary_rdma_name(pci))
+    _rename(host, rename, free_name, name, temporary_rdma_name(pci))
 
 
-def _rename(host: Host, rename: Callable[[str], None], push: Callable[[], bool], name: str, aside: str) -> None:
-    """Rename; where another device has the name, see that it goes.
+def _rename(
+    host: Host, rename: Callable[[str], None], free_name: Callable[[], bool], name: str, temporary: str
+) -> None:
+    """Rename a device to `name`. If another device has that name, first get it freed.
 
-    The kernel gives out the lowest free name, so VFs that are bound at once get each other's. Ours steps aside, so
-    that two of them cannot wait for each other; what a dead call has left with our name is pushed aside; a call that
-    is on its way takes its VF away from our name by itself.
+    The kernel gives out the lowest free name, so VFs that are bound at the same time get each other's. Ours takes its
+    temporary name first, so that two of them cannot wait for each other. A device that a dead call left with our name
+    is renamed here (`free_name`); a call that is still running gives the name up by itself.
     """
     is_renamed = False
     deadline = time.monotonic() + NAME_SECONDS
@@ -72,20 +76,20 @@ def _rename(host: Host, rename: Callable[[str], None], push: Callable[[], bool],
                 raise
             if not is_renamed:
                 is_renamed = True
-                _quietly(lambda: rename(aside))
-            if not push() and time.monotonic() > deadline:
+                _quietly(lambda: rename(temporary))
+            if not free_name() and time.monotonic() > deadline:
                 return False
             return None
         return True
 
     if not await_fact(attempt, BUSY_NAME_SECONDS):
-        host.log.warning("name is taken by another device, not restored", name=name, now=aside)
+        host.log.warning("name not restored: another device has it", name=name, now=temporary)
 
 
-def _take_name_away(host: Host, pci: PciAddress | None, *, netdev: str = "", rdma: str = "") -> bool:
-    """Take a name from a VF that should not have it by its record; tells whether the name is free, or will be.
+def _free_name(host: Host, pci: PciAddress | None, *, netdev: str = "", rdma: str = "") -> bool:
+    """Rename the device of VF `pci` that has a name which, by its record, it should not have.
 
-    Under that VF's lock, if it can be had at once: whoever has it gives the name up.
+    Returns whether the name is free, or soon will be: if that VF's lock is held, its holder will give the name up.
     """
     owner = host.ownership.read_owner(pci) if pci else None
     if pci is None or owner is None:
@@ -113,7 +117,7 @@ def _own_names(record: Record) -> tuple[str, str]:
 
 
 def _restore_settings(host: Host, record: Record, link: Link) -> None:
-    """Alternative names, MTU and administrative state are lost or changed on the way; none is worth a failed DEL."""
+    """Restore what a move or a rebind loses: alternative names, MTU, up. None of them is worth a failed DEL."""
     for name in link.altnames:
         if name not in record.had_altnames:
             _quietly(lambda name=name: host.rtnl.remove_altname(link, name))  # type: ignore[misc]  # bound per turn
@@ -134,10 +138,10 @@ def _quietly(action: Callable[[], None]) -> None:
 
 
 def temporary_netdev_name(pci: PciAddress) -> str:
-    """Give a netdev's name that no other VF's has; at most 15 characters, with a domain of up to 32 bits."""
+    """Return a netdev name unique to the VF: at most 15 characters, even with a PCI domain of 32 bits."""
     return "s" + pci.replace(":", "").replace(".", "")
 
 
 def temporary_rdma_name(pci: PciAddress) -> str:
-    """Give an RDMA device's name that no other VF's has."""
+    """Return an RDMA device name unique to the VF."""
     return f"ib{temporary_netdev_name(pci)}"

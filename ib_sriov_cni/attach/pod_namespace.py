@@ -1,4 +1,4 @@
-"""The pod's network namespace as an ADD or a CHECK may find it: not our own, and still there."""
+"""The pod's network namespace: opening it, and refusing one that is our own or is gone."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 def refuse_own_namespace(request: Request, netns: Netns) -> None:
-    """Refuse to attach to the namespace we run in (C20)."""
+    """Raise OwnNamespace (8) if it is the namespace we run in (C20). CNI_NETNS_OVERRIDE=1 allows it."""
     if request.environ.get("CNI_NETNS_OVERRIDE", "").lower() in {"1", "true"}:
         return
     with open_own() as own:
         if own.inode == netns.inode:
             raise OwnNamespace(
                 f"CNI_NETNS {netns.path} is the plugin's own network namespace",
-                "nothing was touched; pods with hostNetwork have all interfaces already",
+                "nothing was changed; a pod with hostNetwork has all interfaces already",
             )
 
 
 def refuse_gone_namespace(netns: Netns) -> None:
-    """Refuse a pod whose namespace was deleted since we opened it, and which we alone keep alive by now.
+    """Raise UnknownContainer (3) if the namespace was deleted since we opened it, so that only we keep it alive.
 
-    Its DEL may be over, so that nobody would undo what is done from here on.
+    Its DEL may have run already; then nobody would undo what is done from here on.
     """
     there = try_open_netns(netns.path)
     if there is not None:
@@ -35,13 +35,16 @@ def refuse_gone_namespace(netns: Netns) -> None:
             if there.inode == netns.inode:
                 return
     raise UnknownContainer(
-        f"network namespace {netns.path} was deleted while ADD was at work",
+        f"network namespace {netns.path} was deleted during ADD",
         "the container is gone; everything is undone",
     )
 
 
 def open_sandbox(record: Record) -> Netns | None:
-    """Open the attachment's namespace, None if it is gone or another one has its path by now."""
+    """Open the attachment's network namespace. None if it is gone, or another one is at its path.
+
+    Raises KernelRefused (102) if it cannot be entered, which reading its cookie takes.
+    """
     netns = try_open_netns(record.netns_path)
     if netns is not None and record.netns_cookie and netns.cookie() != record.netns_cookie:
         netns.close()

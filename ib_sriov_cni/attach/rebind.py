@@ -1,4 +1,4 @@
-"""Taking a VF from its driver and giving it back."""
+"""Rebind: unbinding a VF from its driver and binding it again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BIND_TRIES = 3
 
 
 def rebind(host: Host, pci: PciAddress, driver: str) -> None:
-    """Take the VF from its driver and give it back, which brings it home and makes it take its GUID.
+    """Unbind the VF and bind it again. It takes the GUID set on the PF, with new devices in the host's namespace.
 
-    A bind that fails is tried again; KernelRefused (102) with the last reason. The VF may then be unbound,
-    which the record tells the next DEL.
+    Bind is tried BIND_TRIES times; then KernelRefused (102) is raised with the last reason, and the VF is left without
+    driver. The record has the driver, so that the next DEL can bind it.
     """
     with host.log.step("unbind", vf=pci, driver=driver):
         host.sysfs.unbind(pci)

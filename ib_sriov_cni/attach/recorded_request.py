@@ -1,4 +1,4 @@
-"""The DEL that a runtime never sent, made up from the record of an attachment."""
+"""A DEL request made from an attachment's record, for attachments whose runtime never sends one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def make_del_request(record: Record) -> Request:
-    """Make the DEL that its runtime never sent."""
+    """Return the DEL that the attachment's runtime would send, without CNI_NETNS.
+
+    CNI_PATH is that of this process, /opt/cni/bin if it has none.
+    """
     import os
 
     from ipam.protocol.fastjson import dumps

@@ -1,7 +1,7 @@
-"""Undoing an attachment from its record: DEL, the undo of a failed ADD, and the healing of a dead one.
+"""Releasing what an attachment holds, from its record: for DEL, for the undo of a failed ADD, and for healing.
 
-Nothing is taken on trust: where the VF and its devices are is read from the kernel each time, so that this can be
-interrupted anywhere and run again. What is done already is done; a fault in one part keeps no other from running.
+Where the VF and its devices are is read from the kernel each time, so this can be interrupted anywhere and run again.
+What is already released is skipped, and a fault in one part does not keep the others from running.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def release(host: Host, record: Record, request: Request, conf: NetConf, collector: FaultCollector) -> None:
-    """FaultCollector an attachment, under its VF's lock. The record goes only when nothing failed."""
+    """Release an attachment, with its VF's lock held: device, addresses, then the record, if nothing failed.
+
+    Raises nothing: faults go to `collector`.
+    """
     before = len(collector.faults)
     collector.attempt(lambda: release_device(host, record))
     collector.attempt(lambda: release_addresses(host, request, conf))
@@ -32,20 +35,20 @@ def release(host: Host, record: Record, request: Request, conf: NetConf, collect
 
 
 def release_recorded(host: Host, record: Record, collector: FaultCollector) -> None:
-    """FaultCollector an attachment nobody asks about any more, from its record alone."""
+    """Release an attachment for which no request is at hand (see `release`)."""
     request = make_del_request(record)
     release(host, record, request, parse_netconf(request, lenient=True), collector)
 
 
 def release_addresses(host: Host, request: Request, conf: NetConf) -> None:
-    """Have the IPAM plugin release what the attachment holds."""
+    """Have the IPAM plugin release the attachment's addresses. Raises CniError if it refuses."""
     if conf.ipam_type:
         with host.log.step("release_addresses", ipam=conf.ipam_type):
             delete_addresses(request, conf.ipam_type, host.log)
 
 
 def forget(host: Host, record: Record) -> None:
-    """Let go of the VF, then of the record: the other way round a crash would leave an owner without record."""
+    """Remove the VF's owner, then the record: in the other order, a crash would leave an owner without a record."""
     with host.log.step("disclaim", vf=record.pci):
         host.ownership.disclaim(record.pci, record.key)
     with host.log.step("forget", vf=record.pci):
@@ -53,13 +56,17 @@ def forget(host: Host, record: Record) -> None:
 
 
 def release_device(host: Host, record: Record) -> None:
-    """Bring the VF home as it was: driver, GUIDs, link state, names."""
+    """Return the VF to the host's namespace as it was: driver, GUIDs, link state, names.
+
+    Does nothing if the record is from another boot, or if the VF is gone or belongs to another attachment. Raises
+    CniError for what failed.
+    """
     pci = record.pci
     if record.boot_id != host.read_boot_id():
-        host.log.debug("another boot: the devices of the record are gone", vf=pci)
+        host.log.debug("the record is from another boot: its devices are gone", vf=pci)
         return
     if host.ownership.read_owner(pci) != record.key:
-        host.log.debug("the VF serves somebody else by now, or nobody: left alone", vf=pci)
+        host.log.debug("the VF belongs to another attachment or to none: left alone", vf=pci)
         return
     if not host.sysfs.exists(pci):
         host.log.debug("the VF is gone", vf=pci)

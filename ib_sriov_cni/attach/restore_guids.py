@@ -1,4 +1,4 @@
-"""Putting back on the PF what a VF had before the ADD: its GUIDs and its link state."""
+"""Restoring a VF's GUIDs and link state on the PF."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def restore_config(host: Host, record: Record) -> None:
-    """Give the VF on the PF the GUIDs and link state it had. The VF takes the GUIDs when it is bound again."""
+    """Set the VF's GUIDs and link state on the PF to what they were before the ADD, if the ADD set them.
+
+    The VF itself takes the GUIDs only at a rebind. Raises KernelRefused (102), DeviceUnusable (101).
+    """
     if not record.sets_guid and not record.link_state:
         return  # the ADD left them alone
     function = host.sysfs.read_function(record.pci)
@@ -36,7 +39,7 @@ def _restore_link_state(host: Host, record: Record, function: VfFunction) -> Non
 
 
 def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConfig | None) -> None:
-    """The VF's own GUIDs are the truth; the PF driver knows only what was set through it since it was loaded."""
+    """Restore the GUIDs that the VF itself had: the PF driver knows only those set through it since it was loaded."""
     node = record.had_node_guid if record.had_node_guid is not None else record.had_config_node_guid
     port = record.had_port_guid if record.had_port_guid is not None else record.had_config_port_guid
     if now is None or now.node_guid != node:
@@ -48,7 +51,7 @@ def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConf
 
 
 def _restore_guid(now: VfConfig | None, record: Record, restore: Callable[[], None]) -> None:
-    """Set one; a refusal is no fault if the PF has what it had before the ADD: then there it was refused too."""
+    """Call `restore`. A refusal is ignored if the PF has its old GUIDs: then the ADD could not set them either."""
     try:
         restore()
     except KernelRefused:

@@ -1,4 +1,4 @@
-"""Bringing a VF's devices back to the host's namespace, by moving them or by binding the driver anew."""
+"""Returning a VF's devices to the host's namespace, by moving them or by a rebind."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from ib_sriov_cni.kernel.netns import Netns
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
 
-RETURN_SECONDS = 5.0  # for the kernel to bring home what a dead namespace held (measured: 0.6 s)
+RETURN_SECONDS = 5.0  # for the kernel to return the devices of a dead namespace (measured: 0.6 s)
 
 
 def return_devices(host: Host, record: Record) -> None:
-    """Bring the VF's devices to the host's namespace with their old GUIDs and names.
+    """Return the VF's devices to the host's namespace, with the GUIDs and names they had before the ADD.
 
-    Binding the driver anew does it from wherever they are; it is left out when the VF has its GUIDs already
-    and its devices come by being moved, because on hardware it takes long.
+    A rebind does that from wherever they are, but takes long on hardware. So they are moved where that is enough: the
+    VF has its old GUIDs, and its devices can be reached. Raises KernelRefused (102) if the rebind fails, DeviceUnusable
+    (101) if the devices do not appear after it.
     """
     pci = record.pci
     with host.log.step("return_devices", vf=pci):
@@ -39,30 +40,32 @@ def return_devices(host: Host, record: Record) -> None:
             found = await_devices(host, pci)
         rdma, link = found
         if record.sets_guid and _is_foreign(record, rdma):
-            # Told, and no fault: a pod that cannot be deleted is worse, and the PF has the right ones.
-            host.log.warning("VF has not taken its GUID back", vf=pci, had=record.had_port_guid, has=rdma.port_guid)
+            # Only a warning: the PF has the right GUIDs, and a pod that cannot be deleted would be worse.
+            host.log.warning(
+                "the VF did not take its old GUID back", vf=pci, had=record.had_port_guid, has=rdma.port_guid
+            )
     restore_names(host, record, rdma, link)
 
 
 def _is_foreign(record: Record, rdma: RdmaDevice | None) -> bool:
-    """Whether the VF has, or may have, other GUIDs than it had before."""
+    """Return whether the VF has other GUIDs than before the ADD, or may have."""
     if rdma is None or rdma.node_guid is None or rdma.port_guid is None:
-        return True  # in the pod, where it cannot be asked
+        return True  # in the pod, where they cannot be read
     return (rdma.node_guid, rdma.port_guid) != (record.had_node_guid, record.had_port_guid)
 
 
 def _move_to_host(host: Host, record: Record) -> tuple[RdmaDevice, Link] | None:
-    """Move the VF's devices home, its P_Key children deleted first, and give them; None if they do not come."""
+    """Delete the VF's P_Key children, move its devices to the host, and return them; None if only a rebind can help."""
     pci = record.pci
     found = read_host_devices(host, pci)
     netns = open_sandbox(record) if found is None else None
     if netns is None:
-        # At home, or the namespace is dying or dead: the kernel brings home what it held, a child too.
+        # They are in the host's namespace, or the pod's is dead and the kernel returns what it held, children included.
         found = found or await_fact(lambda: read_host_devices(host, pci), RETURN_SECONDS)
         return found if found and (not record.child_pkey or remove_children(host.rtnl, record)) else None
     with netns, open_own() as host_netns:
         try:
-            # The RDMA device's move ends its netdev with all children, wherever they are; a new one comes home.
+            # The RDMA device's move destroys its netdev with all children, wherever they are, and makes a new netdev.
             if not (record.rdma_isolation and _return_rdma(host, record, netns, host_netns)):
                 inside = host.open_rtnl(netns)
                 try:
@@ -75,15 +78,15 @@ def _move_to_host(host: Host, record: Record) -> tuple[RdmaDevice, Link] | None:
                 finally:
                     inside.close()
         except KernelRefused as refusal:
-            host.log.warning("cannot move the VF out of the pod, binding its driver anew", vf=pci, error=refusal)
+            host.log.warning("cannot move the VF out of the pod; rebinding it", vf=pci, error=refusal)
             return None
     return await_fact(lambda: read_host_devices(host, pci), RETURN_SECONDS)
 
 
 def _return_rdma(host: Host, record: Record, netns: Netns, host_netns: Netns) -> bool:
-    """Move the RDMA device, from inside the pod, where alone it can be seen; tells whether it was there.
+    """Move the RDMA device out of the pod. Returns whether it was there.
 
-    Inside is where the thread has to be, not only the socket (ib_device_set_netns_put looks at current).
+    The calling thread must be in the pod's namespace, not only the socket (ib_device_set_netns_put checks current).
     """
     name = host.sysfs.read_rdma_name(record.pci)
     if not name:
@@ -100,7 +103,7 @@ def _return_rdma(host: Host, record: Record, netns: Netns, host_netns: Netns) ->
 
 
 def _return_netdev(host: Host, record: Record, inside: Rtnl, host_netns: Netns, links: list[Link]) -> None:
-    """Move the netdev, unless there is none: the kernel has made a new one at home already."""
+    """Move the netdev, unless there is none: then the kernel has made a new one in the host's namespace."""
     ifname = parent_name(record.key.ifname) if record.child_pkey else record.key.ifname
     named = next((link for link in links if link.name == ifname), None)
     link = inside.find_link(record.pci, links) or _by_guid(named, record)
@@ -108,7 +111,7 @@ def _return_netdev(host: Host, record: Record, inside: Rtnl, host_netns: Netns, 
         return
     for name in link.altnames:
         if name not in record.had_altnames:
-            inside.remove_altname(link, name)  # taken at home, it would keep the whole move from happening
+            inside.remove_altname(link, name)  # if the host has the same name, the whole move would fail
     try:
         with host.log.step("return_netdev", netdev=link.name, to=record.had_netdev):
             inside.move_link(link, host_netns.fd, record.had_netdev or temporary_netdev_name(record.pci))
@@ -120,5 +123,5 @@ def _return_netdev(host: Host, record: Record, inside: Rtnl, host_netns: Netns, 
 
 
 def _by_guid(link: Link | None, record: Record) -> Link | None:
-    """Kernels before 5.14 do not tell a netdev's PCI device: there the port GUID does."""
+    """Return the link if it has the attachment's port GUID: before Linux 5.14 a netdev's PCI device is unknown."""
     return link if link is not None and not link.pci and link.port_guid == record.port_guid else None

@@ -1,4 +1,7 @@
-"""STATUS: could an ADD be served now? If not, why, and what to do (C18). Cheap: containerd asks every few seconds."""
+"""STATUS: whether an ADD could be served now; if not, why, and what to do (C18).
+
+It has to be cheap: containerd asks every few seconds.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ if TYPE_CHECKING:
 
 FREE, IN_USE, UNBOUND, WITHOUT_NETDEV = "free", "in use", "without driver", "without netdev here"
 HINTS = {
-    IN_USE: "end a pod, or make more VFs (sriov_numvfs)",
+    IN_USE: "delete a pod, or create more VFs (sriov_numvfs)",
     UNBOUND: "bind them: echo a VF's PCI address to /sys/bus/pci/drivers_probe",
-    WITHOUT_NETDEV: "modprobe ib_ipoib; a netdev that was moved away comes home with the end of its namespace",
+    WITHOUT_NETDEV: "modprobe ib_ipoib; a netdev that was moved away returns when its namespace ends",
 }
 
 
 def status(host: Host, request: Request, conf: NetConf) -> None:
-    """Say nothing if an ADD could be served. NotAvailable (50) tells what is in the way."""
-    _demand_free_vf(host, conf)
+    """Raise NotAvailable (50), with the reasons and what to do, unless an ADD could be served."""
+    _require_free_vf(host, conf)
     if conf.rdma_isolation and host.rdma.read_mode() != "exclusive":
         raise NotAvailable(
             "rdmaIsolation needs the RDMA namespace mode exclusive, it is shared",
@@ -39,12 +42,12 @@ def status(host: Host, request: Request, conf: NetConf) -> None:
             raise NotAvailable(fault.msg, fault.details) from None
 
 
-def _demand_free_vf(host: Host, conf: NetConf) -> None:
+def _require_free_vf(host: Host, conf: NetConf) -> None:
     pfs = host.sysfs.read_pfs()
     if not pfs:
         raise NotAvailable(
-            "no InfiniBand PF with SR-IOV is here",
-            "is the HCA there (lspci), its driver loaded, and SR-IOV enabled in its firmware?",
+            "this node has no InfiniBand PF with SR-IOV",
+            "does lspci list the HCA, is its driver loaded, and is SR-IOV enabled in its firmware?",
         )
     reasons, hints = [], []
     for pf in pfs:
@@ -57,26 +60,26 @@ def _demand_free_vf(host: Host, conf: NetConf) -> None:
 
 
 def _why_not(host: Host, pf: PciAddress, conf: NetConf) -> tuple[str, str]:
-    """Tell why no VF of this PF can be given to a pod, and what to do; both empty if one can."""
+    """Return why no VF of this PF can be given to a pod, and what to do; both empty if one can."""
     vfs = host.sysfs.read_vfs(pf)
     if not vfs:
         return "it has no VFs", f"write their number to /sys/bus/pci/devices/{pf}/sriov_numvfs"
     if not host.sysfs.read_netdev(pf):
-        return "it has no netdev, so that no GUID can be set: ib_ipoib is not loaded", "modprobe ib_ipoib"
+        return "it has no netdev, so no GUID can be set: ib_ipoib is not loaded", "modprobe ib_ipoib"
     wanted = [vf for vf in vfs if conf.device in (None, vf)]
     if not wanted:
-        return f"deviceID {conf.device} is none of its VFs", "is sriov_numvfs as the device plugin expects it?"
-    states = [_state(host, vf) for vf in wanted]
+        return f"deviceID {conf.device} is not one of its VFs", "is sriov_numvfs what the device plugin expects?"
+    states = [_read_state(host, vf) for vf in wanted]
     if FREE in states:
         return "", ""
     counts = [(state, states.count(state)) for state in HINTS if state in states]
-    # The commonest state decides what to do: VFs in use are as they should be.
+    # The hint is for the most common state.
     state = max(counts, key=lambda count: count[1])[0]
     return f"of {len(wanted)} VFs " + ", ".join([f"{number} {word}" for word, number in counts]), HINTS[state]
 
 
-def _state(host: Host, vf: PciAddress) -> str:
-    """Tell what keeps a VF from being given to a pod; what the next ADD would heal away does not."""
+def _read_state(host: Host, vf: PciAddress) -> str:
+    """Return what keeps a VF from being given to a pod; a dead attachment does not, the next ADD heals it."""
     driver = host.sysfs.read_driver(vf)
     if not driver:
         return UNBOUND

@@ -1,6 +1,6 @@
-"""A whole node: the inventory of its PFs, VFs and attachments, and the repair of what can be repaired.
+"""The inventory of a node (its PFs, VFs and attachments), and the repair of what is wrong with it.
 
-May import attach and what attach may. Used by the command line and the node agent alike; reading changes nothing.
+Used by the command line, the node agent and doctor. May import attach, and what attach may import.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Carrying out one planned repair, under the VF's lock, if its reason is still there."""
+"""Carrying out one planned repair, under the VF's lock, after checking that it is still needed."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.record import Record
     from ib_sriov_cni.kernel.netns import Netns
 
-LOCK_SECONDS = 10.0
+LOCK_SECONDS = 10.0  # to wait for a VF's lock, unless the caller says otherwise
 
 
 def apply_repair(host: Host, repair: Repair, *, lock_timeout: float = LOCK_SECONDS) -> str:
-    """Do it, under the VF's lock, if its reason is still there. Gives what was done, "" if there was nothing to do.
+    """Carry out one repair, under the VF's lock. Returns what was done, "" if it is no longer needed.
 
-    Raises CniError: TryAgainLater (11) if the lock is held for longer than `lock_timeout` seconds, and whatever
-    the effect itself raises.
+    Raises CniError: TryAgainLater (11) if the lock is held for longer than `lock_timeout` seconds, and whatever the
+    repair itself raises.
     """
     with host.log.step("repair", kind=repair.kind, vf=repair.pci, attachment=repair.key.path if repair.key else ""):
         if repair.pci is None:

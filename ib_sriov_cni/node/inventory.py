@@ -1,7 +1,7 @@
-"""What there is on this node: PFs, VFs, and who holds which. Read and nothing else, so anybody may ask at any time.
+"""The values of an inventory: PFs, VFs, and which attachment holds which VF. node/read_inventory.py reads them.
 
-No lock is taken: what is read may change under the reader's eyes, and whoever acts upon it looks again under the VF's
-lock. What cannot be read, for want of rights mostly, is named in `unseen` and never guessed.
+They are read without a lock, so they may be outdated at once; whoever acts on them reads again under the VF's lock.
+What could not be read, mostly for lack of rights, is listed in `unseen` and never guessed.
 """
 
 from __future__ import annotations
@@ -13,71 +13,71 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.record import AttachmentKey, Record
     from ib_sriov_cni.core.values import Guid, Link, PciAddress, Port, VfConfig, VfFunction
 
-# What a VF is doing. The order is that of a summary.
+# States of a VF, in the order of a summary.
 FREE, IN_USE, BUSY = "free", "in use", "busy"
 LEFTOVER, UNBOUND, NO_NETDEV, NO_RDMA, FOREIGN, UNMANAGED, UNKNOWN = (
     *("leftover", "unbound", "no netdev", "no RDMA device", "foreign", "unmanaged", "unknown"),
 )
 STATES = {
-    FREE: "at home with its devices, can be given to a pod",
+    FREE: "in the host's namespace with its devices; can be given to a pod",
     IN_USE: "a pod has it, and its attachment is alive",
-    BUSY: "an ADD, a DEL or a repair is at work on it",
-    LEFTOVER: "what owned it is dead: the next ADD, gc or repair releases it",
+    BUSY: "an ADD, a DEL or a repair is in progress",
+    LEFTOVER: "its attachment is dead: the next ADD, gc or repair releases it",
     UNBOUND: "has no driver",
-    NO_NETDEV: "bound, but without netdev in the host's namespace: ib_ipoib is missing, or it was moved away",
-    NO_RDMA: "bound, but without RDMA device",
-    FOREIGN: "the Go plugin's record has it",
-    UNMANAGED: "its devices are in another namespace, and no record tells whose",
-    UNKNOWN: "could not be seen: run as root",
+    NO_NETDEV: "bound, but without a netdev in the host's namespace: ib_ipoib is missing, or it was moved away",
+    NO_RDMA: "bound, but without an RDMA device",
+    FOREIGN: "attached by the Go plugin, according to its record",
+    UNMANAGED: "its devices are in another namespace, and no record says whose it is",
+    UNKNOWN: "its state could not be read: run as root",
 }
 
 
 class Attachment(Value):
-    """A record and what became of it."""
+    """A record, and whether its attachment is alive."""
 
     record: Record
-    alive: bool | None  # None: could not be seen
-    why: str  # why it is not alive, or why that could not be seen
-    busy: str  # who holds the VF's lock; "" nobody
-    owner: bool  # whether the VF is its
+    alive: bool | None  # None: could not be read
+    why: str  # why it is not alive, or why that could not be read
+    busy: str  # who holds the VF's lock; "": nobody
+    owner: bool  # whether it owns the VF
 
     @property
     def key(self) -> AttachmentKey:
-        """What names it."""
+        """Its key."""
         return self.record.key
 
     @property
     def name(self) -> str:
-        """What people call it: the pod, or the container."""
+        """Its name for people: namespace/name of the pod, or the container ID."""
         return self.record.pod or self.record.key.container_id
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Its addresses with their prefix lengths."""
+        """Its IP addresses with prefix lengths, from its result."""
         ips = self.record.result.get("ips")
         return tuple([str(ip.get("address")) for ip in ips if isinstance(ip, dict)]) if isinstance(ips, list) else ()
 
     @property
     def state(self) -> str:
-        """One word for it: alive, dead, busy or unknown."""
+        """Return "alive", "dead", "busy" or "unknown"."""
         if self.alive is None:
             return UNKNOWN
         return "alive" if self.alive else BUSY if self.busy else "dead"
 
 
 class VfEntry(Value):
-    """A VF as it is."""
+    """A VF as it is now."""
 
     function: VfFunction
     netdev: str  # in the host's namespace, "" if it has none there
-    rdma: str  # wherever it is
-    rdma_here: bool
-    node_guid: Guid | None  # the VF's own; None where it cannot be asked from here
+    rdma: str  # its RDMA device, in whatever namespace; "" if it has none
+    rdma_here: bool  # whether that is in the host's namespace
+    node_guid: Guid | None  # the VF's own; None if it cannot be read from the host
     port_guid: Guid | None
-    config: VfConfig | None  # what the PF says; None where it does not
+    config: VfConfig | None  # its settings on the PF; None if they cannot be read
     state: str  # one of STATES
-    attachment: Attachment | None  # that holds it, or held it
-    note: str  # what else there is to say of its state
+    attachment: Attachment | None  # that holds it, or did
+    note: str  # details of its state
 
     @property
     def pci(self) -> PciAddress:
@@ -96,19 +96,19 @@ class PfEntry(Value):
     node_guid: Guid | None
     port_guid: Guid | None
     port: Port | None
-    total_vfs: int  # as many as it can have
+    total_vfs: int  # how many VFs it can have (sriov_totalvfs)
     vfs: tuple[VfEntry, ...]
-    num_vfs: int = 0  # as many as it has, of which `vfs` may be a choice
+    num_vfs: int = 0  # how many it has; `vfs` may be a selection
 
 
 class Damaged(Value):
-    """A file in the state directory that tells nothing."""
+    """A file in the state directory that is not a readable record."""
 
     path: str
     since: float  # Unix time it was last written
-    words: str
-    key: AttachmentKey | None  # of the attachment whose record it was, where the name tells
-    pci: PciAddress | None  # the VF whose owner that attachment still is
+    words: str  # what is wrong with it
+    key: AttachmentKey | None  # of its attachment, if the file's name says which
+    pci: PciAddress | None  # the VF that this attachment still owns
 
 
 class GoRecord(Value):
@@ -123,15 +123,15 @@ class GoRecord(Value):
 
 
 class Inventory(Value):
-    """All of it."""
+    """Everything that was read."""
 
     pfs: tuple[PfEntry, ...]
     attachments: tuple[Attachment, ...]
     damaged: tuple[Damaged, ...]
     foreign: tuple[GoRecord, ...]
-    mode: str  # RDMA namespace mode; "" where it could not be asked
-    unseen: tuple[str, ...]
-    unreadable_records: str = ""  # why the records could not be read, which is the first of `unseen` then
+    mode: str  # RDMA namespace mode; "" if it could not be read
+    unseen: tuple[str, ...]  # what could not be read, and why
+    unreadable_records: str = ""  # why the records could not be read; this is then also the first of `unseen`
 
     @property
     def vfs(self) -> list[VfEntry]:

@@ -1,4 +1,4 @@
-"""One attachment in detail: what the kernel has of it now, and what differs from its record."""
+"""One attachment in detail: its state in the kernel now, and how it differs from its record."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Live(Value):
-    """What the kernel has of an attachment now."""
+    """The state of an attachment in the kernel."""
 
-    link: Link | None  # in the pod, under whatever name
+    link: Link | None  # its interface in the pod, under whatever name
     addresses: tuple[str, ...]
     routes: tuple[str, ...]  # "10.0.0.0/8 via 10.1.2.1"
     rdma: str
@@ -29,7 +29,7 @@ class Live(Value):
 
 
 def read_live(host: Host, record: Record) -> Live:
-    """Read what the pod and the PF have of it. Raises KernelRefused (102) without the right to enter the pod."""
+    """Read it from the pod's namespace and the PF. Raises KernelRefused (102) without the right to enter the pod."""
     rdma = host.sysfs.read_rdma(record.pci)
     config, driver = None, ""
     if host.sysfs.exists(record.pci):
@@ -38,7 +38,7 @@ def read_live(host: Host, record: Record) -> Live:
             driver = function.driver
             config = host.vf_configs.read(function)[1].get(function.index)
         except CniError:
-            pass  # its PF has no netdev; the differences say so
+            pass  # its PF has no netdev, which is among the differences
     live = Live(
         link=None,
         addresses=(),
@@ -64,7 +64,7 @@ def read_live(host: Host, record: Record) -> Live:
 
 
 def differences(host: Host, attachment: Attachment) -> list[Difference]:
-    """Give what is not as the record has it; of a dead attachment that it is dead."""
+    """Return the differences from the record, as CHECK finds them; of a dead attachment only that it is dead."""
     if attachment.alive is False:
         return [Difference("dead", attachment.why)]
     return record_differences(host, attachment.record)

@@ -1,4 +1,4 @@
-"""Reading the inventory of a node. Nothing is changed, no lock is taken."""
+"""Reading the inventory of a node. This changes nothing and takes no lock."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 
 def read_inventory(host: Host) -> Inventory:
-    """Read what there is. Raises nothing for what is missing: that is in `unseen`."""
+    """Read everything. What cannot be read is listed in `unseen` instead of raised."""
     reader = _Reader(host)
     attachments = reader.read_attachments()
     foreign = reader.read_foreign()
     pfs = [reader.read_pf(pf, attachments, foreign) for pf in host.sysfs.read_pfs()]
     return Inventory(
-        # The same HCAs speak Ethernet (RoCE); those VFs are other plugins' business.
+        # A port of an HCA may be set to Ethernet (RoCE); such VFs belong to other plugins.
         pfs=tuple([pf for pf in pfs if pf.port is None or pf.port.link_layer != "Ethernet"]),
         attachments=tuple(attachments),
         damaged=tuple(reader.read_damaged()),
@@ -52,7 +52,7 @@ def read_inventory(host: Host) -> Inventory:
 
 
 def read_attachment(host: Host, record: Record) -> Attachment:
-    """Give a record with what became of it. Raises StateFailure (106) if the VF's lock cannot be seen."""
+    """Return a record with the state of its attachment. Raises StateFailure (106) if the VF's lock cannot be read."""
     try:
         why = why_dead(host, record)
         alive: bool | None = not why
@@ -68,14 +68,14 @@ def read_attachment(host: Host, record: Record) -> Attachment:
 
 
 class _Reader:
-    """Reads one thing after the other and notes what it could not."""
+    """Reads the parts of an inventory, and collects what could not be read."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.unseen: list[str] = []
         self.unreadable_records = host.leftovers.why_unreadable()
         if self.unreadable_records:
-            self.unseen.append(f"the records ({self.unreadable_records}): who holds which VF")
+            self.unseen.append(f"the records ({self.unreadable_records}): which pod holds which VF")
         self.damaged_records: list[Damaged] = []
 
     def read_mode(self) -> str:
@@ -94,7 +94,7 @@ class _Reader:
                     found.append(read_attachment(self.host, record))
             except ValueError as fault:
                 path = self.host.records.file_of(key)
-                words = f"the record cannot be understood ({fault})"
+                words = f"the record is damaged ({fault})"
                 self.damaged_records.append(
                     Damaged(path=path, since=0.0, words=words, key=key, pci=self._owned_by(key))
                 )
@@ -109,8 +109,8 @@ class _Reader:
         found = list(self.damaged_records)
         for path, since in self.host.leftovers.read():
             key = self.host.leftovers.key_of(path)
-            half = path.endswith(".new")
-            words = "a write that was killed left it" if half else "a record that could not be understood, set aside"
+            unfinished = path.endswith(".new")
+            words = "left by a process that was killed while writing" if unfinished else "a damaged record"
             found.append(Damaged(path=path, since=since, words=words, key=key, pci=self._owned_by(key)))
         return found
 
@@ -121,13 +121,13 @@ class _Reader:
             name = path.rpartition("/")[2]
             ifname = doc.get("ContIFNames")
             ifname = ifname if isinstance(ifname, str) else ""
-            # <containerID>-<ifname>, and either may have a hyphen: the record says where the second one begins.
+            # <containerID>-<ifname>. Both may contain hyphens: the record has the interface's name.
             cut = -len(ifname) - 1 if ifname and name.endswith(f"-{ifname}") else name.rfind("-")
             found.append(
                 GoRecord(
                     path=path,
                     since=since,
-                    pci=_pci(doc.get("deviceID")),
+                    pci=_parse_pci(doc.get("deviceID")),
                     network=str(doc.get("name") or ""),
                     container_id=name[:cut],
                     ifname=ifname or name[cut + 1 :],
@@ -140,14 +140,14 @@ class _Reader:
         rdma, netdev = sysfs.read_rdma(pci), sysfs.read_netdev(pci)
         link: Link | None = None
         configs: dict[int, VfConfig] = {}
-        functions = [self._function(vf) for vf in sysfs.read_vfs(pci)]
+        functions = [self._read_function(vf) for vf in sysfs.read_vfs(pci)]
         if netdev:
             pf = VfFunction(pci=pci, pf=pci, index=-1, driver="", pf_driver="", pf_netdev=netdev)
             try:
                 link, configs = self.host.vf_configs.read(pf)
             except CniError as fault:
                 self.unseen.append(fault.msg)
-        vfs = [self._vf(function, configs, attachments, foreign) for function in functions if function]
+        vfs = [self._read_vf(function, configs, attachments, foreign) for function in functions if function]
         return PfEntry(
             pci=pci,
             driver=sysfs.read_driver(pci),
@@ -162,13 +162,13 @@ class _Reader:
             num_vfs=len(functions),
         )
 
-    def _function(self, pci: PciAddress) -> VfFunction | None:
+    def _read_function(self, pci: PciAddress) -> VfFunction | None:
         try:
             return self.host.sysfs.read_function(pci)
         except CniError:
-            return None  # going just now
+            return None  # the VF is just being removed
 
-    def _vf(
+    def _read_vf(
         self,
         function: VfFunction,
         configs: dict[int, VfConfig],
@@ -186,14 +186,14 @@ class _Reader:
             port_guid=rdma.port_guid if rdma else None,
             config=configs.get(function.index),
             state=UNKNOWN,
-            attachment=_holder(pci, attachments),
+            attachment=_find_holder(pci, attachments),
             note="",
         )
         state, note = self._state(entry, foreign)
         return replace(entry, state=state, note=note)
 
     def _state(self, vf: VfEntry, foreign: list[GoRecord]) -> tuple[str, str]:
-        """Give a VF's state, and what else there is to say of it."""
+        """Return a VF's state, and details of it."""
         held, busy = vf.attachment, ""
         if not self.unreadable_records:
             try:
@@ -212,7 +212,7 @@ class _Reader:
         return self._state_by_devices(vf, foreign)
 
     def _state_by_devices(self, vf: VfEntry, foreign: list[GoRecord]) -> tuple[str, str]:
-        """Give the state of a VF that no record of ours explains."""
+        """Return the state, and details, of a VF for which we have no record."""
         if not vf.function.driver:
             return UNBOUND, ""
         if vf.function.driver in PASS_THROUGH_DRIVERS or _is_in_host_namespace(vf):
@@ -233,13 +233,13 @@ def _is_in_host_namespace(vf: VfEntry) -> bool:
     return bool(vf.netdev) and vf.rdma_here
 
 
-def _holder(pci: PciAddress, attachments: list[Attachment]) -> Attachment | None:
-    """Give the attachment that has the VF: a living one before an owner, an owner before what merely names it."""
+def _find_holder(pci: PciAddress, attachments: list[Attachment]) -> Attachment | None:
+    """Return the attachment that holds the VF: preferably a live one, then the owner, then the latest that names it."""
     candidates = [held for held in attachments if held.record.pci == pci]
     return max(candidates, key=lambda held: (held.alive is True, held.owner, held.record.since), default=None)
 
 
-def _pci(found: object) -> PciAddress | None:
+def _parse_pci(found: object) -> PciAddress | None:
     try:
         return PciAddress.parse(found) if isinstance(found, str) else None
     except ValueError:

@@ -1,11 +1,11 @@
-"""What can be put right on this node without asking anybody, and what cannot.
+"""What is wrong on this node: what can be repaired without asking anybody, and what only a person can.
 
-`plan_repairs` reads and decides, `apply_repair` acts: under the VF's lock, after looking whether the reason is still
-there. Both are shared by `ib-sriov repair`, the node agent and `ib-sriov doctor`.
+plan_repairs reads and decides; node/apply_repair.py acts, under the VF's lock. `ib-sriov repair`, `ib-sriov doctor` and
+the node agent share both.
 
-A living pod's traffic comes first. Everything planned is harmless to it but what says otherwise (`harmless`): putting
-back a link state that is `disable`. What would need a rebind under a living pod is not planned; it is among the
-findings, with what a person can do.
+Repairs must not disturb the traffic of live pods. The only planned one that does is setting the link state back to
+`disable`; it is not marked `harmless`. What would need a rebind under a live pod is not planned: it is among the
+findings, with a hint.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.values import PciAddress
     from ib_sriov_cni.node.inventory import Attachment, Damaged, Inventory, VfEntry
 
-# The kinds, in the order in which they are done: an owner is set right before a dead attachment of the same VF is
-# released, an interface comes up before its addresses, and addresses come before routes.
+# The kinds, in the order in which they are carried out: the owner is corrected before a dead attachment of the same VF
+# is released, an interface is brought up before addresses are added, and addresses come before routes.
 OWNER, DISOWN, RELEASE, LINK_STATE, UP, ADDRESS, ROUTE, BIND, LEFTOVER = (
     *("owner", "disown", "release", "link-state", "up", "address", "route", "bind", "leftover"),
 )
 ORDER = (OWNER, DISOWN, RELEASE, LINK_STATE, UP, ADDRESS, ROUTE, BIND, LEFTOVER)
-# Differences that a repair takes away, and which.
+# Differences that can be repaired, and the kind of repair.
 REPAIRABLE: dict[DifferenceKind, str] = {"link_state": LINK_STATE, "down": UP, "address": ADDRESS, "route": ROUTE}
 HINTS: dict[DifferenceKind, str] = {
     "link_state": "set it on the PF: ip link set <PF> vf <index> state auto",
-    "address": "delete the pod: the address is not reserved for it any more",
-    "route": "delete the pod: the address it needs is not reserved for it any more",
-    "owner": "two attachments claim one VF: delete the pod that came first",
-    "vf": "delete the pod; were the VFs removed under it (sriov_numvfs)?",
-    "driver": "delete the pod: binding the driver would take the VF out of it",
+    "address": "delete the pod: the address is no longer reserved for it",
+    "route": "delete the pod: the address that the route needs is no longer reserved for it",
+    "owner": "two attachments claim this VF: delete the older pod",
+    "vf": "delete the pod; was sriov_numvfs changed while it was running?",
+    "driver": "delete the pod: binding the driver would take the VF away from it",
     "pf": "bring the PF's netdev back: is ib_ipoib loaded?",
-    "config_guid": "delete the pod when it can be spared: the VF takes a GUID only when it is bound again",
-    "interface": "delete the pod, or rename the interface back in it",
+    "config_guid": "delete the pod when possible: the VF takes a GUID only at a rebind",
+    "interface": "delete the pod, or rename the interface back in the pod",
     "guid": "delete the pod",
     "mtu": "set it back in the pod: ip link set <interface> mtu <bytes>",
     "rdma": "delete the pod: its RDMA device was moved away",
     "reservation": "another pod may get the same address: delete this one",
 }
-KEEP_SECONDS = 7 * 86400.0  # for which damaged records are kept, to be looked at
+KEEP_SECONDS = 7 * 86400.0  # how long a damaged record is kept, for people to look at
 
 
 class Repair(Value):
-    """One thing that can be put right."""
+    """One thing that can be repaired."""
 
     kind: str  # one of ORDER
-    what: str  # will be done
+    what: str  # what will be done
     why: str
-    harmless: bool  # to the traffic of living pods
-    pci: PciAddress | None  # whose lock is taken; None for a leftover
-    key: AttachmentKey | None  # of the attachment it is for
-    pod: str  # that one's pod or container, for people
+    harmless: bool  # to the traffic of live pods
+    pci: PciAddress | None  # the VF whose lock is taken; None for a leftover file
+    key: AttachmentKey | None  # the attachment that it is for
+    pod: str  # that attachment's pod or container, for people
     about: object = None  # the address, the route, the file …
 
 
 class Problem(Value):
-    """One thing that is wrong and cannot be put right from here."""
+    """One thing that is wrong and takes a person to repair."""
 
     kind: str
     what: str
@@ -79,11 +79,11 @@ class Problem(Value):
 
 
 class RepairPlan(Value):
-    """What can be put right, in the order to do it, and what cannot."""
+    """What can be repaired, in the order to do it, and what cannot."""
 
     repairs: tuple[Repair, ...]
     findings: tuple[Problem, ...]
-    unseen: tuple[str, ...]
+    unseen: tuple[str, ...]  # what could not be read, and why
 
 
 def plan_repairs(
@@ -94,10 +94,10 @@ def plan_repairs(
     keep_damaged: float = KEEP_SECONDS,
     now: float | None = None,
 ) -> RepairPlan:
-    """Read everything (or take what was read) and say what can be put right. Nothing is changed.
+    """Return what can be repaired and what is wrong beyond that. Changes nothing.
 
-    `reservations`: ask the IPAM plugins too, which may mean to execute them. `keep_damaged`: seconds for which a
-    damaged record is left to be looked at. `now`: Unix time, of the clock unless given.
+    `inventory` is read if it is not given. `reservations`: ask the IPAM plugins too, which may mean executing them.
+    `keep_damaged`: how many seconds a damaged record is kept. `now`: Unix time, by default the clock's.
     """
     inventory = inventory or read_inventory(host)
     now = time.time() if now is None else now
@@ -106,7 +106,7 @@ def plan_repairs(
     unseen = list(inventory.unseen)
     for attachment in inventory.attachments:
         if attachment.busy or attachment.alive is None:
-            continue  # somebody is at work on it, or it could not be seen
+            continue  # a call is working on it, or its state could not be read
         if not attachment.alive:
             repairs.append(_release(attachment))
             continue
@@ -129,7 +129,7 @@ def _release(attachment: Attachment) -> Repair:
     record = attachment.record
     return Repair(
         kind=RELEASE,
-        what=f"release {_release_words(attachment)}",
+        what=f"release {_describe_release(attachment)}",
         why=attachment.why,
         harmless=True,
         pci=record.pci,
@@ -138,7 +138,7 @@ def _release(attachment: Attachment) -> Repair:
     )
 
 
-def _release_words(attachment: Attachment) -> str:
+def _describe_release(attachment: Attachment) -> str:
     addresses = f" and {', '.join(attachment.addresses)}" if attachment.addresses else ""
     return f"VF {attachment.record.pci}{addresses}" if attachment.owner else f"the record{addresses}"
 
@@ -151,15 +151,15 @@ def _sort_difference(
     repairs: list[Repair],
     findings: list[Problem],
 ) -> None:
-    """Put one difference of a living attachment among what can be repaired, or among what cannot."""
+    """Add one difference of a live attachment to the repairs if it can be repaired, else to the findings."""
     record = attachment.record
     kind = REPAIRABLE.get(fault.kind, "")
     there = {other.kind for other in faults}
     if "reservation" in there and (kind == ADDRESS or (kind == ROUTE and ADDRESS in there)):
-        kind = ""  # the address may be another pod's by now, and without it there is no way to the gateway
+        kind = ""  # another pod may have the address by now, and without it the gateway is unreachable
     if kind == LINK_STATE and not fault.about:
-        kind = ""  # the PF did not tell what it was
-    if fault.kind == OWNER and not _has_living_rival(attachment, inventory):
+        kind = ""  # the PF did not say what it was before the ADD
+    if fault.kind == OWNER and not _has_live_rival(attachment, inventory):
         kind = OWNER
     if not kind:
         findings.append(
@@ -176,7 +176,7 @@ def _sort_difference(
     repairs.append(
         Repair(
             kind=kind,
-            what=_words(kind, record, fault.about),
+            what=_describe(kind, record, fault.about),
             why=str(fault),
             harmless=not (kind == LINK_STATE and fault.about == "disable"),
             pci=record.pci,
@@ -187,9 +187,9 @@ def _sort_difference(
     )
 
 
-def _words(kind: str, record: Record, about: object) -> str:
+def _describe(kind: str, record: Record, about: object) -> str:
     if kind == LINK_STATE:
-        return f"set link state {about} of VF {record.pci} on its PF"
+        return f"set the link state of VF {record.pci} to {about} on its PF"
     if kind == UP:
         return f"bring up interface {about} in the pod"
     if kind == ADDRESS:
@@ -199,7 +199,7 @@ def _words(kind: str, record: Record, about: object) -> str:
     return f"make it the owner of VF {record.pci}"
 
 
-def _has_living_rival(attachment: Attachment, inventory: Inventory) -> bool:
+def _has_live_rival(attachment: Attachment, inventory: Inventory) -> bool:
     pci = attachment.record.pci
     return any(
         other.record.pci == pci and other.key != attachment.key and other.alive is not False
@@ -208,18 +208,18 @@ def _has_living_rival(attachment: Attachment, inventory: Inventory) -> bool:
 
 
 def _sort_vf(host: Host, vf: VfEntry, repairs: list[Repair], findings: list[Problem]) -> None:
-    """What a VF needs that no attachment explains."""
+    """Add what is wrong with a VF apart from its attachment: an owner without record, no driver, unknown namespace."""
     pci = vf.pci
     if vf.state == BUSY:
         return
     owner = host.ownership.read_owner(pci)
     lost = owner is not None and (vf.attachment is None or owner != vf.attachment.key)
-    if lost and owner is not None and not is_recorded(host, owner) and vf.state != UNMANAGED and not _lives(vf):
+    if lost and owner is not None and not is_recorded(host, owner) and vf.state != UNMANAGED and not _is_live(vf):
         repairs.append(
             Repair(
                 kind=DISOWN,
-                what=f"remove the owner of VF {pci}",
-                why=f"attachment {owner.path} has no record any more",
+                what=f"remove the owner entry of VF {pci}",
+                why=f"its owner {owner.path} has no record",
                 harmless=True,
                 pci=pci,
                 key=None,
@@ -249,9 +249,9 @@ def _sort_vf(host: Host, vf: VfEntry, repairs: list[Repair], findings: list[Prob
         findings.append(
             Problem(
                 kind=UNMANAGED,
-                what=f"VF {pci} is in a network namespace, and no record tells whose",
-                hint="end what holds it; or take it back, which cuts that one off: echo "
-                f"{pci} > /sys/bus/pci/drivers/{vf.function.driver}/unbind, then the same into …/bind",
+                what=f"VF {pci} is in another network namespace, and no record says whose it is",
+                hint="end what uses it; or rebind it, which takes it away from there: echo "
+                f"{pci} > /sys/bus/pci/drivers/{vf.function.driver}/unbind, then the same to …/bind",
                 pci=pci,
                 key=None,
                 pod="",
@@ -259,27 +259,28 @@ def _sort_vf(host: Host, vf: VfEntry, repairs: list[Repair], findings: list[Prob
         )
 
 
-def _lives(vf: VfEntry) -> bool:
+def _is_live(vf: VfEntry) -> bool:
     return vf.attachment is not None and vf.attachment.alive is not False
 
 
 def is_recorded(host: Host, key: AttachmentKey) -> bool:
+    """Return whether the attachment has a record; a damaged or unreadable one counts."""
     try:
         return host.records.inspect(key) is not None
     except (ValueError, CniError):
-        return True  # there is a file, whatever is in it
+        return True  # there is a file, even if it is damaged
 
 
 def _why_not_bind(host: Host, vf: VfEntry) -> str:
-    """Somebody may want it without driver; then it stays so, with words about it."""
+    """Return why the VF must not be bound to its PF's driver, "" if it may be: somebody may want it without one."""
     driver, override = vf.function.pf_driver, host.sysfs.read_override(vf.pci)
     if not driver:
-        return f"its PF {vf.function.pf} has none either: load the driver of the HCA"
+        return f"its PF {vf.function.pf} has no driver either: load the driver of the HCA"
     if override and override != driver:
         return f"driver_override says {override}: bind it to that, or clear driver_override"
     if not host.sysfs.probes_automatically(vf.function.pf):
         by_hand = f"echo {vf.pci} > /sys/bus/pci/drivers/{driver}/bind"
-        return f"sriov_drivers_autoprobe of its PF is 0: somebody wants it so; otherwise: {by_hand}"
+        return f"sriov_drivers_autoprobe of its PF is 0, so it is left alone; to bind it: {by_hand}"
     return ""
 
 
@@ -287,7 +288,7 @@ def _sort_damaged(
     damaged: Damaged, inventory: Inventory, before: float, repairs: list[Repair], findings: list[Problem]
 ) -> None:
     held = next((vf for vf in inventory.vfs if vf.pci == damaged.pci), None) if damaged.pci else None
-    # The name of the file may be all that tells whose a VF is that is still away.
+    # If the VF is still in another namespace, the file's name may be all that says whose it is.
     away = held is not None and held.state == UNMANAGED
     if damaged.since and damaged.since < before and not away:
         repairs.append(
@@ -307,7 +308,7 @@ def _sort_damaged(
             Problem(
                 kind="damaged",
                 what=f"{damaged.path}: {damaged.words}",
-                hint="its pod's DEL releases the addresses only; " + _damaged_hint(damaged, away=away),
+                hint="the DEL of its pod releases only the addresses; " + _damaged_hint(damaged, away=away),
                 pci=damaged.pci,
                 key=damaged.key,
                 pod=damaged.key.container_id if damaged.key else "",
@@ -317,5 +318,5 @@ def _sort_damaged(
 
 def _damaged_hint(damaged: Damaged, *, away: bool) -> str:
     if away:
-        return f"VF {damaged.pci} comes home when that pod's namespace ends"
-    return "the file is kept for a week, to be looked at, then repair removes it"
+        return f"VF {damaged.pci} returns to the host when that pod's namespace ends"
+    return "the file is kept for a week so that you can look at it, then repair removes it"

@@ -72,7 +72,7 @@ def test_c07_results(rig: Rig, standin: StandIn, version: str) -> None:
 def test_c08_the_name_is_taken(rig: Rig) -> None:
     pod = rig.pod()
     pod.run("ip link add net1 type veth peer name other")
-    refused(rig.call("ADD", pod, guid=guid_of(1)), 4, "net1", "nothing was touched")
+    refused(rig.call("ADD", pod, guid=guid_of(1)), 4, "net1", "nothing was changed")
     link: Any = pod.link()
     assert link["linkinfo"]["info_kind"] == "veth"
     assert leases() == []
@@ -244,7 +244,7 @@ def test_c20_own_namespace(rig: Rig) -> None:
     """Code 8 before anything is touched, unless the runtime says that it means it."""
     pod = rig.pod()
     own = {"CNI_NETNS": "/proc/self/ns/net"}
-    refused(rig.cni("ADD", pod, rig.conf(guid=guid_of(1)), env=own), 8, "nothing was touched")
+    refused(rig.cni("ADD", pod, rig.conf(guid=guid_of(1)), env=own), 8, "nothing was changed")
     for override in ("1", "true"):
         environ = {**own, "CNI_NETNS_OVERRIDE": override}
         refused(rig.cni("ADD", pod, rig.conf(None, deviceID="0009:00:00.1"), env=environ), 101)

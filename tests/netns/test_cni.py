@@ -152,7 +152,7 @@ def test_c8_an_interface_of_that_name(runtime: Runtime) -> None:
     runtime.sandbox.add_link("net1")
     document = runtime.refusal("ADD")
     assert document["code"] == 4
-    assert "there is an interface of that name" in document["msg"]
+    assert "an interface of that name exists" in document["msg"]
 
 
 def test_c13_a_namespace_that_is_gone(runtime: Runtime, tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_a_refusal_is_a_message_a_hint_and_a_status(node: Node) -> None:
     called = call(node, "add", "--device", VFS[0], "--netns", "/proc/self/ns/net")
     assert called.status == FAILED
     assert "is the plugin's own network namespace (code 8)" in called.err
-    assert "what to do: nothing was touched" in called.err
+    assert "what to do: nothing was changed" in called.err
 
 
 @pytest.mark.parametrize("words", ["show x", "check", "gc", "repair", "del x"])

@@ -195,7 +195,7 @@ def test_the_name_of_a_damaged_record_is_kept_while_its_vf_is_away(node: Node) -
     leftover(node, "c-w-0:net1.json.damaged", 2 * WEEK)
     plan = plan_repairs(node.host)
     assert plan.repairs == ()
-    assert any(f"VF {VFS[0]} comes home" in finding.hint for finding in plan.findings)
+    assert any(f"VF {VFS[0]} returns to the host" in finding.hint for finding in plan.findings)
 
 
 def test_a_record_that_is_damaged_now_is_a_finding_and_no_repair(node: Node) -> None:

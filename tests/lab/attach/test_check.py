@@ -84,7 +84,7 @@ def test_link_down(attached: Attached) -> None:
 def test_renamed(attached: Attached) -> None:
     attached.ip("link set net1 down")
     attached.ip("link set net1 name mine")
-    assert "interface net1 is called mine now" in attached.differences()
+    assert "interface net1 was renamed to mine" in attached.differences()
     attached.ip("link set mine name net1")
     attached.ip("link set net1 up")
     attached.ip("route replace 10.99.0.0/16 via 10.56.0.1 dev net1")

@@ -210,7 +210,7 @@ def test_check_sees_the_child(rig: Rig) -> None:
     assert "interface net1-ib is down, which net1 needs" in difference()
     pod.run("ip link set net1-ib up")
     pod.run("ip link set net1 down; ip link set net1 name mine")
-    assert "interface net1 is called mine now" in difference()
+    assert "interface net1 was renamed to mine" in difference()
     pod.run("ip link del mine")
     assert "interface net1 is gone" in difference()
     pod.run("ip link add link net1-ib name net1 type ipoib pkey 0x8002")

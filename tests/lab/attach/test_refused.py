@@ -76,7 +76,7 @@ def test_add_twice(rig: Rig) -> None:
     pod.run("ip link set net1 down && ip link set net1 name mine")
     again = rig.call("ADD", pod, guid=guid_of(1))
     assert again.code == 101
-    assert "it is this attachment" in again.out["details"]
+    assert "this attachment exists already" in again.out["details"]
     assert pod.link("mine") is not None
     rig.delete(pod)
     rig.assert_as_before()

@@ -48,7 +48,7 @@ def test_two_namespaces_talk_and_leave_no_trace(rig: Rig) -> None:
         assert answers(one, "10.77.0.3", 2)
         again = cli("add", "--device", rig.hca.pci(2), "--netns", one.name)
         assert again.status == 4
-        assert "there is an interface of that name" in again.stderr
+        assert "an interface of that name exists" in again.stderr
         taken = cli("add", "--device", rig.hca.pci(0), "--netns", one.name, "--ifname", "net2")
         assert taken.status == 4
         assert "is in use by container netns-" in taken.stderr

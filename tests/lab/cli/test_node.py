@@ -166,7 +166,7 @@ def test_repair_leaves_to_people_what_would_touch_traffic(rig: Rig) -> None:
     run(f"ip link set {rig.hca.pf_netdev} vf 0 state auto")
     plan = json_of("repair", status=1)
     assert [(each["kind"], each["outcome"]) for each in plan["repairs"]] == [("link-state", "left: see --disruptive")]
-    assert [each["what"] for each in plan["findings"]] == ["interface net1 is called other now"]
+    assert [each["what"] for each in plan["findings"]] == ["interface net1 was renamed to other"]
     assert rig.hca.link_state(0) == "auto"
     assert [each["outcome"] for each in json_of("repair", "--disruptive", status=1)["repairs"]] == ["done"]
     assert rig.hca.link_state(0) == "disable"

@@ -41,7 +41,7 @@ def test_faults_of_vfs_side_by_side(rig: Rig) -> None:
     hca.knob("fail_probe", 0)
     rig.delete(pods[3], 3)
     # Nor did the emulated firmware give the old GUID back while it ignored what it was told; that is told.
-    assert "VF has not taken its GUID back" in runs[2].stderr
+    assert "the VF did not take its old GUID back" in runs[2].stderr
     hca.knob("ignore_guid", 0)
     hca.rebind(2)
     rig.assert_as_before()

@@ -174,7 +174,7 @@ def test_pod_renamed_its_rdma_device(rig: Rig) -> None:
     run(["rdma", "dev", "set", other, "name", had])
     gone = rig.call("DEL", pod, **IDENTITY)
     assert gone.status == 0, gone
-    assert "name is taken by another device, not restored" in gone.stderr
+    assert "name not restored: another device has it" in gone.stderr
     assert rig.hca.rdma(0) not in (None, had)
     run(["rdma", "dev", "set", had, "name", other])
     run(["rdma", "dev", "set", str(rig.hca.rdma(0)), "name", had])
