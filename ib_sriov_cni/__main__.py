@@ -27,9 +27,9 @@ def main() -> int:
 
 
 def open_standard_streams() -> None:
-    """Open what is closed of descriptors 0 to 2, so that no file gets their number and what is meant for a stream.
+    """Open /dev/null in place of closed standard streams, so that no other file gets their numbers and their output.
 
-    Reading and writing fail as they do with a closed stream (EBADF). The packed program has done this by now.
+    Reading and writing still fail as with a closed stream (EBADF). The packed program has done this already.
     """
     from posix import O_RDONLY, O_WRONLY, fstat
     from posix import open as open_file
