@@ -1,3 +1,3 @@
-"""The CNI protocol and the bundled host-local IPAM plugin; stands alone and never imports ib_sriov_cni."""
+"""The CNI protocol and the bundled host-local IPAM plugin. Independent: never imports ib_sriov_cni."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m ipam` is ib-host-local."""
+"""`python -m ipam` runs ib-host-local."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The node agent: heals and repairs unasked, and shows metrics. docs/agent.md.
+"""The node agent: it releases what dead pods left, repairs live attachments and exports metrics (docs/agent.md).
 
 May import node, attach and everything below. A long-lived process, so nothing here is on the hot path.
 """

@@ -1,13 +1,13 @@
-r"""Reading how CNI calls ended from the plugin's log file: followed over rotation, each line once, also over a restart.
+r"""Read from the plugin's log file how CNI calls ended. Each line is read once, across log rotation and agent restarts.
 
-The line that a call ends with (ib_sriov_cni.telemetry.log)::
+The last line of a call (ib_sriov_cni.telemetry.log)::
 
     time=… level=info cmd=ADD pod=… container=… if=net1 msg=done code=0 ms=412.0
     time=… level=error cmd=ADD … msg=refused code=101 error="…" hint="…" ms=3.1
 
-The offset file holds "<device> <inode> <checksum> <offset>\n": which file has been read, how it begins (inode numbers
-are used again), and how far. Where there is none the log is read from its end on: what was before is not this agent's
-to count.
+The offset file holds "<device> <inode> <checksum> <offset>\n": which file was read, a checksum of its beginning (inode
+numbers are reused), and how many bytes were read. Without an offset file, reading starts at the end of the log: earlier
+calls are not counted.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|[^" =\\]+)(?: |$)')
 ENDINGS = ("done", "refused", '"internal fault"')
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
-CHUNK = 1 << 16
-HEAD = 256  # bytes at the beginning that tell one log from another; the first line's time is among them
-LONGEST = 1 << 20  # bytes of a line; what is longer is no line of ours
-MOST = 1 << 24  # bytes a turn: a log that grew for days must not keep a pass from ending
+CHUNK = 1 << 16  # bytes
+HEAD = 256  # bytes at the beginning that identify a log file; they include the time of the first line
+LINE_MAX = 1 << 20  # bytes; the plugin writes no longer lines
+READ_MAX = 1 << 24  # bytes per read(): a log that grew for days must not hold up a pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Call:
 
 
 def parse_call(line: str) -> Call | None:
-    """Read the line a call ends with; None for every other one."""
+    """Return the call whose last line this is, or None for any other line."""
     if " code=" not in line:
         return None
     fields = dict(PAIR.findall(line))
@@ -49,21 +49,21 @@ def parse_call(line: str) -> Call | None:
 
 
 class CallLog:
-    """The plugin's log file, from where the last turn ended."""
+    """The plugin's log file. Each read() continues where the last one stopped."""
 
     def __init__(self, path: str, offset_file: str = "") -> None:
-        """`offset_file`: where to remember how far it was read; empty: nowhere."""
+        """`offset_file` stores the position across restarts; "" means that it is not stored."""
         self._path = path
         self._offset_file = offset_file
         self._fd = -1
         self._identity = (0, 0)
         self._offset = 0
-        self._rest = b""  # the beginning of a line whose end is not written yet
+        self._rest = b""  # an incomplete last line
         self._saved = ""
         self._started = False
 
     def read(self) -> list[Call]:
-        """Give the calls that have ended since the last turn. OSError if the log cannot be read."""
+        """Return the calls that ended since the last read. Raises OSError if the log cannot be read."""
         calls: list[Call] = []
         if not self._started:
             self._start(calls)
@@ -71,37 +71,37 @@ class CallLog:
             status = os.stat(self._path)
             now = (status.st_dev, status.st_ino)
         except FileNotFoundError:
-            now = (0, 0)  # just being rotated, or nobody has written yet
+            now = (0, 0)  # it is being rotated, or nothing has been written yet
         if self._fd >= 0:
             self._drain(calls)
         if now != (0, 0) and (self._fd < 0 or now != self._identity):
-            # Rotated: what was written to the old file until now has been read.
+            # Rotated. The old file has just been read to its end.
             self._open(self._path, 0)
             self._drain(calls)
         self._save()
         return calls
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _start(self, calls: list[Call]) -> None:
-        """Begin where the last agent stopped: in this file, or in the one it was rotated to."""
-        remembered = self._remembered()
+        """Continue where the last agent stopped: in this file, or in the one it was rotated to."""
+        saved = self._read_offset()
         for path in (self._path, f"{self._path}.1"):
             try:
                 self._open(path, 0)
             except FileNotFoundError:
                 continue
-            if remembered is None:
-                self._offset = os.fstat(self._fd).st_size  # all of it is old
-            elif remembered[:3] == (*self._identity, self._checksum(remembered[3])):
-                self._offset = remembered[3]
+            if saved is None:
+                self._offset = os.fstat(self._fd).st_size  # skip what is already there
+            elif saved[:3] == (*self._identity, self._checksum(saved[3])):
+                self._offset = saved[3]
                 self._drain(calls)
             else:
-                self.close()  # another file than then: nothing of it has been read
+                self.close()  # not the file that was read last: it is read from its beginning
                 continue
             break
         self._started = True
@@ -114,16 +114,16 @@ class CallLog:
 
     def _drain(self, calls: list[Call]) -> None:
         if os.fstat(self._fd).st_size < self._offset + len(self._rest):
-            self._offset, self._rest = 0, b""  # truncated (copytruncate): it begins anew
-        most = MOST
-        while most > 0:
+            self._offset, self._rest = 0, b""  # truncated (logrotate's copytruncate)
+        left = READ_MAX
+        while left > 0:
             chunk = os.pread(self._fd, CHUNK, self._offset + len(self._rest))
             if not chunk:
                 return
-            most -= len(chunk)
+            left -= len(chunk)
             *lines, rest = (self._rest + chunk).split(b"\n")
             self._offset += len(self._rest) + len(chunk) - len(rest)
-            if len(rest) > LONGEST:
+            if len(rest) > LINE_MAX:
                 self._offset += len(rest)
                 rest = b""
             self._rest = rest
@@ -132,7 +132,7 @@ class CallLog:
     def _checksum(self, offset: int) -> int:
         return zlib.crc32(os.pread(self._fd, min(HEAD, offset), 0))
 
-    def _remembered(self) -> tuple[int, int, int, int] | None:
+    def _read_offset(self) -> tuple[int, int, int, int] | None:
         try:
             with open(self._offset_file, encoding="ascii") as file:
                 words = file.read(200).split()

@@ -1,7 +1,7 @@
-"""The agent as a process: it wakes by events of netdevs, by what is due and by the clock, and ends at SIGTERM.
+"""The agent as a process: a pass starts on a netdev event, when an action is due, or when the interval is over.
 
-Files of its own, below the run directory: `agent.lock`, held while it runs, so that there is one on a node;
-`agent.offset`, how far the plugin's log has been read (ib_sriov_cni.agent.calls).
+Files in the run directory: `agent.lock`, held while it runs, so that a node has only one agent; `agent.offset`, how
+much of the plugin's log has been read (ib_sriov_cni.agent.calls).
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from dataclasses import dataclass
 from ib_sriov_cni.agent.calls import CallLog
 from ib_sriov_cni.agent.kube import ACCOUNT, Events
 from ib_sriov_cni.agent.metrics import Metrics
-from ib_sriov_cni.agent.reconcile import Care, Reconciler
+from ib_sriov_cni.agent.reconcile import Policy, Reconciler
 from ib_sriov_cni.agent.systemd import Systemd
 from ib_sriov_cni.agent.web import Web
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.core.errors import StateFailure
 from ib_sriov_cni.kernel.netlink_socket import LinkEvents
 
-STUCK = 300.0  # seconds without a sign of life; one act takes as long as a DEL with its IPAM plugin at most
-LEAST_GAP = 2.0  # seconds between passes, however many events there are
-SHARE = 20  # the passes take one part in so many of the time
+STUCK = 300.0  # seconds without a heartbeat; one action takes no longer than a DEL with its IPAM plugin
+MIN_GAP = 2.0  # seconds between passes, however many events there are
+GAP_FACTOR = 20  # the gap is at least this many times the duration of the last pass, to bound the load
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSettings:
-    """What the command line says."""
+    """The options of the command line; times are in seconds."""
 
     listen: str = "127.0.0.1:9743"
     grace: float = 60.0
@@ -47,70 +47,76 @@ class AgentSettings:
 
 
 class Daemon:
-    """One agent."""
+    """The agent of a node."""
 
     def __init__(self, host: Host, settings: AgentSettings, environ: Mapping[str, str]) -> None:
-        """Take the node's agent lock and listen. StateFailure (106), OSError, ValueError."""
+        """Take the node's agent lock and start to listen.
+
+        Raises StateFailure (106) if another agent runs, ValueError for an invalid listen address, OSError if it is not
+        available.
+        """
         self._settings, self._host = settings, host
         self._lock = take_lock(settings.run_dir)
         self._systemd = Systemd(environ)
         self._metrics = Metrics(log=bool(settings.log_file))
         self._events = Events(
             environ if settings.events else {},
-            tell=lambda words: host.log.warning("no event could be posted, trying on quietly", error=words),
-            count=lambda result: self._metrics.events.labels(result).inc(),
+            on_failure=lambda error: host.log.warning(
+                "posting a Kubernetes event failed; not logged again until one succeeds", error=error
+            ),
+            on_result=lambda result: self._metrics.events.labels(result).inc(),
             root=settings.account,
         )
         self._calls = CallLog(settings.log_file, f"{settings.run_dir}/agent.offset") if settings.log_file else None
         self._calls_lock = threading.Lock()
         self._calls_fault = ""
         self._stop = False
-        self._sign = time.monotonic()
-        self._turns = 0
-        care = Care(
-            grace=settings.grace, mend=settings.mend, cri_socket=settings.cri_socket, proc_root=settings.proc_root
+        self._last_heartbeat = time.monotonic()
+        self._passes = 0
+        policy = Policy(
+            grace=settings.grace, repair=settings.mend, cri_socket=settings.cri_socket, proc_root=settings.proc_root
         )
-        self._rounds = Reconciler(
-            host, self._metrics, self._events, care, stopping=lambda: self._stop, alive=self._give_sign
+        self._reconciler = Reconciler(
+            host, self._metrics, self._events, policy, stopping=lambda: self._stop, heartbeat=self._heartbeat
         )
         self._web = Web(
             settings.listen,
             self._metrics.registry,
             healthy=self._why_unhealthy,
-            ready=lambda: "" if self._turns else "the first pass is not over",
+            ready=lambda: "" if self._passes else "the first pass has not finished",
             before_scrape=self.read_calls,
         )
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The TCP port on which it listens."""
         return self._web.port
 
     def run(self) -> None:
-        """Work until SIGTERM or SIGINT."""
+        """Run passes until SIGTERM or SIGINT. Call from the main thread: it sets signal handlers."""
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._end)
+            signal.signal(number, self._on_stop_signal)
         links = LinkEvents()
         self._host.log.info("started", listen=f"port {self.port}", grace=self._settings.grace)
         try:
             while not self._stop:
                 begun = time.monotonic()
-                self._give_sign()
-                due = self._rounds.turn()
+                self._heartbeat()
+                due = self._reconciler.run_pass()
                 self.read_calls()
-                self._turns += 1
-                self._systemd.tell(READY=1, STATUS=self._rounds.status)
+                self._passes += 1
+                self._systemd.notify(READY=1, STATUS=self._reconciler.status)
                 self._wait(reader, links, due, time.monotonic() - begun)
-            self._systemd.tell(STOPPING=1)
+            self._systemd.notify(STOPPING=1)
             self._host.log.info("stopped")
         finally:
             links.close()
             self.close()
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Stop serving and release the agent lock."""
         self._web.close()
         self._events.close()
         if self._calls:
@@ -118,7 +124,7 @@ class Daemon:
         os.close(self._lock)
 
     def read_calls(self) -> None:
-        """Count the calls that have ended since the last time; at each scrape and each pass."""
+        """Count the CNI calls that ended since the last read. Called by each pass and each scrape."""
         if self._calls is None:
             return
         with self._calls_lock:
@@ -136,23 +142,23 @@ class Daemon:
                 self._calls_fault = ""
                 self._metrics.log_readable.set(os.access(self._settings.log_file, os.R_OK))
 
-    def _end(self, _number: int, _frame: object) -> None:
+    def _on_stop_signal(self, _number: int, _frame: object) -> None:
         self._stop = True
 
-    def _give_sign(self) -> None:
-        self._sign = time.monotonic()
+    def _heartbeat(self) -> None:
+        self._last_heartbeat = time.monotonic()
         if self._systemd.watchdog_seconds:
-            self._systemd.tell(WATCHDOG=1)
+            self._systemd.notify(WATCHDOG=1)
 
     def _why_unhealthy(self) -> str:
-        silent = time.monotonic() - self._sign
+        silent = time.monotonic() - self._last_heartbeat
         limit = max(STUCK, 2 * self._settings.interval)
-        return f"no sign of life for {silent:.0f} s" if silent > limit else ""
+        return f"no progress for {silent:.0f} s" if silent > limit else ""
 
     def _wait(self, reader: int, links: LinkEvents, due: float, took: float) -> None:
-        """Sleep until the next pass: not at once, then at the first event, and when something is due at the latest."""
+        """Sleep for the minimum gap, then until a netdev event, a due action or the end of the interval."""
         ended = time.monotonic()
-        earliest = ended + max(LEAST_GAP, took * SHARE)
+        earliest = ended + max(MIN_GAP, took * GAP_FACTOR)
         latest = ended + min(self._settings.interval, max(due, 0.0))
         poll = select.poll()
         poll.register(reader, select.POLLIN)
@@ -167,14 +173,17 @@ class Daemon:
             if self._systemd.watchdog_seconds:
                 pause = min(pause, self._systemd.watchdog_seconds / 2)
             woken = [fd for fd, _ in poll.poll(int(pause * 1000) + 1)]
-            self._give_sign()
+            self._heartbeat()
             if links.fileno() in woken:
                 break
         links.wait(0)
 
 
 def take_lock(run_dir: str) -> int:
-    """Be the node's one agent, while the file stays open. StateFailure (106) if another one is."""
+    """Lock the node's agent lock and return its descriptor, which holds the lock while it is open.
+
+    Raises StateFailure (106) if another agent holds it, or if the file cannot be opened.
+    """
     path = f"{run_dir}/agent.lock"
     try:
         os.makedirs(run_dir, mode=0o700, exist_ok=True)
@@ -186,6 +195,6 @@ def take_lock(run_dir: str) -> int:
     except OSError:
         os.close(fd)
         raise StateFailure(
-            "another agent runs on this node", f"one is enough: fuser {path} tells its process"
+            "another agent runs on this node", f"stop it first; fuser {path} shows its process"
         ) from None
     return fd

@@ -1,8 +1,8 @@
-"""Does an attachment still serve a pod? The agent acts unasked: it believes in a death only when the kernel shows it.
+"""Decide whether an attachment is still alive. The agent acts unasked, so it wants proof from the kernel.
 
-A namespace that cannot be found at its path may be dead, or the agent may not see it: a container without the host's
-/run/netns, a path in another mount namespace. The kernel knows: what a namespace held comes home when it dies, so a VF
-that is not at home is in a living one.
+A namespace that is not at its path may be gone, or the agent may not see it: it may run in a container without the
+host's /run/netns, or the path may be in another mount namespace. The kernel returns a namespace's devices to the host's
+namespace when it ends, so a VF whose devices are not there is in a namespace that still exists.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.kernel.netns import try_open_netns
 
 LIVE, ADDING, DEAD, HIDDEN = "live", "adding", "dead", "hidden"
-INIT_PIDS = "pid:[4026531836]"  # the first PID namespace, PROC_PID_INIT_INO of include/linux/proc_ns.h
+INIT_PIDS = "pid:[4026531836]"  # the host's PID namespace: PROC_PID_INIT_INO in include/linux/proc_ns.h
 
-
-# Seconds for which a runtime must not have known a container: it names a pod only when all its networks are up.
+# Seconds. A runtime lists a pod only after all of its networks are up, so not being listed must last this long.
 UNKNOWN_GRACE = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One of the four states, why in words, and for how long it has to last at least before it is believed."""
+    """One of the four states, the reason, and how long it must last before the agent acts (seconds, at least)."""
 
     state: str
     why: str = ""
@@ -35,23 +34,23 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Witness:
-    """Who else can say whether a pod lives."""
+    """Further evidence on whether pods are alive."""
 
     processes: Processes
-    pods: frozenset[str] | None = None  # the sandboxes that the runtime knows; None: it was not asked, or did not say
+    pods: frozenset[str] | None = None  # IDs of the sandboxes that the runtime lists; None: not asked, or no answer
 
 
 class Processes:
-    """Which network namespaces have a process, by the kernel's cookie; read once, when first asked."""
+    """The network namespaces that have a process, by namespace cookie. /proc is read once, at the first question."""
 
     def __init__(self, proc_root: str = "/proc") -> None:
-        """Nothing is read yet."""
+        """Does not read anything yet."""
         self._proc = proc_root
         self._cookies: set[int] | None = None
         self._whole = False
 
     def has(self, cookie: int) -> bool | None:
-        """Whether a process lives in that namespace; None if not every process of the node can be seen."""
+        """Return whether a process runs in that namespace; None if not all processes of the node are visible."""
         if self._cookies is None:
             self._cookies, self._whole = self._read()
         if cookie and cookie in self._cookies:
@@ -72,12 +71,12 @@ class Processes:
                 whole = False
                 continue
             except OSError:
-                continue  # ended, or a thread of the kernel
+                continue  # it has ended, or it is a kernel thread
             if namespace in seen:
                 continue
             netns = try_open_netns(path)
             if netns is None:
-                continue  # ended: another process of that namespace will do
+                continue  # it has ended; another process of that namespace may follow
             seen.add(namespace)
             with netns:
                 cookies.add(netns.cookie())
@@ -85,44 +84,44 @@ class Processes:
 
 
 def judge(host: Host, record: Record, witness: Witness, *, locked: bool = False) -> Verdict:
-    """Tell whether an attachment lives. `locked`: the caller holds its VF's lock, so no ADD is on its way.
+    """Return whether an attachment is alive. `locked`: the caller holds the VF's lock, so no ADD is running.
 
-    Raises StateFailure (106) if the lock cannot be seen, KernelRefused (102) without the right to enter namespaces.
+    Raises StateFailure (106) if the lock cannot be read, KernelRefused (102) without the right to enter namespaces.
     """
     if record.boot_id != host.read_boot_id():
-        return Verdict(state=DEAD, why="the node was rebooted since")
+        return Verdict(state=DEAD, why="the node has been rebooted since")
     if not record.committed:
         if not locked and host.locks.read_holder(record.pci):
-            return Verdict(state=ADDING, why="its ADD is on its way")
+            return Verdict(state=ADDING, why="its ADD is running")
         return Verdict(state=DEAD, why="its ADD was never finished")
     netns = open_sandbox(record)
     if netns is None:
         return _judge_unseen(host, record, witness.processes)
     netns.close()
-    # Of what has no pod's name (podman, by hand) the runtime behind the CRI need not know.
+    # The CRI runtime need not know attachments without a pod name (podman, or made by hand).
     unknown = witness.pods is not None and record.pod and record.key.container_id not in witness.pods
     if unknown and witness.processes.has(record.netns_cookie) is False:
-        why = "the runtime does not know its container, and no process is in its namespace"
+        why = "the runtime does not list its container, and no process is in its namespace"
         return Verdict(state=DEAD, why=why, grace=UNKNOWN_GRACE)
     return Verdict(state=LIVE)
 
 
 def _judge_unseen(host: Host, record: Record, processes: Processes) -> Verdict:
     """Judge an attachment whose namespace is not at its path."""
-    where = record.netns_path or "without a path"
+    where = record.netns_path or "its path"
     if processes.has(record.netns_cookie):
-        return Verdict(state=HIDDEN, why=f"a process lives in its namespace, which is not at {where}")
+        return Verdict(state=HIDDEN, why=f"a process runs in its namespace, which is not at {where}")
     if record.driver in PASS_THROUGH_DRIVERS:
-        # No device of it is in any namespace: the processes alone can tell.
+        # It has no device in any namespace, so only processes are evidence.
         if processes.has(record.netns_cookie) is None:
-            return Verdict(state=HIDDEN, why=f"its namespace is not at {where}, and not all processes can be seen")
+            return Verdict(state=HIDDEN, why=f"its namespace is not at {where}, and not all processes are visible")
     elif not is_in_host_namespace(host, record):
-        return Verdict(state=HIDDEN, why=f"its namespace is not at {where}, but its VF is in a namespace")
+        return Verdict(state=HIDDEN, why=f"its namespace is not at {where}, but its VF is in another namespace")
     return Verdict(state=DEAD, why="its namespace is gone")
 
 
 def is_in_host_namespace(host: Host, record: Record) -> bool:
-    """Whether no namespace but the host's has a device of the VF."""
+    """Return whether all devices of the VF are in the host's namespace."""
     pci = record.pci
     if not host.sysfs.exists(pci) or not host.sysfs.read_driver(pci):
         return True

@@ -1,9 +1,8 @@
-"""How full the bundled host-local's ranges are on this node. Without a lock: a figure decides nothing."""
+"""How full the bundled host-local's ranges are on this node. Read without a lock: no decision depends on it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.core.record import Record
 from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
 from ipam.host_local.config import parse_place, parse_settings
-from ipam.host_local.plugin import own_sets
+from ipam.host_local.plugin import node_range_sets
 from ipam.host_local.ranges import range_of, render_set
 from ipam.host_local.store import lease_address, parse_lease
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Of one range set of one network: how many of its addresses are leased, and how many are not."""
+    """The number of leased and of free addresses in one range set of one network."""
 
     network: str
     range_set: str
@@ -29,18 +28,11 @@ class Usage:
     free: int
 
 
-def newest_of_each_network(records: Iterable[Record]) -> dict[str, Record]:
-    """Give each network's newest record: the configuration as the last ADD saw it."""
-    newest: dict[str, Record] = {}
-    for record in records:
-        name = record.key.network
-        if name not in newest or record.since > newest[name].since:
-            newest[name] = record
-    return newest
-
-
 def read_usage(record: Record) -> list[Usage]:
-    """Count the leases of a record's network; nothing where another IPAM plugin gives addresses. CniError, OSError."""
+    """Count the leases of a record's network, for each of its range sets; [] where another IPAM plugin serves it.
+
+    Raises CniError (7, 11) if its configuration or this node's slice cannot be read, OSError if the leases cannot.
+    """
     ipam = record.conf.get("ipam")
     if not isinstance(ipam, dict) or ipam.get("type") != BUNDLED:
         return []
@@ -52,17 +44,18 @@ def read_usage(record: Record) -> list[Usage]:
         names = []
     leased = [address for address in map(lease_address, names) if address is not None]
     found = []
-    for range_set in own_sets(settings):
+    for range_set in node_range_sets(settings):
         used = sum(range_of(range_set, address) is not None for address in leased)
-        free = max(0, count(range_set) - used)
+        free = max(0, usable_addresses(range_set) - used)
         found.append(Usage(network=record.key.network, range_set=render_set(range_set), used=used, free=free))
     return found
 
 
-def unreserved(record: Record) -> list[str]:
-    """Give the addresses of an attachment that the bundled host-local has not reserved for it (any more).
+def read_unreserved(record: Record) -> list[str]:
+    """Return the addresses of an attachment for which the bundled host-local has no lease of its container.
 
-    CHECK asks the same, under the leases' lock; here a process that holds it must not keep the agent waiting.
+    CHECK reads the same under the lock on the leases. The agent must not wait for a process that holds it. Raises
+    CniError (7) if the configuration cannot be read, OSError if a lease cannot.
     """
     ipam, ips = record.conf.get("ipam"), record.result.get("ips")
     if not isinstance(ipam, dict) or ipam.get("type") != BUNDLED or not isinstance(ips, list):
@@ -81,6 +74,6 @@ def unreserved(record: Record) -> list[str]:
     return found
 
 
-def count(range_set: RangeSet) -> int:
-    """Give the number of addresses that can be handed out: all but the gateways."""
+def usable_addresses(range_set: RangeSet) -> int:
+    """Return the number of addresses that can be handed out: all but the gateways."""
     return sum(part.end - part.start + 1 - (part.gateway in part) for part in range_set)

@@ -1,4 +1,4 @@
-"""What a pass found, as the samples of the metrics."""
+"""Turn what a pass found into samples of the metrics."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from ib_sriov_cni.node import inventory as inv
 from ib_sriov_cni.node.inventory import Inventory, PfEntry, VfEntry
 
 PORT_STATES = {name: number for number, name in model.PORT_STATES.items() if 1 <= number <= 4}
-# The states of an inventory's VFs, in the words of ib_sriov_vfs.
+# The inventory's states of VFs, as the label values of ib_sriov_vfs.
 VF_STATES = {inv.FREE: "free", inv.IN_USE: "in_use", inv.BUSY: "busy", inv.FOREIGN: "in_use", inv.LEFTOVER: "leftover"}
-VF_WORDS = ("free", "in_use", "busy", "leftover", "unhealthy")
-ATTACHMENT_WORDS = ("live", "adding", "dead", "hidden")
+VF_LABELS = ("free", "in_use", "busy", "leftover", "unhealthy")
+ATTACHMENT_LABELS = ("live", "adding", "dead", "hidden")
 
 Rows = list[tuple[tuple[str, ...], float]]
 
 
-def facts_of(
+def read_samples(
     host: Host,
     inventory: Inventory,
     verdicts: Mapping[AttachmentKey, Verdict],
     newest: Mapping[str, Record],
     differing: Collection[AttachmentKey],
 ) -> Samples:
-    """Give the samples of all facts. `newest`: a record of each network; `differing`: attachments with a finding."""
+    """Return the samples of all metrics of kind fact.
+
+    `newest` has the newest record of each network, `differing` the attachments with a finding. What cannot be read (a
+    port, a lease folder) is left out.
+    """
     samples: dict[str, Rows] = {
         "ib_sriov_pf_info": [((pf.pci, pf.netdev, pf.rdma, pf.driver), 1.0) for pf in inventory.pfs],
         "ib_sriov_vfs": [],
@@ -40,42 +44,42 @@ def facts_of(
         "ib_sriov_attachments": [],
         "ib_sriov_attachments_differing": [],
         "ib_sriov_damaged_records": [((), float(len(inventory.damaged)))],
-        "ib_sriov_leases": lease_rows(newest),
+        "ib_sriov_leases": read_lease_rows(newest),
     }
     for pf in inventory.pfs:
-        counts = Counter(vf_word(vf, verdicts) for vf in pf.vfs)
-        samples["ib_sriov_vfs"] += [((pf.pci, word), float(counts[word])) for word in VF_WORDS]
-        samples["ib_sriov_port_state"] += port_rows(host, pf)
+        counts = Counter(vf_label(vf, verdicts) for vf in pf.vfs)
+        samples["ib_sriov_vfs"] += [((pf.pci, label), float(counts[label])) for label in VF_LABELS]
+        samples["ib_sriov_port_state"] += read_port_rows(host, pf)
     for network in sorted({key.network for key in verdicts} | set(newest)):
         states = Counter(verdict.state for key, verdict in verdicts.items() if key.network == network)
-        samples["ib_sriov_attachments"] += [((network, word), float(states[word])) for word in ATTACHMENT_WORDS]
+        samples["ib_sriov_attachments"] += [((network, label), float(states[label])) for label in ATTACHMENT_LABELS]
         number = sum(key.network == network for key in differing)
         samples["ib_sriov_attachments_differing"].append(((network,), float(number)))
     return samples
 
 
-def vf_word(vf: VfEntry, verdicts: Mapping[AttachmentKey, Verdict]) -> str:
-    """Give the state of a VF; one whose attachment only seems dead is in use."""
+def vf_label(vf: VfEntry, verdicts: Mapping[AttachmentKey, Verdict]) -> str:
+    """Return the state of a VF. A leftover one whose attachment the agent does not consider dead is in use."""
     verdict = verdicts.get(vf.attachment.key) if vf.attachment is not None else None
     if vf.state == inv.LEFTOVER and verdict is not None and verdict.state != DEAD:
         return "in_use" if verdict.state == HIDDEN else "unhealthy"
     return VF_STATES.get(vf.state, "unhealthy")
 
 
-def port_rows(host: Host, pf: PfEntry) -> Rows:
-    """Give the port states of a PF and of its VFs, wherever their RDMA devices are."""
+def read_port_rows(host: Host, pf: PfEntry) -> Rows:
+    """Return the port states of a PF and its VFs, wherever their RDMA devices are."""
     rows: Rows = []
     if pf.port is not None and pf.port.state in PORT_STATES:
         rows.append(((pf.pci, pf.pci, "pf", pf.rdma), float(PORT_STATES[pf.port.state])))
     for vf in pf.vfs:
-        state = host.sysfs.read_port_state(vf.rdma) if vf.rdma_here else port_state_in_pod(host, vf)
+        state = host.sysfs.read_port_state(vf.rdma) if vf.rdma_here else read_port_state_in_pod(host, vf)
         if state in PORT_STATES:
             rows.append(((pf.pci, vf.pci, "vf", vf.rdma), float(PORT_STATES[state])))
     return rows
 
 
-def port_state_in_pod(host: Host, vf: VfEntry) -> str:
-    """Ask for it inside the pod's namespace, where alone an isolated device is seen; empty if it is not there."""
+def read_port_state_in_pod(host: Host, vf: VfEntry) -> str:
+    """Read a port state in the pod's namespace, the only one where an isolated device is visible; "" if it is gone."""
     record = vf.attachment.record if vf.attachment is not None else None
     if record is None or not record.rdma_isolation or not vf.rdma:
         return ""
@@ -90,17 +94,17 @@ def port_state_in_pod(host: Host, vf: VfEntry) -> str:
             finally:
                 inside.close()
     except CniError:
-        return ""  # it is just going
+        return ""  # the pod is being deleted
 
 
-def lease_rows(newest: Mapping[str, Record]) -> Rows:
-    """Give used and free addresses of each network that the bundled host-local serves."""
+def read_lease_rows(newest: Mapping[str, Record]) -> Rows:
+    """Return used and free addresses of each network that the bundled host-local serves."""
     rows: Rows = []
     for record in newest.values():
         try:
             usages = read_usage(record)
         except (CniError, OSError):
-            continue  # a slice that is not known yet, a folder that is not ours: no figure is better than a wrong one
+            continue  # an unknown slice, an unreadable folder: no number is better than a wrong one
         for usage in usages:
             rows.append(((usage.network, usage.range_set, "used"), float(usage.used)))
             rows.append(((usage.network, usage.range_set, "free"), float(usage.free)))

@@ -1,4 +1,4 @@
-"""The agent's HTTP server: /metrics for Prometheus, /healthz and /readyz for systemd's and Kubernetes' questions."""
+"""The agent's HTTP server: /metrics for Prometheus, /healthz and /readyz for Kubernetes probes."""
 
 from __future__ import annotations
 
@@ -11,41 +11,43 @@ from threading import Thread
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-SECONDS = 10.0  # a client that does not speak or listen is let go
-PAGES = "/metrics  what Prometheus scrapes\n/healthz  200 while the agent works\n/readyz   200 after its first pass\n"
+CLIENT_TIMEOUT = 10.0  # seconds in which a client must send or receive something
+PAGES = "/metrics  Prometheus metrics\n/healthz  200 while the agent works\n/readyz   200 after its first pass\n"
 
-Answer = Callable[[], str]
-"""Gives why not; "" for yes."""
+Probe = Callable[[], str]
+"""Returns the reason for "no"; "" means yes."""
 
 
 def parse_listen(text: str) -> tuple[str, int]:
-    """Read HOST:PORT, [IPV6]:PORT or :PORT (all addresses); ValueError.
+    """Return host and port of HOST:PORT, [IPV6]:PORT or :PORT (all addresses, host ""). Raises ValueError.
 
-    IPv6 without brackets is taken too, since a port always follows: a manifest puts the two together as they are.
+    IPv6 without brackets is accepted, since a port always follows: a manifest may join $(HOST_IP):9743.
     """
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not an address to listen on (like 127.0.0.1:9743 or [::1]:9743)")
+        raise ValueError(
+            f"{text!r} is not an address to listen on (expected HOST:PORT, like 127.0.0.1:9743 or [::1]:9743)"
+        )
     return bare, int(port)
 
 
 class Web:
-    """Serves from threads of its own until it is closed."""
+    """Serves from its own threads until it is closed."""
 
     def __init__(
         self,
         listen: str,
         registry: CollectorRegistry,
         *,
-        healthy: Answer,
-        ready: Answer,
+        healthy: Probe,
+        ready: Probe,
         before_scrape: Callable[[], None] = lambda: None,
     ) -> None:
-        """Raises ValueError for what is no address, OSError for one that cannot be had."""
+        """Start serving. Raises ValueError for an invalid address, OSError if it is not available."""
         host, port = parse_listen(listen)
         if not host:
-            host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104  # asked for by leaving it out
+            host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104  # requested by ":PORT"
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._server = _Server((host, port), _Handler, family)
         self._server.registry, self._server.before_scrape = registry, before_scrape
@@ -55,7 +57,7 @@ class Web:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop answering."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -66,15 +68,15 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     registry: CollectorRegistry
     before_scrape: Callable[[], None]
-    healthy: Answer
-    ready: Answer
+    healthy: Probe
+    ready: Probe
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], family: int) -> None:
         self.address_family = socket.AddressFamily(family)
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        # As the base class, without asking the resolver for our own name, which may take its time.
+        # Like HTTPServer.server_bind, but without looking up our own host name, which may take long.
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,12 +87,12 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, _request: object, _address: object) -> None:
         fault = sys.exc_info()[1]
         if not isinstance(fault, ConnectionError | TimeoutError):
-            super().handle_error(_request, _address)  # type: ignore[arg-type]  # what the base class was given
+            super().handle_error(_request, _address)  # type: ignore[arg-type]  # passed on unchanged
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = SECONDS
+    timeout = CLIENT_TIMEOUT
     protocol_version = "HTTP/1.1"
     server_version = "ib-sriov-agent"
     sys_version = ""
@@ -121,4 +123,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_what: object) -> None:
-        """A scrape is not worth a line."""
+        """Requests are not logged."""

@@ -1,6 +1,6 @@
-"""host-local address management, a drop-in for the Go plugin: allocator, ranges and slices; leases on disk.
+"""The host-local IPAM plugin, a drop-in replacement for the Go one: allocator, ranges and slices; leases on disk.
 
-May import ipam.protocol. Touches the lease directory (store, index, lock) and the files that its configuration names.
+May import ipam.protocol. Accesses the lease directory (store, index, lock) and the files its configuration names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which address an attachment gets: host-local's policy over a store that is handed in (H3, H4).
+"""Choose the addresses of an attachment: host-local's policy, over a store that the caller passes in (H3, H4).
 
-Round robin, from the address after the one reserved last; a container in a crash loop sees the whole set go
-by before it sees an address again.
+Round robin: the search starts after the address reserved last, so an address that was released is reused as late as
+possible.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from ipam.protocol.address import Address
 
     class Leases(Protocol):
-        """What the allocator asks of a store."""
+        """What the allocator needs from a store."""
 
         def held(self, holder: Holder) -> Sequence[Address]:
-            """Give the addresses an attachment holds, those of records without interface name included."""
+            """Return the addresses that an attachment holds, including those of leases without an interface name."""
 
         def cursor(self, index: int) -> Address | None:
-            """Give the address reserved last in a set."""
+            """Return the address reserved last in range set `index`; None if unknown."""
 
-        def taken(self, address: Address) -> bool:
-            """Tell whether somebody holds the address."""
+        def is_taken(self, address: Address) -> bool:
+            """Return whether the address has a lease."""
 
 
 class Holder(Value):
-    """An attachment; records of old versions have no `ifname`."""
+    """An attachment. Leases written by old versions of host-local have no `ifname`."""
 
     container_id: str
     ifname: str = ""
 
 
 class Grant(Value):
-    """An address for the attachment out of range set `index`."""
+    """An address for the attachment, from range set `index`."""
 
     index: int
     address: Address
@@ -49,24 +49,24 @@ class Grant(Value):
 
     @property
     def cidr(self) -> str:
-        """The address with the subnet's prefix length, "10.1.2.3/24"."""
+        """The address with the subnet's prefix length, such as "10.1.2.3/24"."""
         return render_cidr(self.address, self.prefix)
 
     @property
     def gateway_text(self) -> str:
-        """The gateway, "10.1.2.1"."""
+        """The gateway as text, such as "10.1.2.1"."""
         return render_address(self.gateway)
 
 
 class NoneFree(AddressManagement):
-    """Every address that would do has a lease."""
+    """Every suitable address has a lease."""
 
 
 class Refusal(AddressManagement):
-    """No address; `granted` are those of the sets before the one that failed."""
+    """The allocation failed. `granted` has the addresses of the range sets before the one that failed."""
 
     def __init__(self, msg: str, granted: Sequence[Grant], *, none_free: bool = False) -> None:
-        """Keep the grants that came before, and whether clearing away a lease could help."""
+        """`none_free`: the reason is that all addresses have leases, so removing a damaged lease may help."""
         super().__init__(msg)
         self.granted = tuple(granted)
         self.none_free = none_free
@@ -75,7 +75,10 @@ class Refusal(AddressManagement):
 def allocate(
     sets: Sequence[RangeSet], requested: Sequence[Address], holder: Holder, leases: Leases
 ) -> tuple[Grant, ...]:
-    """Choose one address of each set; Refusal if a set has none or a requested address is in no set."""
+    """Return one address of each range set: a requested one if the set has it, else the next free one.
+
+    Raises Refusal (104) if a set has none, or if a requested address is in no set or not available.
+    """
     wanted = list(requested)
     held = leases.held(holder)
     granted: list[Grant] = []
@@ -105,7 +108,7 @@ def _grant_asked(index: int, range_set: RangeSet, asked: Address, leases: Leases
     part = range_of(range_set, asked)
     if part is None or asked == part.gateway:
         raise AddressManagement(f"requested ip {render_address(asked)} is subnet's gateway")
-    if leases.taken(asked):
+    if leases.is_taken(asked):
         raise NoneFree(
             f"requested IP address {render_address(asked)} is not available in range set {render_set(range_set)}"
         )
@@ -119,30 +122,30 @@ def _grant_next(index: int, range_set: RangeSet, holder: Holder, held: Sequence[
                 f"{render_address(address)} has been allocated to {holder.container_id}, "
                 "duplicate allocation is not allowed"
             )
-    found = next_free(range_set, leases.cursor(index), leases.taken)
+    found = next_free(range_set, leases.cursor(index), leases.is_taken)
     if found is None:
         raise NoneFree(f"no IP addresses available in range set: {render_set(range_set)}")
     return _grant(index, *found)
 
 
 def next_free(
-    range_set: RangeSet, cursor: Address | None, taken: Callable[[Address], bool]
+    range_set: RangeSet, cursor: Address | None, is_taken: Callable[[Address], bool]
 ) -> tuple[Range, Address] | None:
-    """Give the first free address after the cursor, wrapping, the cursor's own last; None if there is none."""
+    """Return the first free address after the cursor, wrapping around to the cursor itself; None if all are taken."""
     for part, first, last in _arcs(range_set, cursor):
         gateway = part.gateway[1] if part.gateway[0] == part.bits else -1
         for number in range(first, last + 1):
-            if number != gateway and not taken((part.bits, number)):
+            if number != gateway and not is_taken((part.bits, number)):
                 return part, (part.bits, number)
     return None
 
 
 def _arcs(range_set: RangeSet, cursor: Address | None) -> list[tuple[Range, int, int]]:
-    """Give the stretches to search, in order: the circle of all ranges, cut behind the cursor."""
+    """Return (range, first, last) of the parts to search, in order: all ranges, as a circle from the cursor on."""
     whole = [(part, part.start, part.end) for part in range_set]
     for index, part in enumerate(range_set):
         if cursor is not None and cursor in part:
             number = cursor[1]
-            behind = (part, number + 1, part.end)
-            return [behind, *whole[index + 1 :], *whole[:index], (part, part.start, number)]
+            after = (part, number + 1, part.end)
+            return [after, *whole[index + 1 :], *whole[:index], (part, part.start, number)]
     return whole

@@ -1,10 +1,10 @@
-"""The network configuration as host-local reads it: from JSON to Settings, every fault in one message (H1 to H3, C4).
+"""Parse the network configuration as host-local reads it; all faults are reported in one message (H1 to H3, C4).
 
-Network configuration, the parts that count here::
+The parts of the network configuration that matter here::
 
     {"name": "ib", "cniVersion": "1.0.0", "lockTimeout": 60,
      "ipam": {"type": "host-local", "dataDir": "/var/lib/cni/networks", "resolvConf": "/etc/resolv.conf",
-              "subnet": …, "rangeStart": …, "rangeEnd": …, "gateway": …,      the old single range
+              "subnet": …, "rangeStart": …, "rangeEnd": …, "gateway": …,      one range, the older form
               "ranges": [[{"subnet": …, "rangeStart": …, "rangeEnd": …, "gateway": …}, …], …],
               "routes": [{"dst": …, "gw": …}], "slices": {…}},
      "runtimeConfig": {"ipRanges": [[{…}]], "ips": ["10.0.0.7/24"]},
@@ -13,7 +13,7 @@ Network configuration, the parts that count here::
 
 from __future__ import annotations
 
-from ipam.host_local.ranges import parse_range, set_fault, sets_overlap
+from ipam.host_local.ranges import describe_fault, parse_range, sets_overlap
 from ipam.protocol.address import parse_address, parse_cidr
 from ipam.protocol.errors import InvalidConfiguration
 from ipam.protocol.request import version_at_least
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from ipam.protocol.result import Route
 
 DATA_DIR = "/var/lib/cni/networks"
-LOCK_TIMEOUT = 60.0
+LOCK_TIMEOUT = 60.0  # seconds
 
 
 class Place(Value):
-    """Where the leases of a network are, and how many seconds to wait for their lock."""
+    """Where the leases of a network are, and how long to wait for their lock (seconds)."""
 
     data_dir: str
     network: str
@@ -43,7 +43,7 @@ class Place(Value):
 
 
 class Settings(Value):
-    """All that an ADD needs to know."""
+    """Everything that an ADD needs."""
 
     place: Place
     sets: tuple[RangeSet, ...]
@@ -54,7 +54,10 @@ class Settings(Value):
 
 
 def parse_place(conf: Mapping[str, object]) -> Place:
-    """Read what a release needs and no more: faults elsewhere must not keep an address from its release (H6)."""
+    """Return what a release needs. Faults in other keys are ignored: they must not prevent a release (H6).
+
+    Raises InvalidConfiguration (7) if dataDir is not a path.
+    """
     faults: list[str] = []
     data_dir = _parse_data_dir(_section(conf), faults)
     if faults:
@@ -63,7 +66,7 @@ def parse_place(conf: Mapping[str, object]) -> Place:
 
 
 def parse_settings(request: Request) -> Settings:
-    """Read the configuration of a request; InvalidConfiguration lists every fault."""
+    """Return the settings in a request's configuration. Raises InvalidConfiguration (7) with all faults."""
     conf = request.conf
     ipam = _section(conf)
     reader = FaultReader()
@@ -75,7 +78,7 @@ def parse_settings(request: Request) -> Settings:
     )
     resolv_conf = reader.text(ipam, "resolvConf", "ipam.") or ""
     if "\0" in resolv_conf:
-        faults.append("ipam.resolvConf has a zero byte")
+        faults.append("ipam.resolvConf contains a NUL byte")
     routes = tuple([parse_route(reader, where, item) for where, item in reader.objects(ipam, "routes", "ipam.")])
     settings = Settings(
         place=place,
@@ -116,7 +119,7 @@ def _parse_timeout(conf: Mapping[str, object], faults: list[str]) -> float:
     if timeout is None:
         return LOCK_TIMEOUT
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= 86400:
-        faults.append("lockTimeout is not a number of seconds from 0 to 86400")
+        faults.append("lockTimeout must be a number of seconds between 0 and 86400")
         return LOCK_TIMEOUT
     return float(timeout)
 
@@ -124,7 +127,7 @@ def _parse_timeout(conf: Mapping[str, object], faults: list[str]) -> float:
 def _parse_sets(
     conf: Mapping[str, object], ipam: Mapping[str, object], version: str, reader: FaultReader
 ) -> tuple[RangeSet, ...]:
-    """Give the sets in their order: capability ipRanges, the old single range, ranges (H1)."""
+    """Return the range sets in order: runtimeConfig.ipRanges, the single range of the older form, ranges (H1)."""
     before = len(reader.faults)
     sets = _parse_lists(_section(conf, "runtimeConfig"), "ipRanges", "runtimeConfig.", reader)
     if ipam.get("subnet") not in (None, ""):
@@ -136,7 +139,7 @@ def _parse_sets(
         reader.faults.append("no IP ranges specified: ipam has neither ranges nor subnet")
     for bits, family in ((32, "IPv4"), (128, "IPv6")):
         if sum(found[0].bits == bits for found in sets) > 1 and not version_at_least(version, "0.3.0"):
-            reader.faults.append(f"cniVersion {version} does not support more than 1 address per family, here {family}")
+            reader.faults.append(f"cniVersion {version} does not support more than 1 address per family ({family})")
     for index, one in enumerate(sets):
         for later, other in enumerate(sets[index + 1 :], index + 1):
             if sets_overlap(one, other):
@@ -166,14 +169,14 @@ def _parse_set(items: list[tuple[str, object]], where: str, faults: list[str]) -
         except (TypeError, ValueError) as error:
             faults.append(f"{place.rstrip('.')}: {error}")
     if len(ranges) == len(items):
-        fault = set_fault(tuple(ranges))
+        fault = describe_fault(tuple(ranges))
         if fault:
             faults.append(f"{where.rstrip('.')}: {fault}")
     return tuple(ranges)
 
 
 def _parse_requested(request: Request, reader: FaultReader) -> tuple[Address, ...]:
-    """Give the addresses asked for, in the order CNI_ARGS, args.cni.ips, runtimeConfig.ips, each once (H3)."""
+    """Return the requested addresses without duplicates: CNI_ARGS, args.cni.ips, then runtimeConfig.ips (H3)."""
     texts: list[tuple[str, object]] = []
     if request.args.get("IP"):
         texts.append(("CNI_ARGS IP", request.args["IP"]))

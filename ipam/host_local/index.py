@@ -1,15 +1,16 @@
-"""Which leases an attachment holds, found without reading them all (H8).
+"""An index of the leases by attachment, so that a call need not read them all (H8).
 
-On disk, beside the folders of the networks, where the Go plugin never looks::
+On disk, beside the folders of the networks, where the Go plugin does not look::
 
     <dataDir>/.ib-index/<network>/
-        <containerID>:<ifname> -> 10.0.0.7,2001:db8::7      symbolic links that lead nowhere: text of one
-        <containerID>:         -> 10.0.0.9                  system call, never torn; without ifname: legacy
+        <containerID>:<ifname> -> 10.0.0.7,2001:db8::7      leases of an attachment
+        <containerID>:         -> 10.0.0.9                  the same, written by old versions without ifname
         seal                   -> <boot id>,<mtime>
 
-The lease files are the truth; this is a hint. It holds while the seal matches: this boot, and the modification
-time (ns) that the folder of the leases was given when the index was last right. Whoever else changes that folder
-changes its time. Every name the index gives is compared with the lease itself before anything is done.
+The entries are dangling symbolic links: one system call writes them, so that none is ever half written. The lease files
+are the truth; the index is a hint. It is valid while the seal matches: the boot ID, and the modification time (ns) that
+the folder of the leases was given when the index was last complete. Any other change of that folder changes its time.
+Each name in the index is compared with the lease itself before it is used.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ FOLDER = ".ib-index"
 SEAL = "seal"
 _KEY_MAX = 240  # bytes of a file name
 _PRIME = (1 << 127) - 1
-_BEHIND = 10_000_000_000  # ns; a seal lies in the past, where no later change of the folder can put its time
+_SEAL_AGE = 10_000_000_000  # ns; the sealed time is in the past, so that no later change of the folder can produce it
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class Index:
-    """The index of one network; every method may raise OSError, after which the index is not to be sealed."""
+    """The index of one network. Every method may raise OSError; after that the index must not be sealed."""
 
     def __init__(self, data_dir: str, network: str, leases: int) -> None:
-        """Open the index of the folder `leases` (a descriptor), which must be locked."""
+        """Open the index of the folder `leases` (a descriptor), whose lock the caller must hold."""
         self._leases = leases
         self._boot_id = _boot_id()
         self._folder = _open_folder(data_dir, network)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the index."""
         os.close(self._folder)
 
-    def holds(self) -> bool:
-        """Tell whether nobody has changed the leases since the seal."""
+    def is_valid(self) -> bool:
+        """Return whether the leases are unchanged since the index was sealed."""
         try:
             seal = os.readlink(SEAL, dir_fd=self._folder)
         except OSError:
@@ -53,37 +54,37 @@ class Index:
         return seal == f"{self._boot_id},{os.fstat(self._leases).st_mtime_ns}"
 
     def seal(self) -> None:
-        """Declare the index right."""
-        _forget(SEAL, self._folder)
-        mark = time.time_ns() - _BEHIND
+        """Mark the index as complete."""
+        _unlink(SEAL, self._folder)
+        mark = time.time_ns() - _SEAL_AGE
         os.utime(self._leases, ns=(mark, mark))
         os.symlink(f"{self._boot_id},{os.fstat(self._leases).st_mtime_ns}", SEAL, dir_fd=self._folder)
 
     def find(self, holder: Holder) -> list[str]:
-        """Give the names of the lease files of an attachment."""
+        """Return the names of an attachment's lease files."""
         try:
             return os.readlink(_key(holder), dir_fd=self._folder).split(",")
         except FileNotFoundError:
             return []
 
     def put(self, holder: Holder, names: Iterable[str]) -> None:
-        """Note which lease files an attachment has; none: forget it."""
+        """Store the names of an attachment's lease files; without names, remove its entry."""
         key = _key(holder)
-        _forget(key, self._folder)
+        _unlink(key, self._folder)
         text = ",".join(names)
         if text:
             os.symlink(text, key, dir_fd=self._folder)
 
     def rebuild(self, leases: Mapping[Holder, Iterable[str]]) -> None:
-        """Make the index say what the leases say."""
+        """Make the index match the leases: file names by attachment."""
         wanted: dict[str, list[str]] = {}
         for holder, names in leases.items():
             wanted.setdefault(_key(holder), []).extend(names)
         for key in os.listdir(self._folder):
-            if key in wanted and _reads(key, self._folder) == ",".join(wanted[key]):
+            if key in wanted and _read_link(key, self._folder) == ",".join(wanted[key]):
                 del wanted[key]
             else:
-                _forget(key, self._folder)
+                _unlink(key, self._folder)
         for key, names in wanted.items():
             os.symlink(",".join(names), key, dir_fd=self._folder)
 
@@ -91,7 +92,7 @@ class Index:
 def _key(holder: Holder) -> str:
     key = f"{holder.container_id}:{holder.ifname}"
     if len(key.encode()) > _KEY_MAX:
-        # Two that meet here do no harm: names are compared with the leases.
+        # A collision does no harm: the names are compared with the leases.
         return f"~{int.from_bytes(key.encode(), 'big') % _PRIME:x}"
     return key
 
@@ -114,14 +115,14 @@ def _open_folder(data_dir: str, network: str) -> int:
         os.close(above)
 
 
-def _forget(key: str, folder: int) -> None:
+def _unlink(key: str, folder: int) -> None:
     try:
         os.unlink(key, dir_fd=folder)
     except FileNotFoundError:
         pass
 
 
-def _reads(key: str, folder: int) -> str:
+def _read_link(key: str, folder: int) -> str:
     try:
         return os.readlink(key, dir_fd=folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""The lock on a network's leases: flock on the file `lock`, as host-local takes it, with a deadline (C21, H5)."""
+"""The lock on a network's leases: flock on the file `lock`, as in the Go host-local, with a deadline (C21, H5)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import time
 from ipam.protocol.errors import StateFailure, TryAgainLater
 
 LOCK_FILE = "lock"
-_REPEAT = 0.05  # s; an alarm that arrives before flock() sleeps is lost, so it comes again
+_REPEAT = 0.05  # seconds; an alarm that arrives before flock() sleeps is lost, so it is repeated
 
 
 def take_lock(folder: int, path: str, seconds: float) -> int:
-    """Lock the folder (a descriptor; `path` is for messages) and give the lock's descriptor; closing it unlocks.
+    """Lock the folder (a descriptor; `path` is for messages) and return the lock's descriptor. Closing it unlocks.
 
-    TryAgainLater names who holds the lock if it is not free within `seconds`.
+    Raises TryAgainLater (11), which names the holder, if the lock is not free within `seconds`; StateFailure (106) if
+    the lock file cannot be opened.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -24,14 +25,14 @@ def take_lock(folder: int, path: str, seconds: float) -> int:
             if not _flock(lock, deadline - time.monotonic()):
                 raise TryAgainLater(
                     f"the leases in {path} are locked by {_lock_holder(lock)}, waited {seconds:g} s",
-                    "it is released when that process ends; lockTimeout sets how long to wait",
+                    "the lock is released when that process ends; lockTimeout sets how long to wait",
                 )
             if os.fstat(lock).st_nlink:
                 return lock
         except BaseException:
             os.close(lock)
             raise
-        os.close(lock)  # somebody removed the file while we waited: the next one opens another
+        os.close(lock)  # the file was removed while we waited: lock the new one
 
 
 def _open_lock(folder: int, path: str) -> int:
@@ -51,7 +52,7 @@ _EACCES, _EROFS = 13, 30
 
 
 class _Expired(Exception):
-    """The deadline has come."""
+    """The deadline has passed."""
 
 
 def _expire(_signal: int, _frame: object) -> None:
@@ -67,12 +68,12 @@ def _flock(lock: int, seconds: float) -> bool:
 
 
 def _wait(lock: int, seconds: float) -> bool:
-    """Sleep in flock(), where the kernel keeps the queue, until an alarm."""
+    """Sleep in flock(), where the kernel keeps the queue, until an alarm interrupts it."""
     import _signal  # type: ignore[import-not-found]  # no stubs; the module `signal` pulls in enum
 
     try:
         before = _signal.signal(_signal.SIGALRM, _expire)
-    except ValueError:  # signals belong to the main thread
+    except ValueError:  # only the main thread may set signal handlers
         return _poll(lock, seconds)
     timer = (0.0, 0.0)
     try:
@@ -103,7 +104,7 @@ def _poll(lock: int, seconds: float) -> bool:
 
 
 def _lock_holder(lock: int) -> str:
-    """Tell from /proc/locks who holds a lock: "pid 4711 (host-local)"."""
+    """Return who holds a lock, from /proc/locks: "pid 4711 (host-local)"."""
     inode = str(os.fstat(lock).st_ino)
     try:
         with open("/proc/locks", encoding="utf-8") as lines:
@@ -121,4 +122,4 @@ def _program(pid: str) -> str:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
             return comm.read().strip()
     except OSError:
-        return "gone"
+        return "exited"

@@ -1,4 +1,4 @@
-"""The bundled host-local: ADD, DEL, CHECK, GC and STATUS, in process or as the executable ib-host-local (H1 to H8)."""
+"""The commands of the bundled host-local, called in process or by the executable ib-host-local (H1 to H8)."""
 
 from __future__ import annotations
 
@@ -35,14 +35,18 @@ _ATTACHMENTS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
 
 def add(request: Request) -> Result:
-    """Reserve one address of each range set for the attachment (H3, H4, H7)."""
+    """Reserve one address of each range set and return them with the configured routes and DNS settings (H3, H4, H7).
+
+    Raises InvalidConfiguration (7), TryAgainLater (11: lock held, slice unknown), AddressManagement (104: no address),
+    StateFailure (106).
+    """
     settings = parse_settings(request)
-    sets = own_sets(settings)
+    sets = node_range_sets(settings)
     dns = _read_dns(settings.resolv_conf)
     holder = _holder(request)
     store = open_store(settings.place, create=True)
     if store is None:
-        raise StateFailure(f"cannot make {settings.place.data_dir}/{settings.place.network}")
+        raise StateFailure(f"cannot create {settings.place.data_dir}/{settings.place.network}")
     with store:
         try:
             grants = allocate(sets, settings.requested, holder, store)
@@ -57,7 +61,10 @@ def add(request: Request) -> Result:
 
 
 def delete(request: Request) -> None:
-    """Release all addresses of the attachment; none held is a success (H6, C13)."""
+    """Release all addresses of the attachment. Succeeds if it holds none (H6, C13).
+
+    Raises InvalidConfiguration (7: dataDir), TryAgainLater (11: lock held), StateFailure (106).
+    """
     store = open_store(parse_place(request.conf), create=False)
     if store is not None:
         with store:
@@ -65,7 +72,10 @@ def delete(request: Request) -> None:
 
 
 def check(request: Request) -> None:
-    """Look whether the attachment holds an address, and each one of prevResult that is ours (H6, C15)."""
+    """Check that the attachment holds an address, and every address of prevResult that is in our ranges (H6, C15).
+
+    Raises AddressManagement (104) if not; InvalidConfiguration (7), TryAgainLater (11), StateFailure (106).
+    """
     settings = parse_settings(request)
     holder = _holder(request)
     store = open_store(settings.place, create=False)
@@ -76,15 +86,16 @@ def check(request: Request) -> None:
     who = f"{holder.container_id} {holder.ifname} of network {settings.place.network}"
     if not held:
         raise AddressManagement(f"no address is reserved for {who}")
-    lost = [text for text, address in _promised(request, settings.sets) if address not in held]
+    lost = [text for text, address in _previous_addresses(request, settings.sets) if address not in held]
     if lost:
-        raise AddressManagement(f"not reserved for {who}: {', '.join(lost)}")
+        raise AddressManagement(f"addresses not reserved for {who}: {', '.join(lost)}")
 
 
 def gc(request: Request, live: Callable[[], Iterable[str]] = tuple) -> None:
     """Release every lease of this network whose container has no valid attachment (H8, C16, C17).
 
-    `live` gives more valid containers; it is asked after the leases were read.
+    `live` returns further valid containers; it is called after the leases were read. Raises InvalidConfiguration (7)
+    without a list of valid attachments, TryAgainLater (11: lock held), StateFailure (106).
     """
     valid = _valid_containers(request.conf)
     store = open_store(parse_place(request.conf), create=False)
@@ -93,7 +104,7 @@ def gc(request: Request, live: Callable[[], Iterable[str]] = tuple) -> None:
     with store:
         holders = store.holders()
         valid = {*valid, *live()}
-        # What does not name a container was put there by somebody else, to keep an address from being given.
+        # A file that does not name a container was put there by somebody else, to reserve the address.
         stale = {
             holder: names
             for holder, names in holders.items()
@@ -104,10 +115,13 @@ def gc(request: Request, live: Callable[[], Iterable[str]] = tuple) -> None:
 
 
 def status(request: Request) -> None:
-    """Say nothing if an ADD could be served; NotAvailable tells what is in the way (H8, C18)."""
+    """Return if an ADD could be served. Raises NotAvailable (50) with the reason if not (H8, C18).
+
+    Raises InvalidConfiguration (7) for a wrong configuration.
+    """
     settings = parse_settings(request)
     try:
-        sets = own_sets(settings)
+        sets = node_range_sets(settings)
         _read_dns(settings.resolv_conf)
     except CniError as error:
         raise NotAvailable(error.msg, error.details) from None
@@ -125,18 +139,19 @@ def status(request: Request) -> None:
 
 
 def main() -> int:
-    """Run as a CNI plugin on this process's environment, standard input and output."""
+    """Run as a CNI plugin on this process's environment, standard input and output. Returns the exit status."""
     environ = dict(os.environ)
     if not environ.get("CNI_COMMAND"):
         from ipam.protocol.versions import VERSIONS
 
         sys.stderr.write(
-            f"ib-host-local: CNI IPAM plugin, a drop-in for host-local\nCNI versions: {', '.join(VERSIONS)}\n"
+            "ib-host-local: CNI IPAM plugin, a drop-in replacement for host-local\n"
+            f"CNI versions: {', '.join(VERSIONS)}\n"
         )
         return 0
     from ipam.protocol.edge import serve
 
-    handlers = {"ADD": _add_elsewhere, "DEL": delete, "CHECK": check, "GC": gc, "STATUS": status}
+    handlers = {"ADD": _add_checked, "DEL": delete, "CHECK": check, "GC": gc, "STATUS": status}
     return serve(
         handlers,
         known_args=KNOWN_ARGS,
@@ -146,15 +161,15 @@ def main() -> int:
     )
 
 
-def _add_elsewhere(request: Request) -> Result:
-    """ADD, but not for the namespace this process is in (C20); a DEL is never refused for that."""
+def _add_checked(request: Request) -> Result:
+    """ADD, refused for the namespace that this process is in (C20). DEL is not refused."""
     if request.environ.get("CNI_NETNS_OVERRIDE", "").lower() not in ("1", "true"):
         try:
             own = os.path.samestat(os.stat(request.netns), os.stat("/proc/self/ns/net"))
-        except OSError:  # no address needs the namespace; the plugin that does will report it
+        except OSError:  # addresses do not need the namespace; the plugin that does will report it
             own = False
         if own:
-            raise OwnNamespace(f"CNI_NETNS {request.netns} is the namespace of the plugin itself")
+            raise OwnNamespace(f"CNI_NETNS {request.netns} is the plugin's own network namespace")
     return add(request)
 
 
@@ -162,8 +177,11 @@ def _holder(request: Request) -> Holder:
     return Holder(container_id=request.container_id, ifname=request.ifname)
 
 
-def own_sets(settings: Settings) -> tuple[RangeSet, ...]:
-    """Give the range sets that this node gives addresses from."""
+def node_range_sets(settings: Settings) -> tuple[RangeSet, ...]:
+    """Return the range sets that this node allocates from: the configured ones, or its slice of them.
+
+    Raises TryAgainLater (11) if the slice is unknown, InvalidConfiguration (7) if it has no address.
+    """
     if settings.slices is None:
         return settings.sets
     from ipam.host_local.slices import cut_sets, find_slice
@@ -172,7 +190,7 @@ def own_sets(settings: Settings) -> tuple[RangeSet, ...]:
 
 
 def _advance(store: Store, refusal: Refusal) -> None:
-    """Let the sets that had been served go on from there, as the Go plugin does."""
+    """Move the cursors of the sets that were served before the refusal, as the Go plugin does."""
     try:
         store.advance(refusal.granted)
     except OSError:  # the refusal matters, the cursor does not
@@ -195,8 +213,8 @@ def _read_text(path: str) -> str:
         return file.read(_TEXT_MAX).decode(errors="replace")
 
 
-def _promised(request: Request, sets: tuple[RangeSet, ...]) -> list[tuple[str, tuple[int, int]]]:
-    """Give the addresses of prevResult that lie in our range sets."""
+def _previous_addresses(request: Request, sets: tuple[RangeSet, ...]) -> list[tuple[str, tuple[int, int]]]:
+    """Return the addresses of prevResult that are in our range sets, as text and value."""
     if request.conf.get("prevResult") is None:
         return []
     from ipam.protocol.address import parse_cidr
@@ -208,18 +226,18 @@ def _promised(request: Request, sets: tuple[RangeSet, ...]) -> list[tuple[str, t
 
 
 def _valid_containers(conf: Mapping[str, object]) -> set[str]:
-    """Give the containers of the valid attachments; an absent list is not an empty one (C16).
+    """Return the containers of the valid attachments. A missing list is an error, not an empty list (C16).
 
-    Some runtimes list their eth0 attachments only: one valid attachment keeps all of a container's (C17).
+    Some runtimes list only their eth0 attachments, so one valid attachment keeps all of its container's (C17).
     """
     listed = next((conf[key] for key in _ATTACHMENTS if conf.get(key) is not None), None)
     if not isinstance(listed, list):
-        raise InvalidConfiguration(f"{_ATTACHMENTS[0]} is not a list: nothing is released")
+        raise InvalidConfiguration(f"{_ATTACHMENTS[0]} is not a list", "nothing was released")
     containers = set()
     for index, item in enumerate(listed):
         container = item.get("containerID") if isinstance(item, dict) else None
         if not isinstance(container, str) or not container:
-            raise InvalidConfiguration(f"{_ATTACHMENTS[0]}[{index}] has no containerID: nothing is released")
+            raise InvalidConfiguration(f"{_ATTACHMENTS[0]}[{index}] has no containerID", "nothing was released")
         containers.add(container)
     return containers
 

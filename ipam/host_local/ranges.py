@@ -1,4 +1,4 @@
-"""Ranges of addresses and sets of them: pure arithmetic on integers (H1, H2)."""
+"""Address ranges and sets of ranges: pure arithmetic on integers (H1, H2)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Range(Value):
-    """Addresses `start` to `end`, both included, of a subnet; `gateway` is handed out to nobody.
+    """The addresses `start` to `end` (inclusive) of a subnet. `gateway` is never handed out.
 
-    `pool` is what slices divide: start and end if one of them was configured, else the whole subnet.
+    `pool` (first, last) is what slices divide: start and end if one of them was configured, else the whole subnet.
     """
 
     bits: int
@@ -26,12 +26,12 @@ class Range(Value):
     pool: tuple[int, int]
 
     def __contains__(self, address: Address) -> bool:
-        """Tell whether the address may be handed out from here."""
+        """Return whether the address is in the range."""
         bits, number = address
         return bits == self.bits and self.start <= number <= self.end
 
     def __str__(self) -> str:
-        """Give "10.0.0.1-10.0.0.254"."""
+        """Return text like "10.0.0.1-10.0.0.254"."""
         return f"{render_address((self.bits, self.start))}-{render_address((self.bits, self.end))}"
 
 
@@ -40,25 +40,25 @@ if TYPE_CHECKING:
 
 
 def render_set(range_set: RangeSet) -> str:
-    """Give "10.0.0.1-10.0.0.99,10.0.1.1-10.0.1.99"."""
+    """Return text like "10.0.0.1-10.0.0.99,10.0.1.1-10.0.1.99", as the Go plugin prints a set."""
     return ",".join([str(part) for part in range_set])
 
 
 def range_of(range_set: RangeSet, address: Address) -> Range | None:
-    """Give the range of the set that holds the address."""
+    """Return the range of the set that contains the address, or None."""
     for part in range_set:
         if address in part:
             return part
     return None
 
 
-def overlap(one: Range, other: Range) -> bool:
-    """Tell whether two ranges have an address in common."""
+def ranges_overlap(one: Range, other: Range) -> bool:
+    """Return whether two ranges have an address in common."""
     return one.bits == other.bits and one.start <= other.end and other.start <= one.end
 
 
 def parse_range(item: Mapping[str, object]) -> Range:
-    """Read {subnet, rangeStart, rangeEnd, gateway}; ValueError with the fault (H2)."""
+    """Return the range of {subnet, rangeStart, rangeEnd, gateway}. Raises ValueError with the fault (H2)."""
     texts = [item.get(key) for key in ("subnet", "rangeStart", "rangeEnd", "gateway")]
     for key, text in zip(("subnet", "rangeStart", "rangeEnd", "gateway"), texts, strict=True):
         if text is not None and not isinstance(text, str):
@@ -73,10 +73,11 @@ def parse_range(item: Mapping[str, object]) -> Range:
     network = last + 1 - (1 << bits - prefix)
     if first != network:
         raise ValueError(f"subnet {subnet} has host bits set: the network is {render_cidr((bits, network), prefix)}")
-    lowest = _within(start, bits, network, last, "rangeStart") if start else network + 1
-    highest = _within(end, bits, network, last, "rangeEnd") if end else last - (bits == IPV4)
+    lowest = _parse_bound("rangeStart", start, subnet, bits, network, last) if start else network + 1
+    highest = _parse_bound("rangeEnd", end, subnet, bits, network, last) if end else last - (bits == IPV4)
     if lowest > highest:
-        raise ValueError(f"the range starts at {render_address((bits, lowest))}, behind its end")
+        texts = [render_address((bits, number)) for number in (lowest, highest)]
+        raise ValueError(f"the range starts at {texts[0]}, after its end {texts[1]}")
     return Range(
         bits=bits,
         prefix=prefix,
@@ -87,26 +88,26 @@ def parse_range(item: Mapping[str, object]) -> Range:
     )
 
 
-def _within(text: str, bits: int, network: int, last: int, key: str) -> int:
+def _parse_bound(key: str, text: str, subnet: str, bits: int, network: int, last: int) -> int:
     family, number = parse_address(text)
     if family != bits or not network <= number <= last:
-        raise ValueError(f"{key} {text} is not in the subnet of {render_address((bits, network))}")
+        raise ValueError(f"{key} {text} is not in the subnet {subnet}")
     return number
 
 
-def set_fault(range_set: RangeSet) -> str:
-    """Tell what is wrong with a set as a whole, nothing if it is right."""
+def describe_fault(range_set: RangeSet) -> str:
+    """Return what is wrong with a set as a whole; "" if nothing is."""
     if not range_set:
         return "empty range set"
     if len({part.bits for part in range_set}) > 1:
         return "mixed address families"
     for index, one in enumerate(range_set):
         for other in range_set[index + 1 :]:
-            if overlap(one, other):
+            if ranges_overlap(one, other):
                 return f"subnets {one} and {other} overlap"
     return ""
 
 
 def sets_overlap(one: RangeSet, other: RangeSet) -> bool:
-    """Tell whether two sets have an address in common."""
-    return any(overlap(a, b) for a in one for b in other)
+    """Return whether two sets have an address in common."""
+    return any(ranges_overlap(a, b) for a in one for b in other)

@@ -1,10 +1,10 @@
-"""resolv.conf as host-local reads it for `resolvConf` (H7)."""
+"""Parse resolv.conf as host-local does for `resolvConf` (H7)."""
 
 from __future__ import annotations
 
 
 def parse_resolv_conf(text: str) -> dict[str, object]:
-    """Give nameservers, domain, search and options, as the `dns` of a result has them."""
+    """Return nameservers, domain, search and options in the form of a result's `dns`. Other lines are ignored."""
     lists: dict[str, list[str]] = {"nameservers": [], "search": [], "options": []}
     domain = ""
     for line in text.split("\n"):

@@ -1,4 +1,4 @@
-r"""The leases of a network on disk, as the Go host-local lays them out, so that both can share them (H5, H6).
+r"""The leases of a network on disk, in the layout of the Go host-local, so that both can share them (H5, H6).
 
 On disk::
 
@@ -7,10 +7,10 @@ On disk::
         2001:db8::7
         last_reserved_ip.<n>   the address reserved last in range set n
         lock                   flock, held while anything here is read or changed
-        .ib-host-local.new     a file on its way; left behind only by a crash, and removed then
+        .ib-host-local.new     a file being written; left behind only by a crash, and removed by the next call
 
-A lease appears whole: written beside, synced, linked to its name, which fails if the name exists. Empty and torn
-files are what a crash has left of a lease (the Go plugin creates first and writes then, but under the lock).
+A lease appears complete: it is written to another name, synced, and linked to its own name, which fails if that exists.
+Empty and cut-off files are damaged leases, left by a crash (the Go plugin creates the file first and then writes it).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 _NEW = ".ib-host-local.new"
 _CURSOR = "last_reserved_ip."
-_PROBES = 256  # addresses tried one by one before the folder is listed: half a millisecond
-_LEASE_USUAL = 4096  # bytes
+_PROBES = 256  # addresses looked up one by one (half a millisecond) before the folder is listed
+_CHUNK = 4096  # bytes
 _LEASE_MAX = 1 << 18  # bytes
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def parse_lease(content: bytes) -> Holder | None:
-    """Tell who holds a lease; None for what is left of one: empty, zeroes, or cut off behind the first line."""
+    """Return the holder of a lease; None for a damaged one: empty, with NUL bytes, or cut off after the first line."""
     text = content.decode(errors="replace")
     if not text.strip() or "\0" in text or text.endswith(("\r", "\r\n")):
         return None
@@ -53,7 +53,7 @@ def parse_lease(content: bytes) -> Holder | None:
 
 
 def lease_address(name: str) -> Address | None:
-    """Give the address a file name spells; None if it is no lease."""
+    """Return the address in a file name; None if the file is not a lease."""
     try:
         return parse_address(name)
     except ValueError:
@@ -61,10 +61,13 @@ def lease_address(name: str) -> Address | None:
 
 
 class Store:
-    """The leases of one network, locked. Use as a context; `open_store` makes it."""
+    """The locked leases of one network. Open with open_store() and use as a context manager.
+
+    Reading and writing raise StateFailure (106) or OSError; the context manager turns an OSError into a StateFailure.
+    """
 
     def __init__(self, path: str, folder: int, lock: int, index: Index | None) -> None:
-        """Take over the descriptors of the folder and of its lock."""
+        """Take ownership of the descriptors of the folder and its lock."""
         self._path = path
         self._folder = folder
         self._lock = lock
@@ -75,22 +78,22 @@ class Store:
         self._changed = False
 
     def refresh(self) -> None:
-        """Read all leases, unless the index is known to be right."""
-        if self._index is None or not self._index.holds():
+        """Read all leases, unless the index is valid."""
+        if self._index is None or not self._index.is_valid():
             self._scan()
 
     def __enter__(self) -> Self:
-        """Nothing to do: it is open."""
+        """Return the store, which is already open."""
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Close; what the operating system refused is a StateFailure."""
+        """Close the store. An OSError becomes a StateFailure (106)."""
         self.close()
         if isinstance(error, OSError):
             raise self._failure("use the leases", error) from None
 
     def close(self) -> None:
-        """Seal the index if it is known to be right, and unlock."""
+        """Seal the index if it is complete, and unlock."""
         try:
             if self._index is not None:
                 if self._changed:
@@ -104,17 +107,17 @@ class Store:
     # Reading.
 
     def held(self, holder: Holder) -> list[Address]:
-        """Give the addresses an attachment holds, by name; records without interface name count (H4)."""
+        """Return the addresses that an attachment holds, including those of leases without an interface name (H4)."""
         names = self._names_of(holder) + self._names_of(Holder(container_id=holder.container_id))
         return [address for address in map(lease_address, sorted(names)) if address is not None]
 
     def cursor(self, index: int) -> Address | None:
-        """Give the address reserved last in a set; None if that is unknown."""
+        """Return the address reserved last in range set `index`; None if unknown."""
         content = self._read(f"{_CURSOR}{index}")
         return None if content is None else lease_address(content.decode(errors="replace"))
 
-    def taken(self, address: Address) -> bool:
-        """Tell whether an address has a file: by a look at the file, or in the list of all after many looks."""
+    def is_taken(self, address: Address) -> bool:
+        """Return whether an address has a file. After many calls the folder is listed once instead."""
         name = render_address(address)
         if self._names is None and self._probes >= _PROBES:
             self._names = set(os.listdir(self._folder))
@@ -128,19 +131,19 @@ class Store:
         return True
 
     def holders(self) -> dict[Holder, list[str]]:
-        """Give all attachments with the names of their lease files, read from the leases themselves."""
+        """Return all attachments with the names of their lease files, read from the leases and not from the index."""
         self.reclaim()
         return dict(self._holders or {})
 
     def reclaim(self) -> int:
-        """Read all leases if this has not been done, and give how many were cleared away (H8)."""
+        """Read all leases unless that was done already. Returns how many damaged ones were removed (H8)."""
         return self._scan() if self._holders is None else 0
 
     def _scan(self) -> int:
-        """Read every lease, clear away what crashes left, and build the index anew; give how many were cleared."""
+        """Read all leases, remove damaged ones, and rebuild the index. Returns how many were removed."""
         holders: dict[Holder, list[str]] = {}
         names: set[str] = set()
-        cleared = 0
+        removed = 0
         for name in os.listdir(self._folder):
             if name == _NEW:
                 self._remove_leftover(name)
@@ -149,7 +152,7 @@ class Store:
             content = self._read(name)
             holder = None if content is None else parse_lease(content)
             if content is not None and holder is None and self._is_file(name) and self._remove_leftover(name):
-                cleared += 1
+                removed += 1
                 continue
             names.add(name)
             if holder is not None:
@@ -157,7 +160,7 @@ class Store:
         self._holders, self._names = holders, names
         self._changed = True
         self._try_index(lambda index: index.rebuild(holders))
-        return cleared
+        return removed
 
     def _names_of(self, holder: Holder) -> list[str]:
         if self._holders is None:
@@ -168,7 +171,7 @@ class Store:
         return list((self._holders or {}).get(holder, ()))
 
     def _indexed(self, holder: Holder) -> list[str] | None:
-        """Ask the index; None if there is none or what it says is not so."""
+        """Return names from the index; None if there is none, or if it does not match the leases."""
         if self._index is None:
             return None
         try:
@@ -182,7 +185,7 @@ class Store:
         return content is not None and parse_lease(content) == holder
 
     def _read(self, name: str) -> bytes | None:
-        """Give the content of a regular file; None if there is none."""
+        """Return the content of a regular file; None if there is none of that name."""
         try:
             file = os.open(name, _READ, dir_fd=self._folder)
         except OSError as error:
@@ -190,9 +193,9 @@ class Store:
                 return None
             raise self._failure(f"read {name}", error) from None
         try:
-            content = chunk = os.read(file, _LEASE_USUAL)
-            while len(chunk) == _LEASE_USUAL and len(content) < _LEASE_MAX:
-                chunk = os.read(file, _LEASE_USUAL)
+            content = chunk = os.read(file, _CHUNK)
+            while len(chunk) == _CHUNK and len(content) < _LEASE_MAX:
+                chunk = os.read(file, _CHUNK)
                 content += chunk
             return content
         except (IsADirectoryError, BlockingIOError):
@@ -205,7 +208,7 @@ class Store:
     # Writing.
 
     def reserve(self, holder: Holder, grants: Sequence[Grant]) -> None:
-        """Write the leases of an attachment, all or none, and the cursors of their sets (H4, H5)."""
+        """Write the leases of an attachment, all or none, and the cursors of their range sets (H4, H5)."""
         content = f"{holder.container_id}\r\n{holder.ifname}".encode()
         names = [render_address(grant.address) for grant in grants]
         before = self._names_of(holder)
@@ -226,10 +229,10 @@ class Store:
         self._note(holder, before + made)
 
     def advance(self, grants: Sequence[Grant]) -> None:
-        """Note the addresses given last, without leases for them."""
-        indexed = self._changed or (self._index is not None and self._index.holds())
+        """Set the cursors of the range sets without writing leases."""
+        valid = self._changed or (self._index is not None and self._index.is_valid())
         self._advance(grants)
-        self._changed = indexed
+        self._changed = valid
 
     def _advance(self, grants: Sequence[Grant]) -> None:
         for grant in grants:
@@ -237,7 +240,10 @@ class Store:
             self._write(f"{_CURSOR}{grant.index}", text, self._rename_new, durable=False)
 
     def release(self, holder: Holder) -> list[str]:
-        """Remove the leases of an attachment, or else those of its container without interface name (H6)."""
+        """Remove the leases of an attachment; if it has none, those of its container without interface name (H6).
+
+        Returns the names of the removed files.
+        """
         for owner in (holder, Holder(container_id=holder.container_id)):
             names = self._names_of(owner)
             if names:
@@ -246,7 +252,7 @@ class Store:
         return []
 
     def remove(self, leases: dict[Holder, list[str]]) -> None:
-        """Remove leases; all are tried before the first failure is raised."""
+        """Remove leases (file names by attachment). All are tried before StateFailure (106) lists the failures."""
         failed: list[str] = []
         done: list[Holder] = []
         for holder, names in leases.items():
@@ -291,12 +297,12 @@ class Store:
             raise
 
     def _link_new(self, name: str) -> None:
-        """Give the new file its name, which nobody may have."""
+        """Give the new file its name, which must not exist."""
         os.link(_NEW, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self._remove_leftover(_NEW)
 
     def _rename_new(self, name: str) -> None:
-        """Give the new file its name, in place of whatever has it; a link there is not followed."""
+        """Give the new file its name, replacing whatever has it. A symbolic link there is not followed."""
         os.rename(_NEW, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
     def _unlink_new(self) -> None:
@@ -311,12 +317,12 @@ class Store:
     def _remove_leftover(self, name: str) -> bool:
         try:
             os.unlink(name, dir_fd=self._folder)
-        except OSError:  # it stays taken; what needs the folder to be writable will say so
+        except OSError:  # the address stays taken; a later write reports a read-only folder
             return False
         return True
 
     def _try_index(self, act: Callable[[Index], None]) -> None:
-        """Change the index; on failure do without one: unsealed, the next call reads the leases."""
+        """Change the index. If that fails, drop it: it is not sealed, so the next call reads the leases."""
         if self._index is None:
             return
         try:
@@ -330,7 +336,10 @@ class Store:
 
 
 def open_store(place: Place, *, create: bool) -> Store | None:
-    """Lock and open the leases of a network; None if it has none and `create` is not set."""
+    """Lock and open the leases of a network; None if it has no folder and `create` is not set.
+
+    Raises TryAgainLater (11) if the lock is held too long, StateFailure (106) if the folder cannot be opened or made.
+    """
     path = os.path.join(place.data_dir, place.network)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -342,7 +351,11 @@ def open_store(place: Place, *, create: bool) -> Store | None:
             _make_folders(path)
             folder = os.open(path, flags)
     except OSError as error:
-        reason = "it is a symbolic link or no folder" if error.errno in (errno.ENOTDIR, errno.ELOOP) else error.strerror
+        reason = (
+            "it is a symbolic link or not a directory"
+            if error.errno in (errno.ENOTDIR, errno.ELOOP)
+            else error.strerror
+        )
         raise StateFailure(f"cannot open {path}: {reason}") from None
     try:
         lock = take_lock(folder, path, place.lock_timeout)
@@ -366,7 +379,7 @@ def _open_index(place: Place, folder: int) -> Index | None:
 
 
 def _make_folders(path: str) -> None:
-    """Make a folder and those above it, 0755 whatever os.makedirs gives the upper ones, and sync what names it."""
+    """Make a folder and its parents, all with mode 0755 (which os.makedirs does not do), and sync its parent."""
     above = os.path.dirname(path)
     if above and not os.path.isdir(above):
         _make_folders(above)
@@ -382,7 +395,7 @@ def _make_folders(path: str) -> None:
 
 
 def is_writable(place: Place) -> bool:
-    """Tell whether leases could be made: the folder is writable, or the nearest one above that exists."""
+    """Return whether leases could be written: the folder, or its nearest existing parent, is writable."""
     path = os.path.join(place.data_dir, place.network)
     while not os.path.lexists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
@@ -390,13 +403,13 @@ def is_writable(place: Place) -> bool:
 
 
 def is_exhausted(place: Place, index: int, range_set: RangeSet) -> bool:
-    """Tell whether a set has no address left; without a lock, since STATUS is asked often and decides nothing.
+    """Return whether a range set has no free address. Takes no lock: STATUS is called often and changes nothing.
 
-    An empty file counts as free: the next ADD clears it away.
+    An empty file counts as free, since the next ADD removes it.
     """
     path = os.path.join(place.data_dir, place.network)
 
-    def taken(address: Address) -> bool:
+    def is_taken(address: Address) -> bool:
         try:
             return os.lstat(os.path.join(path, render_address(address))).st_size > 0
         except OSError:
@@ -407,4 +420,4 @@ def is_exhausted(place: Place, index: int, range_set: RangeSet) -> bool:
             cursor = lease_address(file.read(64))
     except (OSError, ValueError):
         cursor = None
-    return next_free(range_set, cursor, taken) is None
+    return next_free(range_set, cursor, is_taken) is None

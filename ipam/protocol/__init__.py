@@ -1,6 +1,6 @@
-"""What every CNI plugin needs of the protocol: request, result, errors, versions, the edge; JSON and value classes.
+"""The CNI protocol as every plugin needs it: request, result, errors, versions, entry point; JSON and value classes.
 
-May import nothing but itself and the standard library. Only edge.py reads and writes, on the streams it is handed.
+May import only itself and the standard library. Only edge.py does I/O, on the streams that are passed to it.
 """
 
 from __future__ import annotations

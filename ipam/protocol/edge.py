@@ -1,4 +1,4 @@
-"""The edge of a CNI plugin: standard input to a Request, a handler's Result or error to standard output (C5)."""
+"""The entry point of a CNI plugin: standard input to a Request, a handler's Result or error to standard output (C5)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from ipam.protocol.result import Result
 
     class Reader(Protocol):
-        """What is read from: a binary stream."""
+        """A binary stream to read from."""
 
         def read(self, size: int, /) -> bytes | None:
-            """Give up to `size` bytes, none at the end."""
+            """Return up to `size` bytes; b"" at the end."""
 
     class Writer(Protocol):
-        """What is written to: a binary stream."""
+        """A binary stream to write to."""
 
         def write(self, data: bytes, /) -> object:
-            """Take all of `data`."""
+            """Write all of `data`."""
 
         def flush(self) -> object:
-            """Hand on what was taken."""
+            """Flush what was written."""
 
     Handler = Callable[[Request], "Result | None"]
 
@@ -45,10 +45,10 @@ def serve(
     stdout: Writer | None,
     on_fault: Callable[[BaseException], str] | None = None,
 ) -> int:
-    """Answer one invocation with one JSON document or nothing, and give the exit status.
+    """Serve one invocation: write one JSON document or nothing, and return the exit status (0 or 1).
 
-    `on_fault` logs an exception that is no CniError and tells where the log is. Without it the traceback goes
-    to standard error.
+    `on_fault` logs an exception that is not a CniError and returns where the log is. Without it the traceback goes to
+    standard error.
     """
     given = b""
     try:
@@ -62,14 +62,14 @@ def serve(
     except CniError as error:
         text = _failure(error, given)
         status = 1
-    except Exception as error:  # noqa: BLE001 - the protocol wants a document whatever happens
+    except Exception as error:  # noqa: BLE001 - the protocol requires a document whatever happens
         text = _failure(_internal(error, on_fault), given)
         status = 1
     return _print(stdout, text) or status
 
 
 def read_stdin(stdin: Reader | None) -> bytes:
-    """Read all of standard input; IoFailure if that fails, DecodingFailure above STDIN_LIMIT bytes (C4)."""
+    """Return all of standard input. Raises IoFailure (5), or DecodingFailure (6) above STDIN_LIMIT bytes (C4)."""
     if stdin is None:
         raise IoFailure("standard input is closed")
     chunks = []
@@ -107,7 +107,7 @@ def _failure(error: CniError, given: bytes) -> str:
 
 
 def _version_of(given: bytes) -> str:
-    """Give the version an error document carries: the configuration's if it can be told, else our newest."""
+    """Return the version for an error document: the configuration's if it can be read, else our newest."""
     from ipam.protocol.request import parse_configuration, parse_version
 
     if not given:
@@ -119,14 +119,14 @@ def _version_of(given: bytes) -> str:
 
 
 def _internal(error: Exception, on_fault: Callable[[BaseException], str] | None) -> InternalFault:
-    where = "standard error has the traceback"
+    where = "the traceback is on standard error"
     try:
         if on_fault is not None:
             where = on_fault(error)
         else:
             sys.__excepthook__(type(error), error, error.__traceback__)
-    except Exception as second:  # noqa: BLE001 - a log that cannot be written must not hide the first fault
-        where = f"nothing was logged: {second}"
+    except Exception as second:  # noqa: BLE001 - a failing log must not hide the first fault
+        where = f"the traceback could not be logged: {second}"
     return InternalFault(f"internal fault: {type(error).__name__}: {error}", where)
 
 
@@ -135,7 +135,7 @@ def _print(stdout: Writer | None, text: str) -> int:
         return 0
     try:
         if stdout is None:
-            raise OSError(9, "it is closed")
+            raise OSError(9, "closed")
         stdout.write(text.encode())
         stdout.flush()
     except (OSError, ValueError) as error:

@@ -1,32 +1,35 @@
-"""Errors of the CNI protocol: one exception class for each code (specification 1.1.0, docs/decisions.md, C5)."""
+"""Errors of the CNI protocol: one exception class for each code (specification 1.1.0, section 5, "Error"; C5).
+
+Codes below 100 are the specification's, the others are ours.
+"""
 
 from __future__ import annotations
 
 
 class CniError(Exception):
-    """An error the runtime is told of: `msg` says what failed on what and why, `details` what to do."""
+    """An error for the runtime: `msg` says what failed, on what object and why; `details` says what to do."""
 
     code: int = 100
 
     def __init__(self, msg: str, details: str = "") -> None:
-        """Keep message and details apart, as the error document does."""
+        """`msg` and `details` are separate members of the error document."""
         super().__init__(msg, details)
         self.msg = msg
         self.details = details
 
     def __str__(self) -> str:
-        """Join message and details into one line."""
+        """Return message and details in one line."""
         return f"{self.msg}; {self.details}" if self.details else self.msg
 
 
 class IncompatibleVersion(CniError):
-    """cniVersion is not supported, or not for this command."""
+    """cniVersion is not supported, or too old for this command."""
 
     code = 1
 
 
 class UnsupportedField(CniError):
-    """A field of the configuration has a value that is not supported; the message gives key and value."""
+    """A field of the configuration has an unsupported value; the message has key and value."""
 
     code = 2
 
@@ -38,7 +41,7 @@ class UnknownContainer(CniError):
 
 
 class InvalidEnvironment(CniError):
-    """A CNI_ variable is missing or wrong."""
+    """A CNI_ variable is missing or invalid."""
 
     code = 4
 
@@ -56,19 +59,19 @@ class DecodingFailure(CniError):
 
 
 class InvalidConfiguration(CniError):
-    """The network configuration is wrong; the message lists every fault."""
+    """The network configuration is invalid; the message lists all faults."""
 
     code = 7
 
 
 class OwnNamespace(CniError):
-    """CNI_NETNS is the namespace the plugin itself runs in."""
+    """CNI_NETNS is the network namespace that the plugin runs in."""
 
     code = 8
 
 
 class TryAgainLater(CniError):
-    """A passing condition, such as a lock that somebody else holds."""
+    """A temporary condition, such as a lock that is held."""
 
     code = 11
 
@@ -104,5 +107,5 @@ class StateFailure(CniError):
 
 
 def render_error(error: CniError, version: str) -> dict[str, object]:
-    """Give the error document of the protocol, as a dictionary (C5)."""
+    """Return the error document of the protocol (C5)."""
     return {"cniVersion": version, "code": error.code, "msg": error.msg, "details": error.details}

@@ -1,8 +1,8 @@
-"""JSON by the C scanner and encoder alone: the `json` package costs 7.5 ms of start-up, mostly for `re`.
+"""JSON with only CPython's C scanner and encoder: importing `json` costs 7.5 ms at start, mostly for `re`.
 
-`_json` is private to CPython, so everything here falls back to `json` where it is missing or has changed.
-Stricter than `json` where leniency would hurt later: no NaN or Infinity, no number beyond a double, no
-duplicate keys, no unpaired surrogates (they cannot be written to a file or a path).
+`_json` is private to CPython, so this module falls back to `json` where it is missing or has changed. It is stricter
+than `json` where leniency would cause trouble later: no NaN or Infinity, no number beyond a double, no duplicate keys,
+no unpaired surrogates (they cannot be written to a file or used in a path).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"key {key!r} twice in one object")
+                raise ValueError(f"duplicate key {key!r}")
             seen.add(key)
     return members
 
@@ -38,11 +38,11 @@ def _no_constant(name: str) -> object:
 
 
 def _no_object(obj: object) -> object:
-    raise TypeError(f"{type(obj).__name__} has no JSON form")
+    raise TypeError(f"{type(obj).__name__} cannot be written as JSON")
 
 
 class _Options:
-    """What the C scanner reads from its context."""
+    """The attributes that the C scanner reads from its context."""
 
     strict = True
     object_hook = None
@@ -50,20 +50,20 @@ class _Options:
     parse_float = staticmethod(_finite)
     parse_int = int
     parse_constant = staticmethod(_no_constant)
-    memo: dict[str, str] = {}  # noqa: RUF012 - read by the scanner of other versions, never changed by it
+    memo: dict[str, str] = {}  # noqa: RUF012 - other versions' scanners read it, and never change it
 
 
 def _native() -> tuple[Scan, Encode, Encode]:
     from _json import encode_basestring, encode_basestring_ascii, make_encoder, make_scanner
 
     def encoder(quote: Callable[[str], str]) -> Encode:
-        # No markers: a shared dictionary of them would keep its entries after a failed call.
+        # No markers (for circular references): the shared dictionary would keep entries after a failed call.
         chunks: Callable[[object, int], Iterable[str]] = make_encoder(
             None, _no_object, quote, None, ":", ",", False, False, False
         )
         return lambda obj: "".join(chunks(obj, 0))
 
-    scan: Scan = make_scanner(_Options)  # type: ignore[arg-type]  # the C scanner reads these attributes, no more
+    scan: Scan = make_scanner(_Options)  # type: ignore[arg-type]  # the C scanner reads only these attributes
     ascii_encode = encoder(encode_basestring_ascii)
     if scan('{"a":[1,2.5,null,"x"]}', 0) != ({"a": [1, 2.5, None, "x"]}, 22) or ascii_encode({"a": [1]}) != '{"a":[1]}':
         raise ImportError("_json has changed")
@@ -101,7 +101,7 @@ def _reason(text: str) -> str:
 
 
 def loads(text: bytes | str) -> object:
-    """Give the value of one JSON document; ValueError, with the reason, on anything else."""
+    """Return the value of one JSON document (UTF-8 if bytes). Raises ValueError with the reason on anything else."""
     if not isinstance(text, str):
         text = text.decode()
     elif not text.isascii():
@@ -110,10 +110,10 @@ def loads(text: bytes | str) -> object:
     try:
         document, end = _scan(text, 0)
     except StopIteration as stop:
-        raise ValueError(f"no value at character {stop.value}") from None
+        raise ValueError(f"no JSON value at character {stop.value}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except (SystemError, ImportError):  # the scanner names the place by json.decoder, if that happens to be loaded
+    except (SystemError, ImportError):  # the C scanner reports errors through json.decoder, which may not be loaded
         raise ValueError(_reason(text)) from None
     if end != len(text):
         raise ValueError(f"more than one value: extra data at character {end}")
@@ -123,7 +123,7 @@ def loads(text: bytes | str) -> object:
 
 
 def dumps(obj: object) -> str:
-    """Give the compact ASCII JSON text of dicts, lists, tuples and scalars; TypeError or ValueError on others."""
+    """Return compact ASCII JSON of dicts, lists, tuples and scalars. Raises TypeError or ValueError on others."""
     try:
         return _encode(obj)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""What a runtime asks of a CNI plugin: environment and standard input to a Request, with no effect (C1-C6, C19)."""
+"""Parse what a runtime asks of a CNI plugin: environment and standard input to a Request. No I/O (C1-C6, C19)."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ _REQUIRED = {
 }
 _ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _NAME = _ALPHANUMERIC | frozenset("_.-")
-_NAME_MAX = 255  # of a file, in bytes, on every file system of Linux
-_DEPTH_MAX = 200  # what was read must also be written again: to a record, to a delegate
-_IFNAME_MAX = 15  # IFNAMSIZ less the final zero byte
+_NAME_RULE = "must start with a letter or digit and contain only letters, digits, '_', '.' and '-'"
+_NAME_MAX = 255  # bytes in a file name, on every file system of Linux
+_DEPTH_MAX = 200  # levels; what was read is also written, to a record and to delegates
+_IFNAME_MAX = 15  # bytes; IFNAMSIZ without the final NUL
 _TRUE = ("1", "true")
 _FALSE = ("0", "false")
 
@@ -39,8 +40,8 @@ _FALSE = ("0", "false")
 class Request(Value):
     """One invocation.
 
-    `version` is the configuration's cniVersion, one of VERSIONS; `path` the folders of CNI_PATH; `args` the
-    pairs of CNI_ARGS; `conf` the network configuration; `environ` and `stdin` are as they came, for delegates.
+    `version` is the configuration's cniVersion, one of VERSIONS; `path` the folders in CNI_PATH; `args` the pairs in
+    CNI_ARGS; `conf` the network configuration. `environ` and `stdin` are unchanged, for delegates.
     """
 
     command: str
@@ -56,7 +57,7 @@ class Request(Value):
 
 
 def version_at_least(version: str, least: str) -> bool:
-    """Compare two versions of the specification, such as "0.3.1" and "1.0.0"."""
+    """Return whether a version of the specification, such as "0.3.1", is `least` or later."""
     return _numbers(version) >= _numbers(least)
 
 
@@ -65,12 +66,16 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def is_name(text: str) -> bool:
-    """Tell whether `text` may name a container or a network (C3)."""
+    """Return whether `text` is a valid name of a container or network (C3)."""
     return text != "" and text[0] in _ALPHANUMERIC and _NAME.issuperset(text)
 
 
 def parse_request(environ: Mapping[str, str], stdin: bytes, *, known_args: frozenset[str]) -> Request:
-    """Read environment and standard input; CniError of the code that C1 to C6 give, naming every fault."""
+    """Return the request in environment and standard input.
+
+    Raises a CniError that lists all faults of its kind: IncompatibleVersion (1), UnknownContainer (3),
+    InvalidEnvironment (4), DecodingFailure (6) or InvalidConfiguration (7), as C1 to C6 say.
+    """
     command = _parse_command(environ)
     if command == "VERSION":
         return Request(command=command, args={}, conf={}, version=VERSIONS[-1], environ=dict(environ), stdin=stdin)
@@ -95,7 +100,7 @@ def parse_request(environ: Mapping[str, str], stdin: bytes, *, known_args: froze
 def _parse_command(environ: Mapping[str, str]) -> str:
     command = environ.get("CNI_COMMAND", "")
     if command and command not in COMMANDS:
-        raise InvalidEnvironment(f"unknown CNI_COMMAND {command[:40]!r}", f"one of {', '.join(COMMANDS)}")
+        raise InvalidEnvironment(f"unknown CNI_COMMAND {command[:40]!r}", f"it must be one of {', '.join(COMMANDS)}")
     if not command:
         raise InvalidEnvironment("required environment variables missing: CNI_COMMAND")
     return command
@@ -111,7 +116,7 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
         return
     faults = _container_faults(environ["CNI_CONTAINERID"]) + _ifname_faults(environ["CNI_IFNAME"])
     if command in ("ADD", "CHECK"):
-        # Both are written down, as JSON. What was never attached with them, a DEL need not refuse.
+        # ADD writes both to its record, as JSON. DEL accepts them: it must not fail.
         faults += [f"{name} is not UTF-8" for name in ("CNI_NETNS", "CNI_ARGS") if not _is_text(environ.get(name, ""))]
     if faults:
         raise InvalidEnvironment("; ".join(faults))
@@ -120,7 +125,7 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
 def _container_faults(container: str) -> list[str]:
     if is_name(container):
         return []
-    return [f"CNI_CONTAINERID {container[:80]!r}: only letters, digits, '_', '.', '-', the first a letter or digit"]
+    return [f"CNI_CONTAINERID {container[:80]!r} {_NAME_RULE}"]
 
 
 def _ifname_faults(ifname: str) -> list[str]:
@@ -145,7 +150,7 @@ def _is_text(text: str) -> bool:
 
 
 def parse_configuration(stdin: bytes) -> dict[str, object]:
-    """Give the network configuration; DecodingFailure if it is not a JSON object (C4)."""
+    """Return the network configuration. Raises DecodingFailure (6) if it is not a JSON object (C4)."""
     try:
         conf = loads(stdin)
     except ValueError as error:
@@ -158,7 +163,7 @@ def parse_configuration(stdin: bytes) -> dict[str, object]:
 
 
 def _is_deeper(document: object, levels: int) -> bool:
-    """Whether lists and objects are nested deeper than that, without recursion of our own."""
+    """Return whether lists and objects are nested deeper than `levels`. Does not recurse."""
     row = [document]
     for _ in range(levels + 1):
         row = [
@@ -173,7 +178,7 @@ def _is_deeper(document: object, levels: int) -> bool:
 
 
 def parse_version(conf: Mapping[str, object], command: str) -> str:
-    """Give the configuration's version; IncompatibleVersion if it is none of ours or too old for `command` (C6)."""
+    """Return the configuration's version. Raises IncompatibleVersion (1): unknown, or too old for `command` (C6)."""
     version = conf.get("cniVersion")
     if version in (None, ""):
         version = VERSIONS[0]
@@ -195,12 +200,12 @@ def _check_configuration(conf: Mapping[str, object]) -> None:
     elif not isinstance(name, str):
         faults.append(f"name is {_kind(name)}, not a string")
     elif not is_name(name):
-        faults.append(f"name {name[:80]!r}: only letters, digits, '_', '.', '-', the first a letter or digit")
+        faults.append(f"name {name[:80]!r} {_NAME_RULE}")
     elif len(name) > _NAME_MAX:
-        faults.append(f"name is {len(name)} characters long, more than the {_NAME_MAX} of a file name")
+        faults.append(f"name must have at most {_NAME_MAX} characters (got {len(name)})")
     faults += _object_faults(conf, ("ipam", "runtimeConfig", "args", "prevResult", "dns", "capabilities"), "")
     if isinstance(conf.get("args"), dict):
-        faults += _object_faults(conf["args"], ("cni",), "args.")  # type: ignore[arg-type]  # keys of JSON objects
+        faults += _object_faults(conf["args"], ("cni",), "args.")  # type: ignore[arg-type]  # a JSON object has string keys
     if conf.get("type") is not None and not isinstance(conf["type"], str):
         faults.append(f"type is {_kind(conf['type'])}, not a string")
     if faults:
@@ -212,27 +217,27 @@ def _object_faults(conf: Mapping[str, object], keys: tuple[str, ...], prefix: st
     return [f"{prefix}{key} is {_kind(conf[key])}, not an object" for key in wrong]
 
 
-def _kind(value_of: object) -> str:
+def _kind(document: object) -> str:
     kinds = {"NoneType": "null", "bool": "a boolean", "str": "a string", "list": "a list", "dict": "an object"}
-    return kinds.get(type(value_of).__name__, "a number")
+    return kinds.get(type(document).__name__, "a number")
 
 
 def parse_args(text: str, known: frozenset[str], *, lenient: bool = False) -> dict[str, str]:
-    """Give the pairs of CNI_ARGS, "K=V;K=V"; InvalidEnvironment on malformed or unknown ones (C19).
+    """Return the pairs in CNI_ARGS, "K=V;K=V". Raises InvalidEnvironment (4) for malformed or unknown ones (C19).
 
-    Lenient, faults are passed over: they must not keep a DEL from releasing.
+    `lenient` ignores faults: they must not prevent a DEL.
     """
     args: dict[str, str] = {}
     faults = []
     for pair in text.split(";") if text else ():
         key, sign, content = pair.partition("=")
         if not sign or "=" in content:
-            faults.append(f"{pair[:80]!r} is not of the form K=V")
+            faults.append(f"{pair[:80]!r} does not have the form K=V")
         else:
             args[key] = content
     ignore = args.get("IgnoreUnknown", "false").lower()
     if ignore not in _TRUE + _FALSE:
-        faults.append(f"IgnoreUnknown={ignore[:40]} is neither 1 or true nor 0 or false")
+        faults.append(f"IgnoreUnknown must be 1, true, 0 or false (got {ignore[:40]})")
     elif ignore not in _TRUE:
         faults += [f"{key} is unknown" for key in args if key not in known and key != "IgnoreUnknown"]
     if faults and not lenient:

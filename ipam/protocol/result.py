@@ -1,4 +1,4 @@
-"""The result of a CNI ADD: one model, and its shape in every version of the specification (C7, C9)."""
+"""The result of a CNI ADD: one model, parsed from and rendered to every version of the specification (C7, C9)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROUTE_NUMBERS = ("mtu", "advmss", "priority", "table", "scope")
 
 
 class Interface(Value):
-    """A network interface; `sandbox` is the path of its namespace, empty on the host."""
+    """A network interface; `sandbox` is the path of its network namespace, "" on the host."""
 
     name: str
     mac: str = ""
@@ -29,7 +29,7 @@ class Interface(Value):
 
 
 class Address(Value):
-    """An address with prefix length, "10.1.2.3/24"; `interface` is an index of Result.interfaces."""
+    """An address with prefix length, such as "10.1.2.3/24"; `interface` is an index into Result.interfaces."""
 
     address: str
     gateway: str | None = None
@@ -37,7 +37,7 @@ class Address(Value):
 
 
 class Route(Value):
-    """A route; what is None is left to the kernel."""
+    """A route; the kernel chooses what is None."""
 
     dst: str
     gw: str | None = None
@@ -49,7 +49,7 @@ class Route(Value):
 
 
 class Result(Value):
-    """What an ADD gives; `dns` has the keys nameservers, domain, search, options of the specification."""
+    """The result of an ADD; `dns` has the specification's keys: nameservers, domain, search, options."""
 
     interfaces: tuple[Interface, ...] = ()
     ips: tuple[Address, ...] = ()
@@ -58,13 +58,13 @@ class Result(Value):
 
 
 class FaultReader:
-    """Takes typed members out of JSON objects and collects what is wrong with them."""
+    """Reads typed members of JSON objects and collects what is wrong with them in `faults`."""
 
     def __init__(self) -> None:
         self.faults: list[str] = []
 
     def member(self, holder: Mapping[str, object], key: str, kind: type, place: str) -> object:
-        """Give the member, or None if it is absent, null or of another type (a fault)."""
+        """Return the member; None if it is absent, null or, which is a fault, of another type."""
         found = holder.get(key)
         if found is None or (isinstance(found, kind) and not (kind is int and isinstance(found, bool))):
             return found
@@ -90,7 +90,7 @@ class FaultReader:
             return None
 
     def objects(self, holder: Mapping[str, object], key: str, place: str = "") -> list[tuple[str, dict[str, object]]]:
-        """Give each object of a list with its place, "ips[0]."."""
+        """Return the objects of a list, each with its place, such as "ips[0].". Other items are faults."""
         found = self.member(holder, key, list, place)
         items = []
         for index, item in enumerate(found if isinstance(found, list) else []):
@@ -109,7 +109,10 @@ _KINDS: dict[type, str] = {str: "a string", int: "an integer", list: "a list", d
 
 
 def parse_result(doc: object, version: str) -> Result:
-    """Read a result of `version` (its own cniVersion counts if it has one); all faults in one message."""
+    """Return the result in a document of `version`, or of its own cniVersion if it has one.
+
+    Raises DecodingFailure (6) if it is not an object, InvalidConfiguration (7) with all faults.
+    """
     if not isinstance(doc, dict):
         raise DecodingFailure("result is not a JSON object")
     own = doc.get("cniVersion")
@@ -171,7 +174,7 @@ def _parse_interface(reader: FaultReader, place: str, item: Mapping[str, object]
 def _parse_ip(reader: FaultReader, place: str, item: Mapping[str, object], interfaces: int) -> Address:
     index = reader.number(item, "interface", place)
     if index is not None and not 0 <= index < interfaces:
-        reader.faults.append(f"{place}interface is {index}, of {interfaces} interfaces")
+        reader.faults.append(f"{place}interface must be an index into interfaces (got {index}, there are {interfaces})")
     return Address(
         address=_required(reader, item, "address", place, canonical_cidr),
         gateway=reader.spelled(item, "gateway", place, canonical_address),
@@ -184,12 +187,12 @@ def _parse_routes(reader: FaultReader, doc: Mapping[str, object], place: str) ->
 
 
 def parse_route(reader: FaultReader, place: str, item: Mapping[str, object]) -> Route:
-    """Read one route of a result or of an ipam section; faults go to the reader."""
+    """Return one route of a result or an ipam section. Faults are added to the reader."""
     mtu, advmss, priority, table, scope = [reader.number(item, key, place) for key in _ROUTE_NUMBERS]
     return Route(
         dst=_required(reader, item, "dst", place, canonical_cidr),
         gw=reader.spelled(item, "gw", place, canonical_address),
-        mtu=mtu or None,  # zero is "not given" in all three; table and scope know a zero of their own
+        mtu=mtu or None,  # 0 means "not set" in these three; in table and scope it is a value
         advmss=advmss or None,
         priority=priority or None,
         table=table,
@@ -215,7 +218,7 @@ def _parse_dns(reader: FaultReader, doc: Mapping[str, object]) -> Mapping[str, o
 
 
 def render_result(result: Result, version: str) -> dict[str, object]:
-    """Give the document of `version`; what that version does not know is dropped (C7)."""
+    """Return the result as a document of `version`. Members that this version does not have are left out (C7)."""
     doc: dict[str, object] = {"cniVersion": version}
     newest = version_at_least(version, "1.1.0")
     if not version_at_least(version, "0.3.0"):

@@ -23,7 +23,7 @@ class MemoryStore:
     def cursor(self, index: int) -> Address | None:
         return self.cursors.get(index)
 
-    def taken(self, address: Address) -> bool:
+    def is_taken(self, address: Address) -> bool:
         self.looks += 1
         return address in self.leases
 

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ipam.host_local.allocator import Grant, Holder, Refusal, allocate, next_free
-from ipam.host_local.ranges import Range, overlap, parse_range, range_of
+from ipam.host_local.ranges import Range, parse_range, range_of, ranges_overlap
 from ipam.protocol.address import IPV4, parse_address, render_address
 from tests.ipam.memory import MemoryStore
 
@@ -175,4 +175,4 @@ def test_h8_a_wide_range_costs_no_more_than_what_is_taken() -> None:
 @given(ranges(), ranges())
 def test_overlap(one: Range, other: Range) -> None:
     common = set(range(one.start, one.end + 1)) & set(range(other.start, other.end + 1))
-    assert overlap(one, other) == overlap(other, one) == bool(common)
+    assert ranges_overlap(one, other) == ranges_overlap(other, one) == bool(common)

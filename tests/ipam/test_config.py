@@ -68,8 +68,8 @@ REFUSED = [
     ({"subnet": 5}, "subnet is not a string"),
     ({"subnet": "10.0.0.0/24", "rangeStart": "10.0.1.1"}, r"rangeStart 10\.0\.1\.1 is not in the subnet"),
     ({"subnet": "10.0.0.0/24", "rangeEnd": "fd00::1"}, "rangeEnd fd00::1 is not in the subnet"),
-    ({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.9", "rangeEnd": "10.0.0.8"}, "behind its end"),
-    ({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.255"}, "behind its end"),
+    ({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.9", "rangeEnd": "10.0.0.8"}, "after its end"),
+    ({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.255"}, "after its end"),
     ({"subnet": "10.0.0.0/24", "gateway": "x"}, "'x' is not an IP address"),
     ({"subnet": "10.0.0.0/24", "gateway": ["10.0.0.1"]}, "gateway is not a string"),
 ]

@@ -201,10 +201,10 @@ def test_h8_a_nearly_full_set_is_searched_in_a_list(conf: dict[str, Any], tmp_pa
     assert store is not None
     with store:
         addresses = [(32, (10 << 24) + number) for number in range(2, 600)]
-        seen = [store.taken(address) for address in addresses]
+        seen = [store.is_taken(address) for address in addresses]
         assert seen == [True] * 3 + [False] * 595
         (tmp_path / "net" / "10.0.2.1").write_bytes(b"x\r\neth0")
-        assert not store.taken((32, (10 << 24) + 513))
+        assert not store.is_taken((32, (10 << 24) + 513))
     assert ask("DEL", conf, "x").status == 0
     assert not (tmp_path / "net" / "10.0.2.1").exists()
 

@@ -120,8 +120,11 @@ JUNK: list[tuple[dict[str, object], str]] = [
     ({"ips": [{}]}, r"ips\[0\]\.address is missing"),
     ({"ips": [{"address": "10.0.0.1"}]}, r"ips\[0\]\.address: .*prefix"),
     ({"ips": [{"address": "10.0.0.1/24", "gateway": "x"}]}, r"ips\[0\]\.gateway: 'x' is not"),
-    ({"ips": [{"address": "10.0.0.1/24", "interface": 0}]}, r"ips\[0\]\.interface is 0, of 0"),
-    ({"interfaces": [{"name": "a"}], "ips": [{"address": "10.0.0.1/24", "interface": -1}]}, "interface is -1"),
+    (
+        {"ips": [{"address": "10.0.0.1/24", "interface": 0}]},
+        r"ips\[0\]\.interface must be an index into interfaces \(got 0, there are 0\)",
+    ),
+    ({"interfaces": [{"name": "a"}], "ips": [{"address": "10.0.0.1/24", "interface": -1}]}, r"\(got -1, there are 1\)"),
     ({"routes": [{"dst": 1}]}, r"routes\[0\]\.dst is not a string"),
     ({"routes": [{"dst": "::/0", "mtu": "5"}]}, r"mtu is not an integer"),
     ({"dns": []}, "dns is not an object"),

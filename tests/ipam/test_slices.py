@@ -194,11 +194,11 @@ def test_an_index_file_without_a_number(text: str, tmp_path: Path) -> None:
 def test_more_nodes_than_slices(tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
     path.write_text(FLANNEL.format(node=64))
-    with pytest.raises(InvalidConfiguration, match=rf"number 64 \({path}\).*only 64 slices, 0 to 63") as caught:
+    with pytest.raises(InvalidConfiguration, match=rf"index 64 \({path}\).*only 64 slices, 0 to 63") as caught:
         find_slice_of(SliceSource(kind="flannel", path=str(path), count=64))
     assert "ipam.slices.count" in caught.value.details
     assert find_slice_of(SliceSource(kind="flannel", path=str(path), count=65)).index == 64
-    with pytest.raises(CniError, match="number 4 "):
+    with pytest.raises(CniError, match="index 4 "):
         find_slice_of(SliceSource(kind="index", index=4, count=4))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.agent.calls import LONGEST, Call, CallLog, parse_call
+from ib_sriov_cni.agent.calls import LINE_MAX, Call, CallLog, parse_call
 from ib_sriov_cni.telemetry.log import Log
 
 ADD = "time=x level=info cmd=ADD pod=n/p container=c if=net1 msg=done code=0 ms=412.0"
@@ -154,7 +154,7 @@ def test_junk_and_endless_lines_are_passed_over(tmp_path: Path) -> None:
     log = CallLog(str(path))
     log.read()
     with path.open("ab") as file:
-        file.write(b"\xff\0\n\n" + b"x" * (LONGEST + 100_000))
+        file.write(b"\xff\0\n\n" + b"x" * (LINE_MAX + 100_000))
     assert log.read() == []
     with path.open("ab") as file:
         file.write(b" code=\n")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.agent.kube import MESSAGE_MAX, WAITING, Events, PodRef
+from ib_sriov_cni.agent.kube import MESSAGE_MAX, QUEUE_MAX, Events, PodRef
 
 POD = PodRef(namespace="train", name="worker-0", uid="u-1")
 
@@ -86,7 +86,7 @@ class Ledger:
         self.counted: list[str] = []
         where = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.server_address[1])}
         environ = {**where, "NODE_NAME": "node-7", **environ}
-        self.events = Events(environ, tell=self.told.append, count=self.counted.append, root=str(account))
+        self.events = Events(environ, on_failure=self.told.append, on_result=self.counted.append, root=str(account))
 
     def counts(self, number: int) -> None:
         """Wait until so many have been posted or have failed."""
@@ -178,7 +178,7 @@ def test_outside_a_cluster_there_are_none(api: Api, account: Path, missing: str)
     if missing == "token":
         (account / "token").unlink()
     ledger = Ledger(api, account, **({"KUBERNETES_SERVICE_HOST": ""} if missing == "host" else {}))
-    assert not ledger.events.wanted
+    assert not ledger.events.enabled
     ledger.post()
     ledger.close()
     assert (api.got, ledger.told, ledger.counted) == ([], [], [])
@@ -187,10 +187,10 @@ def test_outside_a_cluster_there_are_none(api: Api, account: Path, missing: str)
 def test_a_server_that_is_away_keeps_nobody_waiting(api: Api, account: Path) -> None:
     """More events than may wait are dropped; none of them is waited for."""
     ledger = Ledger(api, account, KUBERNETES_SERVICE_HOST="127.0.0.1", KUBERNETES_SERVICE_PORT="1")
-    for _ in range(WAITING * 3):
+    for _ in range(QUEUE_MAX * 3):
         ledger.post()
     ledger.close()
-    ledger.counts(WAITING * 2 + 1)  # some had to be dropped, the others wait their turn to fail
+    ledger.counts(QUEUE_MAX * 2 + 1)  # some had to be dropped, the others wait their turn to fail
     assert set(ledger.counted) == {"dropped", "failed"}
     assert len(ledger.told) == 1
 

@@ -55,7 +55,7 @@ def metric_of(sample: str) -> str:
 
 def test_the_table_is_what_the_registry_has() -> None:
     metrics = Metrics()
-    metrics.show({name: [] for name in TABLE})
+    metrics.publish({name: [] for name in TABLE})
     found = {}
     for family in metrics.registry.collect():
         if family.name.startswith("ib_sriov_"):
@@ -82,7 +82,7 @@ def test_the_page_has_every_event() -> None:
     reasons = set(re.findall(r'"(InfiniBand\w+)"', source))
     assert len(reasons) == 5
     assert set(re.findall(r"`(InfiniBand\w+)`", PAGE)) == reasons
-    assert Events({}, tell=print, count=print).wanted is False
+    assert Events({}, on_failure=print, on_result=print).enabled is False
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)

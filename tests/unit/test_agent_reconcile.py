@@ -13,9 +13,9 @@ import pytest
 
 from ib_sriov_cni.agent.judge import DEAD, Processes, Witness, judge
 from ib_sriov_cni.agent.kube import Events
-from ib_sriov_cni.agent.leases import Usage, newest_of_each_network, read_usage, unreserved
+from ib_sriov_cni.agent.leases import Usage, read_unreserved, read_usage
 from ib_sriov_cni.agent.metrics import Metrics
-from ib_sriov_cni.agent.reconcile import Care, Reconciler, record_pod
+from ib_sriov_cni.agent.reconcile import Policy, Reconciler, record_pod
 from ib_sriov_cni.agent.watch import FIRST_PAUSE
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.core.record import AttachmentKey, Record
@@ -53,13 +53,13 @@ class Node:
         )
         self.metrics = Metrics()
         self.stop = False
-        self.rounds = Reconciler(
+        self.reconciler = Reconciler(
             self.host,
             self.metrics,
-            Events({}, tell=print, count=print),
-            Care(grace=GRACE, proc_root=str(root / "proc")),
+            Events({}, on_failure=print, on_result=print),
+            Policy(grace=GRACE, proc_root=str(root / "proc")),
             stopping=lambda: self.stop,
-            alive=self.count,
+            heartbeat=self.count,
             clock=lambda: self.now,
         )
 
@@ -82,7 +82,7 @@ class Node:
 
     def turn(self, after: float = 0.0) -> float:
         self.now += after
-        return self.rounds.turn()
+        return self.reconciler.run_pass()
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -109,7 +109,7 @@ def test_a_dead_attachment_is_released_after_the_grace_period(node: Node) -> Non
     assert node.leased() == []
     assert node.value("ib_sriov_agent_releases_total", network="ib") == 1
     assert node.value("ib_sriov_attachments", network="ib", state="dead") == 0
-    assert "the node was rebooted since" in node.log.read_text()
+    assert "the node has been rebooted since" in node.log.read_text()
 
 
 def test_a_new_agent_waits_anew(tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_a_new_agent_waits_anew(tmp_path: Path) -> None:
     node.turn()
     other = Node.__new__(Node)
     other.__dict__.update(node.__dict__)
-    other.rounds = Reconciler(
-        node.host, Metrics(), Events({}, tell=print, count=print), Care(grace=GRACE), clock=lambda: node.now
+    other.reconciler = Reconciler(
+        node.host, Metrics(), Events({}, on_failure=print, on_result=print), Policy(grace=GRACE), clock=lambda: node.now
     )
     assert other.turn(GRACE) == GRACE
     assert node.leased() == ["10.0.0.2"]
@@ -203,7 +203,7 @@ def test_sigterm_is_obeyed_between_two_acts(node: Node) -> None:
         count()
         node.stop = node.acts >= 2  # before and after the first act
 
-    node.rounds._alive = stop_after_one  # noqa: SLF001  # as the process's signal handler would
+    node.reconciler._heartbeat = stop_after_one  # noqa: SLF001  # as the process's signal handler would
     node.turn(GRACE)
     assert len(node.leased()) == 2
 
@@ -219,8 +219,10 @@ def test_a_defect_in_one_part_stops_no_other(node: Node) -> None:
 
 def test_a_fault_that_lasts_is_told_once_and_counted_each_time(node: Node) -> None:
     socket = str(node.root / "none.sock")
-    care = Care(grace=GRACE, cri_socket=socket, proc_root=str(node.root / "proc"))
-    node.rounds = Reconciler(node.host, node.metrics, Events({}, tell=print, count=print), care, clock=lambda: node.now)
+    policy = Policy(grace=GRACE, cri_socket=socket, proc_root=str(node.root / "proc"))
+    node.reconciler = Reconciler(
+        node.host, node.metrics, Events({}, on_failure=print, on_result=print), policy, clock=lambda: node.now
+    )
     for _ in range(3):
         node.turn(1)
     told = [line for line in node.log.read_text().splitlines() if "part=cri" in line]
@@ -257,7 +259,9 @@ def test_figures(node: Node) -> None:
 
 def test_a_network_that_is_released_at_first_sight_has_figures(node: Node) -> None:
     node.attach()
-    node.rounds = Reconciler(node.host, node.metrics, Events({}, tell=print, count=print), Care(grace=0))
+    node.reconciler = Reconciler(
+        node.host, node.metrics, Events({}, on_failure=print, on_result=print), Policy(grace=0)
+    )
     node.turn()
     assert node.leased() == []
     assert node.value("ib_sriov_attachments", network="ib", state="dead") == 0
@@ -294,17 +298,12 @@ def test_addresses_that_are_not_reserved(node: Node) -> None:
     result = {"ips": [{"address": "10.0.0.2/29"}, {"address": "10.0.0.3/29"}, {"address": "10.0.0.4/29"}]}
     record = replace(node.attach(), result=result)
     write(node.leases / "ib/10.0.0.3", "somebody else\r\nnet1")
-    assert unreserved(record) == ["10.0.0.3", "10.0.0.4"]
+    assert read_unreserved(record) == ["10.0.0.3", "10.0.0.4"]
     write(node.leases / "ib/10.0.0.3", "c1")  # as old versions wrote it
     write(node.leases / "ib/10.0.0.4", "")  # what a crash leaves
-    assert unreserved(record) == ["10.0.0.4"]
-    assert unreserved(replace(record, conf=node.conf(type="whereabouts"))) == []
-    assert unreserved(replace(record, result={})) == []
-
-
-def test_the_newest_record_speaks_for_its_network() -> None:
-    old, new = replace(RECORD, since=1.0), replace(RECORD, since=2.0)
-    assert newest_of_each_network([new, old]) == {"ib": new}
+    assert read_unreserved(record) == ["10.0.0.4"]
+    assert read_unreserved(replace(record, conf=node.conf(type="whereabouts"))) == []
+    assert read_unreserved(replace(record, result={})) == []
 
 
 def test_pods_of_records() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ib_sriov_cni.agent.watch import FIRST_PAUSE, LAST_PAUSE, OFTEN, WINDOW, Watch
+from ib_sriov_cni.agent.watch import FIRST_PAUSE, LAST_PAUSE, REPEAT_LIMIT, REPEAT_WINDOW, Watch
 
 
 def test_the_wait_begins_with_the_first_sight() -> None:
@@ -49,21 +49,21 @@ def test_what_is_gone_forgets_its_failures() -> None:
 
 def test_what_has_to_be_done_often_is_undone_by_somebody() -> None:
     watch = Watch()
-    for count in range(OFTEN):
-        assert not watch.is_undone_again("a", count)
+    for count in range(REPEAT_LIMIT):
+        assert not watch.is_undone_repeatedly("a", count)
         watch.see(["a"], count)
         watch.succeed("a", count)
         watch.see([], count)  # repaired: the next pass does not see it
-    assert watch.is_undone_again("a", OFTEN)
-    assert not watch.is_undone_again("b", OFTEN)
-    assert not watch.is_undone_again("a", OFTEN + WINDOW)
+    assert watch.is_undone_repeatedly("a", REPEAT_LIMIT)
+    assert not watch.is_undone_repeatedly("b", REPEAT_LIMIT)
+    assert not watch.is_undone_repeatedly("a", REPEAT_LIMIT + REPEAT_WINDOW)
 
 
 def test_old_repairs_are_forgotten() -> None:
     watch = Watch()
     watch.see(["a"], 0)
     watch.succeed("a", 0)
-    watch.see([], WINDOW + 1)
+    watch.see([], REPEAT_WINDOW + 1)
     assert not watch._done  # noqa: SLF001  # a day of repairs must not stay in memory
 
 

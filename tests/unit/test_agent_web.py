@@ -45,7 +45,7 @@ def ask(web: Web, path: str, method: str = "GET", **headers: str) -> tuple[int, 
 
 
 def test_metrics_in_both_formats(web: Web, metrics: Metrics) -> None:
-    metrics.show({"ib_sriov_vfs": [(("0000:3b:00.0", "free"), 3)]})
+    metrics.publish({"ib_sriov_vfs": [(("0000:3b:00.0", "free"), 3)]})
     metrics.call_seconds.labels("ADD").observe(0.3)
     metrics.call_failures.labels("ADD", "101").inc()
     status, kind, text = ask(web, "/metrics")
@@ -68,8 +68,8 @@ def test_metrics_in_both_formats(web: Web, metrics: Metrics) -> None:
 
 
 def test_a_pass_replaces_the_last_ones_facts(web: Web, metrics: Metrics) -> None:
-    metrics.show({"ib_sriov_vfs": [(("0000:3b:00.0", "free"), 3)]})
-    metrics.show({"ib_sriov_attachments": [(("ib", "live"), 1)]})
+    metrics.publish({"ib_sriov_vfs": [(("0000:3b:00.0", "free"), 3)]})
+    metrics.publish({"ib_sriov_attachments": [(("ib", "live"), 1)]})
     text = ask(web, "/metrics")[2]
     assert 'ib_sriov_attachments{network="ib",state="live"} 1.0' in text
     assert "ib_sriov_vfs{" not in text
@@ -136,7 +136,7 @@ def test_systemd_is_told(tmp_path: Path, abstract: bool) -> None:
         ear.bind("\0" + name[1:] if abstract else name)
         ear.settimeout(30)
         systemd = Systemd({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())})
-        systemd.tell(READY=1, STATUS="watching 2 attachments")
+        systemd.notify(READY=1, STATUS="watching 2 attachments")
         assert ear.recv(1000) == b"READY=1\nSTATUS=watching 2 attachments"
         assert systemd.watchdog_seconds == 30
 
@@ -152,7 +152,7 @@ def test_systemd_is_told(tmp_path: Path, abstract: bool) -> None:
 )
 def test_without_systemd_nothing_happens(environ: dict[str, str]) -> None:
     systemd = Systemd(environ)
-    systemd.tell(READY=1)
+    systemd.notify(READY=1)
     assert systemd.watchdog_seconds == 0
 
 
@@ -165,10 +165,10 @@ def test_scrapes_while_a_pass_shows_facts_are_of_one_pass(web: Web, metrics: Met
         while not stop.is_set():
             number += 1
             samples = [(("pf", "free"), float(number)), (("pf", "in_use"), float(number))]
-            metrics.show({"ib_sriov_vfs": samples})
+            metrics.publish({"ib_sriov_vfs": samples})
 
     thread = threading.Thread(target=work)
-    metrics.show({"ib_sriov_vfs": [(("pf", "free"), 0.0), (("pf", "in_use"), 0.0)]})
+    metrics.publish({"ib_sriov_vfs": [(("pf", "free"), 0.0), (("pf", "in_use"), 0.0)]})
     thread.start()
     try:
         for _ in range(20):
