@@ -50,7 +50,7 @@ def _make_record(
     written: float,
 ) -> Record:
     """Convert the Go plugin's document. What it does not have is taken from the VF as it is now."""
-    guid = _parse_guid(_text(doc, "HostIFGUID"))
+    guid = Guid.parse_or_none(_text(doc, "HostIFGUID")[-23:])  # of the whole hardware address, or of its last 8 bytes
     rdma_state = doc.get("RdmaNetState")
     rdma = _text(rdma_state, "SandboxRdmaDevName") if isinstance(rdma_state, dict) else ""
     link_state = _text(doc, "link_state")
@@ -102,11 +102,3 @@ def _boot_time() -> float:
 def _text(doc: dict[str, object], name: str) -> str:
     found = doc.get(name)
     return found if isinstance(found, str) else ""
-
-
-def _parse_guid(text: str) -> Guid | None:
-    """Parse what the Go plugin stores: the whole hardware address, or its last eight bytes. None if it is neither."""
-    try:
-        return Guid.parse(text[-23:])
-    except ValueError:
-        return None

@@ -1,4 +1,4 @@
-"""Wanted and found: what differs between a plan or a result and what the kernel shows, in words. Pure: no I/O."""
+"""Differences between a plan or a result and what the kernel shows, in words. No I/O."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Difference(str):
-    """One difference, in words; `kind` tells what sort it is, `about` the thing it is of (an address, a route …)."""
+    """One difference, in words; `kind` says of which kind, `about` names the object (an address, a route …)."""
 
     __slots__ = ("about", "kind")
 
@@ -51,24 +51,24 @@ class Difference(str):
     about: object
 
     def __new__(cls, kind: DifferenceKind, words: str, about: object = None) -> Self:
-        """Keep what may be done about it beside the words."""
+        """Attach kind and object to the words; a repair acts on those."""
         made = super().__new__(cls, words)
         made.kind, made.about = kind, about
         return made
 
 
 def identity_differences(plan_guid: Guid, plan_node: Guid, facts: VfFacts) -> list[str]:
-    """Compare a VF's own GUIDs with the planned ones."""
+    """Return how a VF's own GUIDs differ from the planned ones; a GUID that cannot be read does not count."""
     found = []
     if facts.port_guid is not None and facts.port_guid != plan_guid:
-        found.append(f"port GUID is {facts.port_guid}, planned {plan_guid}")
+        found.append(f"port GUID is {facts.port_guid}, not {plan_guid}")
     if facts.node_guid is not None and facts.node_guid != plan_node:
-        found.append(f"node GUID is {facts.node_guid}, planned {plan_node}")
+        found.append(f"node GUID is {facts.node_guid}, not {plan_node}")
     return found
 
 
 def link_differences(link: Link | None, *, name: str, guid: Guid, mtu: int | None, pci: str) -> list[Difference]:
-    """Compare the netdev in the pod with what it must be."""
+    """Return how the netdev in the pod differs from what it must be; a GUID of 0 and an MTU of None or 0 match any."""
     if link is None:
         return [Difference("interface", f"interface {name} is gone")]
     found = []
@@ -77,7 +77,7 @@ def link_differences(link: Link | None, *, name: str, guid: Guid, mtu: int | Non
     if link.pci and link.pci != pci:
         words = f"interface {name} is not the VF's: its PCI device is {link.pci}, not {pci}"
         found.append(Difference("interface", words))
-    if guid and link.port_guid != guid:  # zero: the Go plugin's record does not tell
+    if guid and link.port_guid != guid:  # zero: a record of the Go plugin, which does not have it
         found.append(Difference("guid", f"interface {name} has port GUID {link.port_guid}, not {guid}"))
     if mtu and link.mtu != mtu:
         found.append(Difference("mtu", f"interface {name} has mtu {link.mtu}, not {mtu}"))
@@ -87,30 +87,30 @@ def link_differences(link: Link | None, *, name: str, guid: Guid, mtu: int | Non
 def address_differences(
     wanted: Result, index: int | None, addresses: list[str], routes: list[Route]
 ) -> list[Difference]:
-    """Compare the addresses and routes in the pod with those of a result (interface `index` of it)."""
+    """Return the addresses (of interface `index`) and routes of a result that are missing in the pod."""
     found = [
         Difference("address", f"address {ip.address} is gone", ip.address)
         for ip in wanted.ips
         if ip.interface == index and ip.address not in addresses
     ]
-    there = {(route.dst, route.gw) for route in routes}
+    present = {(route.dst, route.gw) for route in routes}
     found += [
         Difference("route", f"route {route.dst} via {route.gw or 'link'} is gone", route)
         for route in effective_routes(wanted)
-        if (normal_destination(route.dst), route.gw) not in there
+        if (normal_destination(route.dst), route.gw) not in present
     ]
     return found
 
 
 def normal_destination(cidr: str) -> str:
-    """Clear the host bits of a destination, as the kernel shows it."""
+    """Return a destination with its host bits cleared, as the kernel shows it."""
     (bits, number), prefix = parse_cidr(cidr)
     host = (1 << (bits - prefix)) - 1
     return render_cidr((bits, number & ~host), prefix)
 
 
 def effective_routes(result: Result) -> list[Route]:
-    """Give the result's routes with the gateway they take: their own, else their family's first address's."""
+    """Return the result's routes with their gateways: a route's own, else that of its family's first address."""
     gateways: dict[bool, str] = {}
     for ip in result.ips:
         if ip.gateway:
@@ -119,7 +119,7 @@ def effective_routes(result: Result) -> list[Route]:
 
 
 def verify_port(report: PortReport, plan: Plan, conf: NetConf) -> None:
-    """Compare what verbs say with the plan. Raises VerificationFailed (103)."""
+    """Compare what libibverbs reports with the plan. Raises VerificationFailed (103)."""
     faults = []
     if report.link_layer != "InfiniBand":
         faults.append(f"its link layer is {report.link_layer}, not InfiniBand")
@@ -130,18 +130,21 @@ def verify_port(report: PortReport, plan: Plan, conf: NetConf) -> None:
     if conf.pkey is not None and normalize_pkey(conf.pkey) not in {normalize_pkey(p) for p in report.pkeys}:
         table = ", ".join([f"{pkey:#06x}" for pkey in report.pkeys if pkey])
         faults.append(
-            f"P_Key {conf.pkey:#06x} is not in its table ({table or 'empty'}): the subnet manager must put it there"
+            f"P_Key {conf.pkey:#06x} is not in its table ({table or 'empty'}): the subnet manager must add it"
         )
     if faults:
         raise VerificationFailed(f"RDMA device {report.device} in the pod: " + "; ".join(faults))
 
 
 def child_differences(link: Link, parent: Link | None, pkey: int) -> list[Difference]:
-    """Compare a P_Key's interface in the pod, and the VF's netdev that it stands on, with what they must be."""
+    """Return how a P_Key's interface in the pod, and the VF's netdev below it, differ from what they must be.
+
+    `parent` is None if the VF's netdev was not read; then the link itself says what it is a child of.
+    """
     found = []
     lower = parent.index if parent is not None else link.lower
     if not lower or link.lower != lower or normalize_pkey(link.pkey or 0) != normalize_pkey(pkey):
-        found.append(Difference("interface", f"interface {link.name} is not the one of P_Key {pkey:#06x}"))
+        found.append(Difference("interface", f"interface {link.name} is not the VF's child with P_Key {pkey:#06x}"))
     if parent is not None and not parent.up:
         words = f"interface {parent.name} is down, which {link.name} needs"
         found.append(Difference("down", words, parent.name))
@@ -149,16 +152,16 @@ def child_differences(link: Link, parent: Link | None, pkey: int) -> list[Differ
 
 
 def verify_active(report: PortReport, conf: NetConf, *, waited: bool) -> None:
-    """Demand an ACTIVE port. Raises VerificationFailed (103) with what the port says and the usual causes."""
+    """Raise VerificationFailed (103), with the usual causes, if the port was waited for and is not ACTIVE."""
     if not waited or report.state == "ACTIVE":
         return
     causes = {
         "DOWN": "link_state disable on the PF, no GUID known to the subnet manager, or no cable",
-        "INIT": "no subnet manager answers, or it does not serve virtual ports (OpenSM: virt_enabled 2)",
+        "INIT": "no subnet manager answers, or it ignores virtual ports (OpenSM: virt_enabled 2)",
         "ARMED": "the subnet manager is configuring the port: try a longer portTimeout",
     }.get(report.state, "see the subnet manager's log")
     raise VerificationFailed(
         f"RDMA device {report.device}: port 1 is {report.state} after {conf.port_timeout:g} s "
         f"(LID {report.lid}, subnet manager's LID {report.sm_lid})",
-        f"usual causes: {causes}; portTimeout 0 asks for no wait",
+        f"usual causes: {causes}; with portTimeout 0, ADD does not wait",
     )

@@ -1,13 +1,13 @@
-"""The network configuration of `type: ib-sriov`: a Request's JSON to typed values, all faults at once. No I/O.
+"""The network configuration of `type: ib-sriov`: from a request's JSON to typed values, all faults at once. No I/O.
 
-Keys and their meaning stand in docs/configuration.md; precedence of sources is C19: runtimeConfig before
-args.cni before CNI_ARGS before the top level.
+docs/configuration.md describes the keys. Where a value can come from several places, runtimeConfig wins over
+args.cni, args.cni over CNI_ARGS, and CNI_ARGS over the top level (C19).
 """
 
 from __future__ import annotations
 
 from ib_sriov_cni.core.errors import CniError, InvalidConfiguration
-from ib_sriov_cni.core.values import HEX, LINK_STATES, Guid, PciAddress
+from ib_sriov_cni.core.values import GUID_FORM, HEX, LINK_STATES, PCI_FORM, Guid, PciAddress
 from ipam.protocol.result import Result, parse_result
 from ipam.protocol.value import Value
 
@@ -22,92 +22,96 @@ if TYPE_CHECKING:
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_SECONDS = 3600
-IPOIB_MTU_MIN, IPOIB_MTU_MAX = 68, 65520  # 65520: IPoIB connected mode (RFC 4755)
+IPOIB_MTU_MIN, IPOIB_MTU_MAX = 68, 65520  # bytes; the maximum is that of IPoIB's connected mode (RFC 4755)
 IB_KUBERNETES_KEY = "mellanox.infiniband.app"
-# The DHCP client speaks over 6-byte hardware addresses only (RFC 4390 describes what it lacks).
-REFUSED_IPAM = {
-    "dhcp": "its client cannot speak over IPoIB's 20-byte hardware addresses, use host-local or whereabouts"
-}
+# The DHCP plugin's client does not implement RFC 4390, DHCP over InfiniBand.
+REFUSED_IPAM = {"dhcp": "its client needs 6-byte hardware addresses, IPoIB's have 20"}
 
 
 class NetConf(Value):
-    """A network configuration, checked. `device` is None only where a DEL had to do without."""
+    """A checked network configuration.
+
+    `device` is None only where none is needed (GC, STATUS) or where a DEL found no usable one.
+    """
 
     name: str
     device: PciAddress | None
     guid: Guid | None
-    guid_source: str  # where `guid` was found, for messages
-    link_state: str  # "" leaves it
+    guid_source: str  # the key that `guid` was found under, for messages
+    link_state: str  # "": leave it as it is
     rdma_isolation: bool
     pkey: int | None
     mtu: int | None
     ib_kubernetes: bool
     ib_kubernetes_ready: bool
-    ipam_type: str  # "" for no addresses
+    ipam_type: str  # "": no addresses
     port_timeout: float  # seconds; 0: do not wait
     lock_timeout: float  # seconds
     log_level: str
     log_file: str
-    state_dir: str  # "" for the default
+    state_dir: str  # "": the default
     device_info_file: str
-    pod: str  # namespace/name from CNI_ARGS, "" if not told
+    pod: str  # namespace/name from CNI_ARGS; "" without one
     prev_result: Result | None
 
 
 class _Reader:
-    """Takes typed values from JSON objects and notes every fault on the way."""
+    """Reads typed values from JSON objects and collects every fault on the way."""
 
     def __init__(self) -> None:
         self.faults: list[str] = []
 
-    def typed(self, holder: Mapping[str, object], key: str, kind: type[T], default: T, words: str) -> T:
-        """Give `holder[key]` if it is of that type; bool is no int and "true" is no bool."""
+    def refuse(self, key: str, expected: str, found: object) -> None:
+        """Note a fault: which key, what its value must be, what it is."""
+        self.faults.append(f"{key} must be {expected} (got {_show(found)})")
+
+    def typed(self, holder: Mapping[str, object], key: str, kind: type[T], default: T, expected: str) -> T:
+        """Return `holder[key]` if it is of type `kind`. A bool is not a number, and "true" is not a bool."""
         found = holder.get(key)
         if found is None:
             return default
         if isinstance(found, kind) and (kind is bool or not isinstance(found, bool)):
             return found
-        self.faults.append(f"{key}: {_show(found)} is not {words}")
+        self.refuse(key, expected, found)
         return default
 
-    def parsed(self, place: str, text: object, parse: Callable[[str], T]) -> T | None:
-        """Parse a string."""
-        if not isinstance(text, str):
-            self.faults.append(f"{place}: {_show(text)} is not a string")
-            return None
+    def parsed(self, key: str, found: object, parse: Callable[[str], T], expected: str) -> T | None:
+        """Return a string's value, by `parse`, which raises ValueError."""
         try:
-            return parse(text)
-        except ValueError as fault:
-            self.faults.append(f"{place}: {fault}")
-            return None
+            if isinstance(found, str):
+                return parse(found)
+        except ValueError:
+            pass
+        self.refuse(key, expected, found)
+        return None
 
     def seconds(self, holder: Mapping[str, object], key: str, default: float) -> float:
-        """Give a duration."""
+        """Return a duration, in seconds."""
         found = holder.get(key, default)
         if found is None:
             return default
         if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found <= MAX_SECONDS:
-            self.faults.append(f"{key}: {_show(found)} is not a number of seconds from 0 to {MAX_SECONDS}")
+            self.refuse(key, f"a number of seconds from 0 to {MAX_SECONDS}", found)
             return default
         return float(found)
 
     def one_of(self, holder: Mapping[str, object], key: str, words: tuple[str, ...], default: str) -> str:
-        """Give one of some words."""
+        """Return one of `words`."""
         found = holder.get(key)
         if found is None or found == "":
             return default
         if not isinstance(found, str) or found not in words:
-            self.faults.append(f"{key}: {_show(found)} is none of {', '.join(words)}")
+            self.refuse(key, f"{', '.join(words[:-1])} or {words[-1]}", found)
             return default
         return found
 
 
 def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool = True) -> NetConf:
-    """Read the configuration of a request.
+    """Return the configuration of a request.
 
-    Raises InvalidConfiguration (7) that lists every fault. `lenient`, for DEL: what is wrong is passed over,
-    because no fault of a configuration may keep an attachment from being released (C13). GC and STATUS, which
-    speak of a network and not of an attachment, need no device.
+    Raises InvalidConfiguration (7), which lists every fault. `lenient`, for DEL: wrong values are ignored, because
+    a faulty configuration must not keep an attachment from being released (C13). `needs_device` is False for GC and
+    STATUS, which concern a network and not one attachment.
     """
     reader = _Reader()
     conf = request.conf
@@ -120,10 +124,10 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
         guid=guid,
         guid_source=guid_source,
         link_state=reader.one_of(conf, "link_state", tuple(LINK_STATES), ""),
-        rdma_isolation=reader.typed(conf, "rdmaIsolation", bool, False, "true or false"),  # a default
+        rdma_isolation=reader.typed(conf, "rdmaIsolation", bool, False, "true or false"),
         pkey=_read_pkey(reader, args_cni, conf),
         mtu=_read_mtu(reader, conf),
-        ib_kubernetes=reader.typed(conf, "ibKubernetesEnabled", bool, False, "true or false"),  # a default
+        ib_kubernetes=reader.typed(conf, "ibKubernetesEnabled", bool, False, "true or false"),
         ib_kubernetes_ready=args_cni.get(IB_KUBERNETES_KEY) == "configured",
         ipam_type=ipam_type,
         port_timeout=reader.seconds(conf, "portTimeout", 10.0),
@@ -135,9 +139,9 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
         pod=parse_pod(request.args),
         prev_result=_read_prev_result(reader, request),
     )
-    reader.seconds(conf, "ipamTimeout", 0)  # the delegate door reads it itself: DEL has to do with any value
+    reader.seconds(conf, "ipamTimeout", 0)  # only checked here: delegation reads it, because a DEL accepts any value
     if reader.faults and not lenient:
-        raise InvalidConfiguration(f"network {netconf.name}: " + "; ".join(reader.faults), "nothing was touched")
+        raise InvalidConfiguration(f"network {netconf.name}: " + "; ".join(reader.faults), "nothing was changed")
     return netconf
 
 
@@ -148,8 +152,8 @@ def _object(found: object) -> dict[str, object]:
 def _show(found: object) -> str:
     try:
         return repr(found)[:80]
-    except RecursionError:  # the JSON reader goes deeper than what is left here
-        return "something nested deeply"
+    except RecursionError:  # the JSON parser can go deeper than the stack that is left here
+        return "a deeply nested value"
 
 
 def _read_device(
@@ -158,9 +162,10 @@ def _read_device(
     for place, holder in (("runtimeConfig.deviceID", runtime), ("deviceID", conf), ("pciBusID", conf)):
         found = holder.get(place.rpartition(".")[2])
         if found not in (None, ""):
-            return reader.parsed(place, found, PciAddress.parse)
+            return reader.parsed(place, found, PciAddress.parse, PCI_FORM)
     if needed:
-        reader.faults.append("deviceID is missing: the device plugin and Multus give it (resourceName), or write it")
+        hint = "the SR-IOV device plugin passes it through Multus if the network has a resourceName"
+        reader.faults.append(f"deviceID must be the PCI address of a VF (got nothing): {hint}")
     return None
 
 
@@ -180,9 +185,9 @@ def _read_guid(
     for place, found in sources:
         if found in (None, ""):
             continue
-        guid = reader.parsed(place, found, Guid.parse)
+        guid = reader.parsed(place, found, Guid.parse, GUID_FORM)
         if guid is not None and guid.fault:
-            reader.faults.append(f"{place}: {guid} {guid.fault}")
+            reader.faults.append(f"{place} must be a GUID that a port can have (got {guid}, which {guid.fault})")
         return guid, place
     return None, ""
 
@@ -196,12 +201,12 @@ def _read_pkey(reader: _Reader, args_cni: dict[str, object], conf: dict[str, obj
     number = _hexadecimal(found) if isinstance(found, str) else found
     if isinstance(number, int) and not isinstance(number, bool) and 0 < number <= 0xFFFF and number & 0x7FFF:
         return number
-    reader.faults.append(f'{place}: {_show(found)} is not a P_Key ("0x0001" to "0xffff")')
+    reader.refuse(place, "a P_Key from 0x0001 to 0xffff other than 0x8000", found)
     return None
 
 
 def _hexadecimal(text: str) -> int | None:
-    """Read digits with or without 0x; int() alone would take signs, white space and underscores too."""
+    """Return the number of hexadecimal digits with or without 0x; int() would accept signs, spaces, underscores too."""
     digits = text[2:] if text[:2] in {"0x", "0X"} else text
     return int(digits, 16) if digits and HEX.issuperset(digits) else None
 
@@ -209,7 +214,7 @@ def _hexadecimal(text: str) -> int | None:
 def _read_mtu(reader: _Reader, conf: dict[str, object]) -> int | None:
     mtu = reader.typed(conf, "mtu", int, 0, "a number of bytes")
     if mtu and not IPOIB_MTU_MIN <= mtu <= IPOIB_MTU_MAX:
-        reader.faults.append(f"mtu: {mtu} is not from {IPOIB_MTU_MIN} to {IPOIB_MTU_MAX}")
+        reader.refuse("mtu", f"between {IPOIB_MTU_MIN} and {IPOIB_MTU_MAX}", mtu)
     return mtu or None
 
 
@@ -219,20 +224,23 @@ def _read_ipam(reader: _Reader, conf: dict[str, object]) -> str:
         return ""
     kind = ipam.get("type")
     if kind in (None, ""):
-        reader.faults.append("ipam.type is missing")
+        reader.faults.append("ipam.type must be the name of an IPAM plugin (got nothing)")
         return ""
     if not isinstance(kind, str):
-        reader.faults.append(f"ipam.type: {_show(kind)} is not a string")
+        reader.refuse("ipam.type", "the name of an IPAM plugin", kind)
         return ""
     if kind in REFUSED_IPAM:
-        reader.faults.append(f"ipam.type {kind}: {REFUSED_IPAM[kind]}")
+        reader.faults.append(
+            "ipam.type must be a plugin that works over IPoIB, such as host-local or whereabouts "
+            f"(got {kind!r}: {REFUSED_IPAM[kind]})"
+        )
     return kind
 
 
 def _read_path(reader: _Reader, holder: dict[str, object], key: str) -> str:
-    path = reader.typed(holder, key, str, "", "a path")
+    path = reader.typed(holder, key, str, "", "an absolute path")
     if path and (not path.startswith("/") or "\0" in path):
-        reader.faults.append(f"{key}: {_show(path)} is not an absolute path")
+        reader.refuse(key, "an absolute path", path)
         return ""
     return path
 
@@ -244,11 +252,11 @@ def _read_prev_result(reader: _Reader, request: Request) -> Result | None:
     try:
         return parse_result(found, request.version)
     except CniError as fault:
-        reader.faults.append(f"prevResult: {fault.msg}")
+        reader.faults.append(f"prevResult must be a CNI result (got one that is not valid: {fault.msg})")
         return None
 
 
 def parse_pod(args: Mapping[str, str]) -> str:
-    """Name a pod for people, namespace/name; empty where CNI_ARGS names none."""
+    """Return the pod that CNI_ARGS names, as namespace/name; empty if it names none."""
     name = args.get("K8S_POD_NAME", "")
     return f"{args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""

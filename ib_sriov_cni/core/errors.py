@@ -1,4 +1,4 @@
-"""One exception class per error code: the specification's own (ipam.protocol.errors) and ours (docs/decisions)."""
+"""One exception class per error code: those of the CNI specification (ipam.protocol.errors) and our own (C5)."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ __all__ = [
 
 
 class DeviceUnusable(CniError):
-    """The device cannot be given to a pod: absent, no VF, without driver, in use (by whom)."""
+    """The device cannot be given to a pod: it is absent, is not a VF, has no driver, or is in use (says by whom)."""
 
     code = 101
 
 
 class KernelRefused(CniError):
-    """The kernel refused an operation on an object; `errno` is its reason."""
+    """The kernel refused an operation on an object; `errno` says why."""
 
     code = 102
 
     def __init__(self, operation: str, target: str, errno: int, *, reason: str = "", details: str = "") -> None:
-        """Name the operation, its object and the kernel's reason (`reason`: extended acknowledgement)."""
+        """Name the operation and its object; `reason` is the text of netlink's extended acknowledgement, if any."""
         text = os.strerror(errno) + (f" ({reason})" if reason else "")
         super().__init__(f"{operation} {target}: {text}", details)
         self.operation = operation
@@ -66,7 +66,7 @@ class KernelRefused(CniError):
 
 
 class VerificationFailed(CniError):
-    """What was set is not what is there: names what was wanted and what was found."""
+    """What was set is not what is there; the message has the wanted and the found value."""
 
     code = 103
 

@@ -1,4 +1,4 @@
-"""Steps that undo: each is tried, whatever became of the others (C14). No I/O of its own."""
+"""Clean-up steps: each one is tried, even if others failed (C14). No I/O of its own."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ if TYPE_CHECKING:
 
 
 class FaultCollector:
-    """Runs steps one after the other and keeps their faults."""
+    """Runs steps one after the other and collects their faults."""
 
     def __init__(self) -> None:
-        """Nothing went wrong yet."""
+        """Start without a fault."""
         self.faults: list[CniError] = []
 
     def attempt(self, step: Callable[..., object], *arguments: object) -> bool:
-        """Call `step` with the arguments; True if it raised nothing. A defect is kept as an InternalFault."""
+        """Call `step` and return whether it succeeded. An exception that is not a CniError becomes InternalFault."""
         try:
             step(*arguments)
         except CniError as fault:
             self.faults.append(fault)
-        except Exception as fault:  # noqa: BLE001  # the steps after it still have to run
+        except Exception as fault:  # noqa: BLE001  # the remaining steps must run
             self.faults.append(InternalFault(f"{type(fault).__name__}: {fault}"))
         else:
             return True
         return False
 
     def raise_faults(self) -> None:
-        """Raise the one fault, or one of the first's class that names them all."""
+        """Raise the only fault; of several, one error with the first one's code and all messages."""
         if not self.faults:
             return
         first = self.faults[0]

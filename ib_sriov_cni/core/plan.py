@@ -1,6 +1,6 @@
-"""What is to be done with a VF: facts to a decision, wanted and found to differences. No I/O.
+"""Decides what an ADD does with a VF, from facts that were read under the VF's lock. No I/O.
 
-VfFacts are read under the VF's lock; every rule that refuses an ADD stands here.
+Every rule by which the state of a VF refuses an ADD is here.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.core.configuration import NetConf
 
-LOCALLY_ADMINISTERED = 0x02 << 56  # IEEE Std 802, 8.2: the bit of the first byte
+LOCALLY_ADMINISTERED = 0x02 << 56  # the U/L bit of the first byte (IEEE Std 802, 8.2)
 
 
 class VfFacts(Value):
-    """What is known of a VF before anything is done, all read under its lock."""
+    """What is known about a VF before anything is changed; all read under its lock."""
 
     function: VfFunction
     pf_link: Link
-    configs: dict[int, VfConfig]  # what the PF says of its VFs, by index; of this one at least
+    configs: dict[int, VfConfig]  # what the PF reports about its VFs, by VF index; at least this one
     rdma: RdmaDevice | None
     netdev: Link | None  # in the host's namespace
-    rdma_here: bool  # the RDMA device is seen from the host's namespace
+    rdma_here: bool  # the RDMA device is visible in the host's namespace
     mode: str  # RDMA namespace mode: shared or exclusive
-    children: tuple[str, ...] = ()  # P_Key children of the netdev; read if a P_Key is asked for
-    holders: dict[Guid, str] = {}  # noqa: RUF012  # GUIDs that others on this node have, and who; read if one is chosen
+    children: tuple[str, ...] = ()  # P_Key children of the netdev; read only if a P_Key is requested
+    holders: dict[Guid, str] = {}  # noqa: RUF012  # who else on this node has which GUID; read only if one will be set
 
     @property
     def config(self) -> VfConfig:
-        """What the PF says of this VF."""
+        """What the PF reports about this VF."""
         empty = VfConfig(node_guid=Guid(0), port_guid=Guid(0), link_state="")
         return self.configs.get(self.function.index, empty)
 
     @property
     def passed_through(self) -> bool:
-        """Whether the VF belongs to a driver for virtual machines."""
+        """Whether the VF is bound to a driver that passes it through to a virtual machine."""
         return self.function.driver in PASS_THROUGH_DRIVERS
 
     @property
     def node_guid(self) -> Guid | None:
-        """The VF's own node GUID; what the PF remembers where the VF cannot be asked."""
+        """The VF's own node GUID; of a passed-through VF, which cannot be asked, the PF's setting."""
         if self.rdma and self.rdma.node_guid is not None:
             return self.rdma.node_guid
         return self.config.node_guid if self.passed_through else None
@@ -69,22 +69,25 @@ class VfFacts(Value):
 class Plan(Value):
     """What an ADD is going to do."""
 
-    port_guid: Guid  # the one the VF has at the end, node and port alike unless kept
-    node_guid: Guid  # differs from `port_guid` only where a VF's two GUIDs are kept as they are
-    origin: str  # kept, derived, or the key it was requested by
+    port_guid: Guid  # what the VF will have
+    node_guid: Guid  # equal to `port_guid` unless the VF keeps two different GUIDs
+    origin: str  # kept, derived, or the key that requested it
     sets_guid: bool
     needs_rebind: bool
-    link_state: str  # to be set; "" leaves it
+    link_state: str  # to be set; "": leave it as it is
     moves_rdma: bool
 
 
 def plan_add(conf: NetConf, facts: VfFacts) -> Plan:
-    """Decide, or refuse with the reason and what to do (codes 2, 11, 101); nothing has been touched."""
+    """Return the plan. Changes nothing.
+
+    Raises DeviceUnusable (101), UnsupportedField (2) or TryAgainLater (11) with the reason and what to do.
+    """
     _refuse_unusable(conf, facts)
     guid, origin = _choose_guid(conf, facts)
     node, port = facts.node_guid, facts.port_guid
     if guid is None:
-        # Kept: neither write nor rebind, which is most of the cost and all of the races.
+        # Kept. That saves the rebind, which takes most of an ADD's time and causes all of its races.
         node, port = node or Guid(0), port or Guid(0)
         change = False
     else:
@@ -103,47 +106,49 @@ def plan_add(conf: NetConf, facts: VfFacts) -> Plan:
 
 def _refuse_unusable(conf: NetConf, facts: VfFacts) -> None:
     function = facts.function
-    who = f"VF {function.pci}"
+    vf = f"VF {function.pci}"
     if not function.driver:
-        raise DeviceUnusable(f"{who} has no driver", f"bind it: echo {function.pci} > /sys/bus/pci/drivers_probe")
+        raise DeviceUnusable(f"{vf} has no driver", f"bind it: echo {function.pci} > /sys/bus/pci/drivers_probe")
     if conf.ib_kubernetes and not (conf.guid is not None and conf.ib_kubernetes_ready):
         raise TryAgainLater(
-            f"network {conf.name}: ibKubernetesEnabled, but ib-kubernetes has not given this pod a GUID yet",
-            "is ib-kubernetes running, and is infinibandGUID among the configuration's capabilities?",
+            f"network {conf.name}: ib-kubernetes has not given this pod a GUID yet, which ibKubernetesEnabled requires",
+            "is ib-kubernetes running, and does the configuration have the capability infinibandGUID?",
         )
     if facts.passed_through:
         return
     if conf.rdma_isolation and facts.mode != "exclusive":
         raise UnsupportedField(
-            f"rdmaIsolation: true needs the RDMA namespace mode exclusive, it is {facts.mode}",
-            "set 'options ib_core netns_mode=0' in /etc/modprobe.d and reboot; nothing was touched",
+            f"rdmaIsolation needs the RDMA namespace mode exclusive, it is {facts.mode}",
+            "set 'options ib_core netns_mode=0' in /etc/modprobe.d and reboot; nothing was changed",
         )
     if facts.rdma is None:
-        raise DeviceUnusable(f"{who} has no RDMA device", "is the driver's RDMA part loaded (mlx5_ib), and ib_uverbs?")
+        raise DeviceUnusable(
+            f"{vf} has no RDMA device", "load the RDMA half of its driver (modprobe mlx5_ib ib_uverbs)"
+        )
     if not facts.rdma_here:
         raise DeviceUnusable(
-            f"{who} is in use: its RDMA device {facts.rdma.name} is in another network namespace",
-            "another pod has it; the device plugin must not give it twice",
+            f"{vf} is in use: its RDMA device {facts.rdma.name} is in another network namespace",
+            "another pod has it; the device plugin must not allocate it twice",
         )
     if facts.netdev is None:
         raise DeviceUnusable(
-            f"{who} has no netdev here: ib_ipoib is not loaded, or the netdev is in another network namespace",
-            "modprobe ib_ipoib; if another pod has the VF, the device plugin must not give it twice",
+            f"{vf} has no netdev on the host: ib_ipoib is not loaded, or the netdev is in another network namespace",
+            "modprobe ib_ipoib; if another pod has the VF, the device plugin must not allocate it twice",
         )
     if conf.pkey is not None and facts.children:
         raise DeviceUnusable(
-            f"{who} has P_Key children on the host: {', '.join(facts.children)}",
-            "a VF for pods must have none, DEL could not tell them from the pod's: ip link delete them",
+            f"{vf} has P_Key children on the host: {', '.join(facts.children)}",
+            "delete them (ip link delete NAME): DEL could not tell them from the pod's",
         )
 
 
 def _choose_guid(conf: NetConf, facts: VfFacts) -> tuple[Guid | None, str]:
-    """Give the GUID to set and its origin; None keeps what the VF has."""
+    """Return the GUID to set, None to keep what the VF has, and its origin."""
     if conf.guid is not None:
         if conf.guid in facts.holders:
             raise DeviceUnusable(
                 f"{conf.guid_source} {conf.guid} is held by {facts.holders[conf.guid]}",
-                "a GUID names one port of the fabric: give this pod another, or none",
+                "a GUID must be unique in the fabric: request another one for this pod, or none",
             )
         return conf.guid, conf.guid_source
     if keeps_guid(conf, facts):
@@ -158,38 +163,37 @@ def _choose_guid(conf: NetConf, facts: VfFacts) -> tuple[Guid | None, str]:
 
 
 def keeps_guid(conf: NetConf, facts: VfFacts) -> bool:
-    """Whether the VF stays as it is: no GUID is asked for, and it has usable ones."""
+    """Return whether the VF keeps its GUIDs: none is requested, and those it has are usable."""
     node, port = facts.node_guid, facts.port_guid
     return conf.guid is None and bool(node and port) and not (node and node.fault) and not (port and port.fault)
 
 
 def derive_guid(pf_guid: Guid | None, function: VfFunction, others: set[Guid]) -> Guid:
-    """Make a VF's GUID from its PF's port GUID and its index: stable over reboots, unique on the fabric.
+    """Return a VF's GUID, made from its PF's port GUID and its VF index: stable across reboots, unique in the fabric.
 
-    The locally administered bit is set, and index plus one stands in the two middle bytes, which hold a
-    filler (ff:fe of an EUI-64, 03:00 with Mellanox) that distinguishes no two HCAs. Raises DeviceUnusable if
-    the PF has no GUID or another of its VFs has the result.
+    It has the locally administered bit, and VF index + 1 in the two middle bytes. Those hold a filler (ff:fe in an
+    EUI-64, 03:00 with Mellanox), which is the same in all HCAs. Raises DeviceUnusable (101) if the PF has no GUID or
+    another VF has the derived one.
     """
     if not pf_guid:
         raise DeviceUnusable(
-            f"VF {function.pci} has no GUID and none can be derived: PF {function.pf} has none itself",
-            "give one (guid), or bring the PF's port up",
+            f"VF {function.pci} has no GUID, and none can be derived: PF {function.pf} has none either",
+            "set one with the key guid, or bring the PF's port up",
         )
     middle = 0xFFFF << 24
     guid = Guid((pf_guid | LOCALLY_ADMINISTERED) & ~middle | (function.index + 1) << 24)
     if guid.fault or guid in others or guid == pf_guid:
-        raise DeviceUnusable(f"VF {function.pci}: the derived GUID {guid} is taken on its PF", "give one (guid)")
+        raise DeviceUnusable(
+            f"VF {function.pci}: the derived GUID {guid} is already in use", "set another one with the key guid"
+        )
     return guid
 
 
-# ---- wanted and found
-
-
 def needs_child(report: PortReport, pkey: int) -> bool:
-    """Whether the P_Key, which is in the table, needs an interface of its own: a netdev has that of index 0."""
+    """Return whether the P_Key needs an IPoIB child: the VF's own netdev has the P_Key at index 0 of the table."""
     return normalize_pkey(report.pkeys[0]) != normalize_pkey(pkey)
 
 
 def port_is_awaited(conf: NetConf, link_state: str) -> bool:
-    """Whether the port has to become ACTIVE: not if nobody waits, nor if the VF's link is disabled."""
+    """Return whether ADD waits for the port to become ACTIVE: not with portTimeout 0, nor with a disabled link."""
     return conf.port_timeout > 0 and link_state != "disable"

@@ -1,4 +1,4 @@
-"""The record of an attachment as a value, its key, and its JSON form. state/records.py keeps it on disk."""
+"""The record of an attachment, its key, and their JSON form. state/records.py stores them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMA = 1
 
 
 class AttachmentKey(Value):
-    """What names an attachment (C12)."""
+    """What identifies an attachment (C12)."""
 
     network: str
     container_id: str
@@ -22,7 +22,7 @@ class AttachmentKey(Value):
 
     @property
     def path(self) -> str:
-        """Relative to attachments/, without the ending."""
+        """The record's path relative to attachments/, without .json."""
         return f"{self.network}/{self.container_id}:{self.ifname}"
 
     @property
@@ -32,7 +32,7 @@ class AttachmentKey(Value):
 
     @classmethod
     def parse(cls, path: str) -> AttachmentKey | None:
-        """Read `path` back; None if it is nothing of ours."""
+        """Return the key whose `path` this is; None if there is none."""
         network, slash, rest = path.partition("/")
         container_id, colon, ifname = rest.partition(":")
         if not (slash and colon and network and container_id and ifname) or "/" in rest:
@@ -41,15 +41,15 @@ class AttachmentKey(Value):
 
 
 class Record(Value):
-    """Everything DEL needs when nothing else is left. What was there before is `had_…`."""
+    """All that DEL needs to release an attachment. `had_…` is how the VF was before."""
 
     key: AttachmentKey
     pci: PciAddress
     boot_id: str
     netns_path: str
     netns_cookie: int
-    pod: str  # namespace/name, for people
-    since: float  # Unix time
+    pod: str  # namespace/name, for messages
+    since: float  # Unix time, seconds
     committed: bool
     rdma_isolation: bool
     driver: str
@@ -64,25 +64,25 @@ class Record(Value):
     had_config_node_guid: Guid
     had_config_port_guid: Guid
     had_link_state: str
-    port_guid: Guid  # the one the attachment has; stored as "guid"
+    port_guid: Guid  # the VF's while attached; stored as "guid"
     node_guid: Guid
-    sets_guid: bool  # whether the two were set, or found there and kept
-    link_state: str  # the planned one; "": left alone
-    conf: dict[str, object]  # the network configuration, for the DEL of the IPAM plugin
+    sets_guid: bool  # False: the VF kept the GUIDs it had
+    link_state: str  # as planned; "": not changed
+    conf: dict[str, object]  # the network configuration, for the IPAM plugin's DEL
     args: str  # CNI_ARGS, likewise
-    result: dict[str, object]  # once committed: what this attachment made, prevResult left out, in the newest version
-    child_pkey: int = 0  # of the IPoIB child that the attachment has, or is about to make; 0: none
+    result: dict[str, object]  # once committed: our own part of ADD's result (no prevResult), in the newest version
+    child_pkey: int = 0  # P_Key of the IPoIB child that the attachment has or is about to make; 0: none
 
 
 _MAY_BE_UNKNOWN = ("had_node_guid", "had_port_guid")
 _GUIDS = (*_MAY_BE_UNKNOWN, "had_config_node_guid", "had_config_port_guid", "port_guid", "node_guid")
-# Fields that are stored under an older name: nodes are upgraded, and downgraded, with pods running.
+# Fields that are stored under an older name: nodes are upgraded and downgraded while pods run.
 _STORED_AS = {"port_guid": "guid", "sets_guid": "set_guid"}
 _FIELD_OF = {stored: field for field, stored in _STORED_AS.items()}
 
 
 def render_record(record: Record) -> dict[str, object]:
-    """Give the JSON document of a record, with the stored names of its fields."""
+    """Return a record's JSON document, with the stored names of its fields."""
     doc: dict[str, object] = {"schema": SCHEMA, **record.__dict__}
     doc["key"] = dict(record.key.__dict__)
     doc["had_altnames"] = list(record.had_altnames)
@@ -93,20 +93,20 @@ def render_record(record: Record) -> dict[str, object]:
 
 
 def parse_record(doc: Any) -> Record:
-    """Read a record's document; ValueError, KeyError or TypeError if it is none of this schema."""
+    """Return the record in a JSON document. Raises ValueError, KeyError or TypeError if it is not of this schema."""
     if doc["schema"] != SCHEMA:
-        raise ValueError(f"schema {doc['schema']} is not {SCHEMA}")
+        raise ValueError(f"schema must be {SCHEMA} (got {doc['schema']})")
     doc = {_FIELD_OF.get(name, name): item for name, item in doc.items()}
     fields = {"child_pkey": 0, **{name: item for name, item in doc.items() if name != "schema"}}
     fields["key"] = AttachmentKey(**doc["key"])
     fields["pci"] = PciAddress.parse(doc["pci"])
     for name, kind in _KINDS.items():
         if not isinstance(fields[name], kind):
-            raise TypeError(f"{name} is {fields[name]!r}")
+            raise TypeError(f"{name} has the wrong type (got {fields[name]!r})")
     fields["had_altnames"] = tuple([str(name) for name in doc["had_altnames"]])
     for name in _GUIDS:
-        unknown = doc[name] is None and name in _MAY_BE_UNKNOWN
-        fields[name] = None if unknown else Guid.parse(doc[name])
+        is_unknown = doc[name] is None and name in _MAY_BE_UNKNOWN
+        fields[name] = None if is_unknown else Guid.parse(doc[name])
     return Record(**fields)
 
 
@@ -136,6 +136,6 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def describe_attachment(record: Record) -> str:
-    """Name an attachment for a message."""
+    """Return words that name an attachment in a message."""
     who = f"pod {record.pod}" if record.pod else f"container {record.key.container_id}"
     return f"{who} (network {record.key.network}, {record.key.ifname})"

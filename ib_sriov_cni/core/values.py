@@ -1,4 +1,4 @@
-"""The words of the trade as values: GUIDs, PCI addresses, VFs and netdevs as they were read. No I/O."""
+"""GUIDs, PCI addresses, and facts about VFs, netdevs and RDMA devices, as value classes. No I/O."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ IFF_UP = 1
 IFF_LOWER_UP = 0x10000
 GUID_MAX = (1 << 64) - 1
 HEX = frozenset("0123456789abcdefABCDEF")
+GUID_FORM = "a GUID like 00:11:22:33:44:55:66:77"
+PCI_FORM = "a PCI address like 0000:3b:00.2"
 
-# Configuration's word -> IFLA_VF_LINK_STATE_* (include/uapi/linux/if_link.h).
+# Value of `link_state` -> IFLA_VF_LINK_STATE_* (include/uapi/linux/if_link.h).
 LINK_STATES = {"auto": 0, "enable": 1, "disable": 2}
 # enum ib_port_state (IBA 14.2.5.6)
 PORT_STATES = {0: "NOP", 1: "DOWN", 2: "INIT", 3: "ARMED", 4: "ACTIVE", 5: "ACTIVE_DEFER"}
@@ -24,9 +26,9 @@ class Guid(int):
 
     @classmethod
     def parse(cls, text: str) -> Guid:
-        """Read `00:11:…:77`, `0011:2233:4455:6677`, `0011223344556677` or the same behind `0x`, in any case.
+        """Return the GUID in `00:11:…:77`, `0011:2233:4455:6677` or `0011223344556677`, in any case, 0x or not.
 
-        Raises ValueError for anything else. Any 64 bits are accepted here; see `fault` for what may be set.
+        Raises ValueError for anything else. Accepts any 64 bits; `fault` says which of them a port cannot have.
         """
         digits = text.strip()
         if digits[:2] in {"0x", "0X"}:
@@ -34,26 +36,34 @@ class Guid(int):
         groups = digits.split(":")
         width = {1: 16, 4: 4, 8: 2}.get(len(groups))
         if width is None or any(len(group) != width or not HEX.issuperset(group) for group in groups):
-            raise ValueError(f"{text!r} is not a GUID (eight bytes like 00:11:22:33:44:55:66:77)")
+            raise ValueError(f"{text!r} is not {GUID_FORM}")
         return cls(int("".join(groups), 16))
+
+    @classmethod
+    def parse_or_none(cls, text: str) -> Guid | None:
+        """Return what `parse` returns, None where it raises ValueError."""
+        try:
+            return cls.parse(text)
+        except ValueError:
+            return None
 
     @property
     def fault(self) -> str:
-        """Why a port cannot have this GUID; empty when it can.
+        """Why a port cannot have this GUID; empty if it can.
 
-        Zero means none, all ones means unassigned (RTM_SETLINK takes both). ff in front is what a multicast
-        GID starts with.
+        RTM_SETLINK accepts all of them: zero stands for no GUID, all ones for an unassigned one, and multicast GIDs
+        start with ff.
         """
         if self == 0:
-            return "is all zero, which means no GUID"
+            return "is all zeros (no GUID)"
         if self == GUID_MAX:
-            return "is all ones, which means unassigned"
+            return "is all ones (unassigned)"
         if self >> 56 == 0xFF:
             return "starts with ff, as multicast GIDs do"
         return ""
 
     def __str__(self) -> str:
-        """Give the form that iproute2 and the kernel's sysfs setter take."""
+        """Return eight pairs with colons: the form that iproute2 and OFED's sysfs files accept."""
         return self.to_bytes(8, "big").hex(":")
 
     def __repr__(self) -> str:
@@ -67,9 +77,9 @@ class PciAddress(str):
 
     @classmethod
     def parse(cls, text: str) -> PciAddress:
-        """Read a PCI address; upper case is folded, needless zeros of the domain are dropped.
+        """Return the address in lower case, without superfluous zeros in the domain.
 
-        Raises ValueError for anything else, paths included.
+        Raises ValueError for anything else, such as a path.
         """
         parts = text.replace(".", ":").split(":")
         widths = [len(part) for part in parts]
@@ -84,42 +94,42 @@ class PciAddress(str):
             and parts[3] in "01234567"
         )
         if not good:
-            raise ValueError(f"{text!r} is not a PCI address (like 0000:3b:00.2)")
-        # Domains that need no fifth digit have four (pci_setup_device: %04x).
+            raise ValueError(f"{text!r} is not {PCI_FORM}")
+        # A domain has four digits unless it needs more (pci_setup_device: %04x).
         return cls(f"{int(parts[0], 16):04x}{text[widths[0] :].lower()}")
 
 
 class VfFunction(Value):
-    """What the PCI tree says of a VF (Documentation/PCI/pci-iov-howto.rst)."""
+    """A VF and its PF in sysfs' PCI tree (Documentation/PCI/pci-iov-howto.rst)."""
 
     pci: PciAddress
     pf: PciAddress
     index: int  # N of the PF's virtfnN
     driver: str  # "" when unbound
     pf_driver: str
-    pf_netdev: str  # "" when the PF has none in this namespace
-    pf_index: int = 0  # its number, which stays when udev or a person renames it; 0 with none
+    pf_netdev: str  # "" if the PF has none in this namespace
+    pf_index: int = 0  # ifindex of `pf_netdev`, which survives a rename; 0 if there is none
 
 
 class VfConfig(Value):
-    """What the PF says of a VF: the driver's memory of what was set, not what the VF has (style: facts)."""
+    """A VF's settings as its PF reports them: what was last set, which need not be what the VF has."""
 
     node_guid: Guid
     port_guid: Guid
-    link_state: str  # a key of LINK_STATES, or "" where the PF does not tell
+    link_state: str  # a key of LINK_STATES; "" if the PF does not report it
 
 
 class RdmaDevice(Value):
-    """An RDMA device as sysfs shows it, from whatever namespace."""
+    """An RDMA device as sysfs shows it, in whatever namespace it is."""
 
     name: str
-    uverbs: str  # uverbsN, "" without ib_uverbs
-    node_guid: Guid | None  # None where it cannot be read (device in another namespace)
+    uverbs: str  # uverbsN; "" without ib_uverbs
+    node_guid: Guid | None  # None if it cannot be read (device in another namespace)
     port_guid: Guid | None
 
 
 class Port(Value):
-    """What sysfs says of an RDMA device's port; texts are empty where it says nothing."""
+    """An RDMA device's port in sysfs; a text that sysfs does not have is empty."""
 
     state: str  # DOWN, INIT, ARMED, ACTIVE …
     physical: str  # Disabled, Polling, LinkUp …
@@ -130,7 +140,7 @@ class Port(Value):
 
 
 class Link(Value):
-    """A netdev. `pci` is empty on kernels that do not report the parent device (before 5.14)."""
+    """A netdev. `pci` is empty on kernels before 5.14, which do not report the parent device."""
 
     index: int
     name: str
@@ -141,7 +151,7 @@ class Link(Value):
     operstate: str
     pci: str
     altnames: tuple[str, ...]
-    lower: int = 0  # a P_Key child's parent (ifindex in that one's namespace); 0 for a netdev of its own
+    lower: int = 0  # a P_Key child's parent (ifindex in the parent's namespace); 0 if it is not a child
     broadcast: bytes = b""
 
     @property
@@ -163,14 +173,14 @@ class Link(Value):
 
     @property
     def port_guid(self) -> Guid | None:
-        """Last eight bytes of an IPoIB hardware address: the only part that survives a re-creation."""
+        """The last eight bytes of an IPoIB hardware address, which stay the same when the netdev is made anew."""
         if self.kind != ARPHRD_INFINIBAND or len(self.address) != 20:
             return None
         return Guid.from_bytes(self.address[12:], "big")
 
 
 class PortReport(Value):
-    """What verbs say of an opened device's first port."""
+    """What libibverbs reports about an open device and its first port."""
 
     device: str
     node_guid: Guid
@@ -183,9 +193,9 @@ class PortReport(Value):
 
 
 def normalize_pkey(number: int) -> int:
-    """Drop the membership bit (0x8000): full and limited members of a partition share the rest."""
+    """Return the P_Key without the membership bit (0x8000), as full and limited members of a partition share it."""
     return number & 0x7FFF
 
 
-# Drivers that hand a VF to a virtual machine: no netdev, no RDMA device, and no rebind by us.
+# Drivers that pass a VF through to a virtual machine: no netdev, no RDMA device, and never rebound by us.
 PASS_THROUGH_DRIVERS = frozenset(("vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio"))

@@ -1,7 +1,7 @@
-"""Netlink messages on pyroute2's message classes: the few that the plugin speaks.
+"""The netlink messages that the plugin uses, declared with pyroute2's message classes.
 
-pyroute2_loader.py says how pyroute2 is loaded. pyroute2's own ifinfmsg brings 15 plug-ins that no IPoIB netdev needs,
-so the messages are declared here on its `nlmsg` and `nla`.
+They are based on pyroute2's `nlmsg` and `nla`, because its own ifinfmsg loads 15 plug-ins that no IPoIB netdev needs.
+pyroute2_loader.py loads pyroute2.
 
 Sources: include/uapi/linux/{netlink,rtnetlink,if_link,if_addr}.h, include/uapi/rdma/rdma_netlink.h.
 """
@@ -22,13 +22,13 @@ _slot = _base.nla_slot  # type: ignore[attr-defined]  # no stubs
 
 
 class _Sparse:
-    """Leaves out attributes that are not in the map: a link has fifty, of which ten are read.
+    """Skips attributes that are not in the map: a link has fifty, of which ten are read.
 
-    pyroute2 makes an object of each one, which was half the cost of reading a link.
+    pyroute2 makes an object for each one, which was half the cost of reading a link.
     """
 
     def decode_nlas(self: Any, offset: int) -> None:
-        """Take the place of nlmsg_base.decode_nlas; the attributes are decoded when they are asked for."""
+        """Override nlmsg_base.decode_nlas: find the attributes, which are decoded on first access."""
         known = self._nlmsg_base__t_nla_map
         end = self.offset + self.length
         while offset + 4 <= end:
@@ -54,12 +54,12 @@ NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 
 def _nested(*nla_map: tuple[int, str, str], **inside: Any) -> type[nla]:
-    """Make an attribute of attributes: their numbers, names and kinds; `inside` the kinds that are not pyroute2's."""
+    """Return the class of an attribute of attributes: their numbers, names, types; `inside`: types not in pyroute2."""
     return type("nested", (nla,), {"nla_map": nla_map, **inside})
 
 
 def _struct(*fields: tuple[str, str]) -> type[nla]:
-    """Make an attribute of fields: their names and formats."""
+    """Return the class of an attribute that is a struct: the names and formats of its fields."""
     return type("struct", (nla,), {"fields": fields})
 
 
@@ -74,7 +74,7 @@ RTM_NEWLINKPROP, RTM_DELLINKPROP = 108, 109
 
 
 class linkmsg(nlmsg):  # noqa: N801  # named as pyroute2 names messages
-    """struct ifinfomsg and the link attributes the plugin reads or sets."""
+    """struct ifinfomsg and the link attributes that the plugin reads or sets."""
 
     prefix = "IFLA_"
     fields = (("family", "B"), ("__align", "x"), ("ifi_type", "H"), ("index", "i"), ("flags", "I"), ("change", "I"))
@@ -95,14 +95,14 @@ class linkmsg(nlmsg):  # noqa: N801  # named as pyroute2 names messages
         (56, "IFLA_PARENT_DEV_NAME", "asciiz"),
     )
 
-    # Of a netdev that is to be made; in answers it may be any kind's, and is not looked into.
+    # Used to make a netdev. In answers it may be of any kind, and is not read.
     ipoibinfo = _nested(
         (1, "IFLA_INFO_KIND", "asciiz"),
         (2, "IFLA_INFO_DATA", "ipoib"),
         ipoib=_nested((1, "IFLA_IPOIB_PKEY", "uint16")),
     )
     proplist = _nested((53, "IFLA_ALT_IFNAME", "asciiz"), nla_flags=0x8000)  # NLA_F_NESTED
-    # One IFLA_VF_INFO per VF of a PF. pyroute2's own class writes GUIDs of a wrong length.
+    # One IFLA_VF_INFO per VF of a PF. pyroute2's class encodes GUIDs with a wrong length.
     vflist = _nested(
         (1, "IFLA_VF_INFO", "vfinfo"),
         vfinfo=_nested(
@@ -157,7 +157,7 @@ class routemsg(nlmsg):  # noqa: N801  # see linkmsg
 
 
 class rdmamsg(nlmsg):  # noqa: N801  # see linkmsg
-    """A message of NETLINK_RDMA's nldev client, which pyroute2 lacks: no fixed header, attributes alone."""
+    """A message of NETLINK_RDMA's nldev client, which pyroute2 lacks: only attributes, no fixed header."""
 
     prefix = "RDMA_NLDEV_"
     fields = ()
@@ -173,6 +173,6 @@ class rdmamsg(nlmsg):  # noqa: N801  # see linkmsg
 
 
 class errormsg(nlmsg):  # noqa: N801  # see linkmsg
-    """struct nlmsgerr as far as the errno; the rest is read by hand (the echoed request has any length)."""
+    """struct nlmsgerr up to the errno; the rest, which starts with the echoed request, is parsed by hand."""
 
     fields = (("error", "i"),)

@@ -1,6 +1,6 @@
-"""One small netlink socket: a request, its answers, the kernel's reason when it says no.
+"""A small netlink socket: sends one request at a time and returns its answers, or raises the kernel's refusal.
 
-pyroute2's own socket classes bring asyncio; a CNI call sends a dozen messages, one after the other.
+pyroute2's socket classes need asyncio; a CNI call sends a dozen messages, one after the other.
 Source: include/uapi/linux/netlink.h, Documentation/userspace-api/netlink/intro.rst.
 """
 
@@ -13,6 +13,7 @@ from struct import error as struct_error
 from struct import pack, unpack_from
 
 from ib_sriov_cni.kernel import netlink_messages as m
+from ib_sriov_cni.kernel.netns import SOL_SOCKET, read_cookie
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,71 +25,68 @@ if TYPE_CHECKING:
 AF_NETLINK, SOCK_RAW, SOCK_CLOEXEC, SOL_NETLINK = 16, 3, 0o2000000, 270
 NETLINK_ROUTE, NETLINK_RDMA = 0, 20
 NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 1, 10, 11, 12
-SOL_SOCKET, SO_RCVTIMEO, SO_NETNS_COOKIE = 1, 20, 71  # include/uapi/asm-generic/socket.h; the last since Linux 5.14
+SO_RCVTIMEO = 20  # include/uapi/asm-generic/socket.h
 RTNLGRP_LINK = 1
 KERNEL = 0  # its port number
 MSG_DONTWAIT = 0x40
-DISCARD_MAX = 1000  # events that one wait throws away; the rest wakes the next one
+DISCARD_MAX = 1000  # events that one wait drops; if there are more, the next wait returns at once
 ANSWERS_MAX = 20_000  # of one dump; a node has a few hundred links, a pod a handful
-BUFFER = 1 << 18  # a PF with 127 VFs answers in about 40 KiB
-ANSWER_SECONDS = 30  # the kernel answers within its own locks; rtnl may be held by others for seconds
+BUFFER = 1 << 18  # bytes; the answer about a PF with 127 VFs has about 40 KiB
+ANSWER_SECONDS = 30  # the kernel needs rtnl_lock to answer, which others may hold for seconds
 INTERRUPTED_TRIES = 5
 
 
 class NetlinkError(Exception):
-    """The kernel's refusal: errno and, where it gives one, its sentence (extended acknowledgement)."""
+    """A refusal by the kernel: errno and, if there is one, the text of its extended acknowledgement."""
 
     def __init__(self, number: int, reason: str = "") -> None:
-        """Keep errno (positive) and reason."""
+        """`number`: the errno, positive."""
         super().__init__(number, reason)
         self.errno = number
         self.reason = reason
 
 
 class NetlinkSocket:
-    """A netlink socket of one protocol in the network namespace the thread was in when it was made.
+    """A netlink socket of one protocol, in the network namespace that the thread is in when it is made.
 
-    Only the kernel is believed. A process in a pod's namespace that has CAP_NET_ADMIN there may send to any netlink
-    socket of that namespace, so the socket is connected to the kernel's port before it has a port number of its own:
-    the kernel then refuses what anybody else sends (netlink_getsockbyportid in net/netlink/af_netlink.c).
+    It accepts messages from the kernel only. In a pod's namespace, a process with CAP_NET_ADMIN can send to any netlink
+    socket, so this one is connected to the kernel's port before it has a port number of its own: then the kernel
+    rejects what others send (netlink_getsockbyportid in net/netlink/af_netlink.c).
     """
 
     def __init__(self, protocol: int, *, group: int = 0, trace: Callable[[str], None] | None = None) -> None:
-        """Open and connect the socket, and join a multicast group if one is named; `trace` gets a line per message.
+        """Open and connect the socket, and join a multicast group if it is not 0. Raises OSError.
 
-        Raises OSError.
+        `trace` is called with one line per request.
         """
         self._socket = _socket.socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
         self._socket.connect((KERNEL, 0))
         if group:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-        # The kernel keeps this time; Python's own way takes three system calls for each message more.
+        # A timeout in the kernel. Python's settimeout would cost three more system calls per message.
         self._socket.setsockopt(SOL_SOCKET, SO_RCVTIMEO, pack("ll", ANSWER_SECONDS, 0))
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             try:
                 self._socket.setsockopt(SOL_NETLINK, option, 1)
             except OSError:
-                pass  # before 4.3 and 4.12: refusals have no sentence; before 4.20: dumps have everything
+                pass  # before Linux 4.12 refusals have no text; before 4.20 dumps are not filtered
         self._sequence = 0
         self._trace = trace
 
     def close(self) -> None:
-        """Close it."""
+        """Close the socket."""
         self._socket.close()
 
     def fileno(self) -> int:
-        """For poll()."""
+        """Return the descriptor, for poll()."""
         return self._socket.fileno()
 
     def netns_cookie(self) -> int:
-        """Return the number of its network namespace, never used again before a reboot; 0 before Linux 5.14."""
-        try:
-            return int.from_bytes(self._socket.getsockopt(SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
-        except OSError:
-            return 0
+        """Return the cookie of the socket's network namespace (see `read_cookie`); 0 before Linux 5.14."""
+        return read_cookie(self._socket)
 
     def wait(self, seconds: float) -> None:
-        """Sleep until something comes, or that long, and throw away what came."""
+        """Sleep until a message arrives, for at most that long, and drop all that have arrived."""
         from select import POLLIN, poll
 
         waiter = poll()
@@ -97,7 +95,7 @@ class NetlinkSocket:
         for _ in range(DISCARD_MAX):
             try:
                 self._socket.recv(BUFFER, MSG_DONTWAIT)
-            except OSError:  # nothing left; or ENOBUFS: events were lost, which only says that there were some
+            except OSError:  # nothing left; or ENOBUFS: events were lost, so there were some
                 break
 
     def ask(
@@ -111,11 +109,12 @@ class NetlinkSocket:
         keep: Callable[[Any], T | None] | None = None,
         most: int = ANSWERS_MAX,
     ) -> list[T]:
-        """Send one message and return the decoded answers (none for a plain acknowledgement).
+        """Send a request and return the decoded answers (none if the kernel only acknowledges it).
 
-        `keep` makes of each answer what is to be kept of it, None for nothing; the messages of a long dump are never
-        all in memory. Raises NetlinkError: the kernel's refusal; E2BIG for more than `most` answers; EBADMSG for what
-        cannot be decoded; ENOBUFS, ETIMEDOUT. A dump that the kernel calls inconsistent is asked for again.
+        `message` is the class of request and answers, `kind` the message type, `attrs` (name, value) pairs. `keep`
+        turns an answer into what is returned of it, None to drop it, so that a long dump is never in memory as a whole.
+        Raises NetlinkError: the kernel's refusal; E2BIG for more than `most` answers; EBADMSG for a message that cannot
+        be decoded; ENOBUFS; ETIMEDOUT. A dump that the kernel marks as inconsistent is requested again.
         """
         deadline = time.monotonic() + ANSWER_SECONDS
         tries = INTERRUPTED_TRIES
@@ -123,7 +122,7 @@ class NetlinkSocket:
             tries -= 1
             self._send(message, kind, flags, fields or {}, attrs)
             dump = flags & m.NLM_F_DUMP == m.NLM_F_DUMP
-            got, is_interrupted = self._receive(message, deadline, keep or _as_it_is, most, dump=dump)
+            got, is_interrupted = self._receive(message, deadline, keep or _whole, most, dump=dump)
             if not is_interrupted or not tries:
                 break
         if self._trace:
@@ -141,7 +140,7 @@ class NetlinkSocket:
         request["attrs"] = list(attrs)
         header = request["header"]
         header["type"] = kind
-        # An answer to a plain GET comes without an acknowledgement; everything else is acknowledged.
+        # A GET of one object is answered without an acknowledgement; everything else is acknowledged.
         header["flags"] = m.NLM_F_REQUEST | flags
         header["sequence_number"] = self._sequence
         request.encode()
@@ -156,16 +155,16 @@ class NetlinkSocket:
         while True:
             for part, kind, flags, sequence in _messages(self._read(deadline)):
                 if sequence != self._sequence:
-                    continue  # the rest of an answer given up earlier
+                    continue  # left over from a request that timed out
                 is_interrupted = is_interrupted or bool(flags & m.NLM_F_DUMP_INTR)
                 if kind in (m.NLMSG_ERROR, m.NLMSG_DONE):
                     _raise_refusal(part, kind, flags)
                     if seen > most:
-                        raise NetlinkError(errno.E2BIG, f"{seen} answers, of which at most {most} are looked at")
+                        raise NetlinkError(errno.E2BIG, f"{seen} answers, the limit is {most}")
                     return got, is_interrupted
                 seen += 1
                 if seen > most:
-                    continue  # read to its end, undecoded: the socket takes no new dump before
+                    continue  # the dump has to be read to its end, or the socket accepts no other one
                 kept = _decode(answers, part, keep)
                 if kept is not None:
                     got.append(kept)
@@ -185,17 +184,17 @@ class NetlinkSocket:
         raise NetlinkError(errno.ETIMEDOUT, f"no answer from the kernel within {ANSWER_SECONDS} s")
 
 
-def _as_it_is(answer: Any) -> Any:
+def _whole(answer: Any) -> Any:
     return answer
 
 
 def _messages(data: bytes) -> Iterator[tuple[bytes, int, int, int]]:
-    """Walk through the messages of one datagram: each with its type, flags and sequence number."""
+    """Yield the messages of one datagram, each with its type, flags and sequence number. Raises NetlinkError."""
     offset = 0
     while offset < len(data):
         length, kind, flags, sequence = unpack_from("IHHI", data, offset) if len(data) - offset >= 16 else (0, 0, 0, 0)
         if not 16 <= length <= len(data) - offset:
-            raise NetlinkError(errno.EBADMSG, f"a message of {length} bytes in {len(data) - offset}")
+            raise NetlinkError(errno.EBADMSG, f"message length is {length}, {len(data) - offset} bytes are left")
         yield data[offset : offset + length], kind, flags, sequence
         offset += (length + 3) & ~3
 
@@ -214,7 +213,7 @@ def _raise_refusal(part: bytes, kind: int, flags: int) -> None:
     if number >= 0:
         return
     reason = ""
-    # After the request, or with NETLINK_CAP_ACK after the request's header, the attributes follow.
+    # The attributes follow the request, of which NETLINK_CAP_ACK leaves only the header.
     offset = 20
     if kind == m.NLMSG_ERROR and len(part) >= 36:
         offset += 16 if flags & m.NLM_F_CAPPED else (unpack_from("I", part, 20)[0] + 3) & ~3
@@ -227,18 +226,18 @@ def _raise_refusal(part: bytes, kind: int, flags: int) -> None:
 
 
 class LinkEvents:
-    """Wakes a waiter when any netdev of the namespace appears, changes or goes (RTNLGRP_LINK)."""
+    """Waits for any netdev of the namespace to appear, change or disappear (RTNLGRP_LINK)."""
 
     def __init__(self) -> None:
-        """Subscribe; events from now on are kept until `wait`. Raises OSError."""
+        """Subscribe; events are queued until `wait`. Raises OSError."""
         self._socket = NetlinkSocket(NETLINK_ROUTE, group=RTNLGRP_LINK)
 
     def fileno(self) -> int:
-        """For poll()."""
+        """Return the descriptor, for poll()."""
         return self._socket.fileno()
 
     def wait(self, seconds: float) -> None:
-        """Sleep until an event comes, or that long."""
+        """Sleep until there is an event, for at most that long, and drop all that are queued."""
         self._socket.wait(seconds)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Door to network namespaces: open files that stand for one, and entering it for a moment.
+"""Door to network namespaces: opening one, identifying it, and entering it for a while.
 
 Sources: man 7 network_namespaces, man 2 ioctl_ns, net/core/net_namespace.c (cookies).
 """
@@ -13,67 +13,66 @@ from ib_sriov_cni.kernel.syscalls import CLONE_NEWNET, set_network_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from types import TracebackType
     from typing import Self
 
 NS_GET_NSTYPE = 0xB703
-SOL_SOCKET, SO_NETNS_COOKIE = 1, 71  # include/uapi/asm-generic/socket.h, Linux 5.14
+SOL_SOCKET, SO_NETNS_COOKIE = 1, 71  # include/uapi/asm-generic/socket.h; SO_NETNS_COOKIE since Linux 5.14
 OWN = "/proc/thread-self/ns/net"
 
 
 class Netns:
-    """An open network namespace; it lives at least as long as this does."""
+    """An open network namespace, which the open file keeps alive."""
 
     def __init__(self, fd: int, path: str) -> None:
-        """Take over `fd`; `path` is what people know it by."""
+        """Take ownership of `fd`; `path` names the namespace in messages."""
         self.fd = fd
         self.path = path
         status = os.fstat(fd)
-        self.inode = (status.st_dev, status.st_ino)  # the numbers are used again after its death: see cookie
+        self.inode = (status.st_dev, status.st_ino)  # reused once the namespace is gone, unlike `cookie`
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file; does nothing the second time."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> Self:
-        """For `with`: closes at the end."""
+        """Return the namespace; the end of the block closes it."""
         return self
 
     def __exit__(self, *_fault: object) -> None:
-        """Close."""
+        """Close the file."""
         self.close()
 
     def cookie(self) -> int:
-        """Give the number the kernel never uses again before a reboot; 0 where it has none (before 5.14)."""
+        """Return the namespace's cookie (see `read_cookie`). Raises KernelRefused (102) if it cannot be entered."""
         import _socket
 
         with Inside(self):
             probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
         try:
-            return int.from_bytes(probe.getsockopt(SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
-        except OSError:
-            return 0
+            return read_cookie(probe)
         finally:
             probe.close()
 
 
 class Inside:
-    """`with Inside(netns):` runs the calling thread in that namespace, then back in its own."""
+    """`with Inside(netns):` moves the calling thread into that namespace for the block, and back at its end."""
 
     def __init__(self, netns: Netns) -> None:
-        """Remember where to go."""
+        """Keep the namespace; nothing happens before the block starts."""
         self._netns = netns
-        self._home = -1
+        self._previous = -1
 
     def __enter__(self) -> None:
-        """Enter."""
-        self._home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        """Enter the namespace. Raises KernelRefused (102)."""
+        self._previous = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
         try:
             set_network_namespace(self._netns.fd)
         except OSError as fault:
-            os.close(self._home)
+            os.close(self._previous)
             raise KernelRefused(
                 "enter", f"network namespace {self._netns.path}", fault.errno or errno.EINVAL, details="run as root"
             ) from None
@@ -81,23 +80,34 @@ class Inside:
     def __exit__(
         self, _kind: type[BaseException] | None, _fault: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Return."""
+        """Go back to the previous namespace. Raises OSError."""
         try:
-            set_network_namespace(self._home)
+            set_network_namespace(self._previous)
         finally:
-            os.close(self._home)
+            os.close(self._previous)
+
+
+def read_cookie(sock: socket) -> int:
+    """Return a number that identifies a socket's network namespace and is not reused before a reboot.
+
+    0 before Linux 5.14, which has none.
+    """
+    try:
+        return int.from_bytes(sock.getsockopt(SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+    except OSError:
+        return 0
 
 
 def open_own() -> Netns:
-    """Open the calling thread's namespace."""
+    """Return the calling thread's namespace, opened."""
     return Netns(os.open(OWN, os.O_RDONLY | os.O_CLOEXEC), "the host's namespace")
 
 
 def open_netns(path: str) -> Netns:
-    """Open the namespace at a path.
+    """Return the namespace at a path, opened.
 
-    Raises UnknownContainer (3) if nothing is there, InvalidEnvironment (4) if it is something else: an
-    ordinary file is what stays of a bind mount after a reboot (C13).
+    Raises UnknownContainer (3) if nothing is there, InvalidEnvironment (4) if it is not a network namespace: after a
+    reboot, an ordinary file is left where one was mounted (C13).
     """
     import fcntl
 
@@ -105,7 +115,7 @@ def open_netns(path: str) -> Netns:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise UnknownContainer(
-            f"open network namespace {path}: {os.strerror(errno.ENOENT)}", "the container is gone; nothing was touched"
+            f"open network namespace {path}: {os.strerror(errno.ENOENT)}", "the container is gone; nothing was changed"
         ) from None
     except (OSError, ValueError) as fault:
         raise InvalidEnvironment(f"open network namespace {path!r}: {fault}", "CNI_NETNS must be its path") from None
@@ -120,7 +130,7 @@ def open_netns(path: str) -> Netns:
 
 
 def try_open_netns(path: str) -> Netns | None:
-    """Open the namespace at a path, None when there is none (any more)."""
+    """Return the namespace at a path, opened; None if there is none or it cannot be opened."""
     if not path:
         return None
     try:

@@ -1,12 +1,12 @@
 """Loads pyroute2.netlink, which encodes and decodes netlink messages, without the rest of pyroute2.
 
-What it buys: `import pyroute2` runs a package __init__ that loads 368 modules (asyncio, ssl, sqlite3 ...) and costs
-more than a whole ADD. Here that one module is run below an empty `pyroute2` package, with stand-ins (stand_ins.py) for
-logging, typing and the like (docs/performance.md).
-What it risks: a pyroute2 whose netlink module wants more than the stand-ins have; then the import raises at once, and
-nothing runs half-faked. setup.cfg bounds the version.
-Which test notices: tests/unit/test_nlmsg.py.
-How to take it out: make `load_netlink` a plain `import pyroute2.netlink`.
+Why: `import pyroute2` runs a package __init__ that loads 368 modules (asyncio, ssl, sqlite3 ...), which takes longer
+than a whole ADD. Here only that one module is run, below an empty `pyroute2` package, with stand-ins (stand_ins.py)
+for logging, typing and the like (docs/performance.md).
+Risk: a pyroute2 whose netlink module needs more than the stand-ins have. Then the import fails at once; it never
+works by half. setup.cfg limits the version.
+Test: tests/unit/test_nlmsg.py.
+To remove it: make `load_netlink` a plain `import pyroute2.netlink`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AF_MPLS = 28  # include/linux/socket.h
 
 
 def load_netlink() -> object:
-    """Import pyroute2.netlink alone; a pyroute2 that is loaded already is used as it is."""
+    """Return the module pyroute2.netlink, loaded alone unless pyroute2 is loaded already. Raises ImportError."""
     if "pyroute2" in sys.modules:
         import pyroute2.netlink
 
@@ -41,12 +41,12 @@ def load_netlink() -> object:
         "traceback": {"format_exc": anything, "format_stack": anything},
         "typing": dict.fromkeys(("Any", "Callable", "Dict", "Literal", "Optional", "TypeVar", "Union"), anything),
         "socket": {"AddressFamily": int, **public},
-        "threading": {"local": _thread._local, "Lock": _thread.allocate_lock, "RLock": _thread.RLock},  # noqa: SLF001  # what threading itself exports
+        "threading": {"local": _thread._local, "Lock": _thread.allocate_lock, "RLock": _thread.RLock},  # noqa: SLF001  # as threading exports them
         "collections": {"OrderedDict": _collections.OrderedDict},
         "functools": {"partial": _functools.partial},
         "types": {"FunctionType": type(load_netlink)},
         "weakref": {"proxy": _weakref.proxy},
-        # Of its own modules, classes for nothing but these; a message that cannot be decoded is a ValueError.
+        # Of pyroute2's own modules, only these names are used. A message that cannot be decoded raises ValueError.
         "pyroute2.common": {"AF_MPLS": AF_MPLS, "basestring": (str, bytes), "hexdump": bytes.hex},
         "pyroute2.netlink.exceptions": {
             "NetlinkError": OSError,
@@ -55,7 +55,7 @@ def load_netlink() -> object:
         },
     }
     with StandIns(modules) as stand_ins:
-        # Without its __init__, which is what costs; the real one may be imported afterwards.
+        # Its __init__, which is what takes long, is not run. The real package can still be imported afterwards.
         stand_ins.put("pyroute2", package)
         base = _empty_module("pyroute2.netlink", package.__path__)
         stand_ins.put("pyroute2.netlink", base)
@@ -64,7 +64,7 @@ def load_netlink() -> object:
 
 
 def _empty_module(name: str, path: object) -> Any:
-    """Give a module that has not been run."""
+    """Return a module whose code has not been run. Raises ImportError."""
     import _frozen_importlib
 
     spec = _frozen_importlib._find_spec(name, path)  # type: ignore[attr-defined]  # noqa: SLF001  # importlib.util costs more

@@ -1,11 +1,11 @@
 """Loads pyverbs.device without the modules that pyverbs imports and barely uses.
 
-What it buys: pyverbs imports logging, enum, collections, weakref and ctypes for a logger nobody reads and for classes
-of constants nobody prints; they are 30 of the 40 ms that its import takes (docs/performance.md).
-What it risks: a pyverbs that wants more of them fails to load with the stand-ins. Then everything that was imported is
-dropped and pyverbs is loaded anew with the real modules, so a failure costs time, never a half-loaded library.
-Which test notices: tests/unit/test_standins.py and tests/netns/test_verbs.py.
-How to take it out: make `load_context` a plain `from pyverbs.device import Context`.
+Why: pyverbs imports logging, enum, collections, weakref and ctypes for a logger that we do not use and for classes of
+constants that we do not print; they take 30 of its 40 ms (docs/performance.md).
+Risk: a pyverbs that needs more of them cannot be loaded with the stand-ins. Then everything that was imported is
+dropped and pyverbs is loaded again with the real modules: that costs time, but never leaves a half-loaded library.
+Tests: tests/unit/test_standins.py and tests/netns/test_verbs.py.
+To remove it: make `load_context` a plain `from pyverbs.device import Context`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Namespace = type(sys.implementation)  # types.SimpleNamespace
 
 
 def load_context() -> Any:
-    """Give the class pyverbs.device.Context. Raises what importing pyverbs raises."""
+    """Return the class pyverbs.device.Context. Raises what importing pyverbs raises, such as ImportError."""
     import _weakref
 
     from ib_sriov_cni.kernel.stand_ins import StandIns, anything
@@ -37,7 +37,7 @@ def load_context() -> Any:
     try:
         with StandIns(modules):
             from pyverbs.device import Context
-    except Exception:  # noqa: BLE001  # whatever it misses, the real modules have it
+    except Exception:  # noqa: BLE001  # whatever it lacked, the real modules have
         for name in set(sys.modules) - before:
             del sys.modules[name]
         from pyverbs.device import Context
@@ -45,5 +45,5 @@ def load_context() -> Any:
 
 
 def _constants(_name: str, members: dict[str, int], **_how: object) -> object:
-    """Stand in for IntEnum's making of a class by a call: plain numbers with a name each; a class costs far more."""
+    """Stand in for IntEnum("Name", {...}): an object with plain numbers, which is much cheaper to make than a class."""
     return _Namespace(**members)

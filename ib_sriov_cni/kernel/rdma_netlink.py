@@ -1,4 +1,4 @@
-"""Door to NETLINK_RDMA: the RDMA subsystem's namespace mode, and RDMA devices of one network namespace.
+"""Door to NETLINK_RDMA: the RDMA subsystem's namespace mode, and the RDMA devices of one network namespace.
 
 Sources: drivers/infiniband/core/nldev.c, include/uapi/rdma/rdma_netlink.h, `man 8 rdma-dev`, `man 8 rdma-system`.
 """
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 
 RDMA_NL_NLDEV = 5
 CMD_GET, CMD_SET, CMD_PORT_GET, CMD_SYS_GET = 1, 2, 5, 6
-FIRST_PAUSE, LAST_PAUSE = 0.005, 0.1  # between dumps for a device that the last one did not have
+FIRST_PAUSE, LAST_PAUSE = 0.005, 0.1  # seconds between dumps while a device is not found
 
 
 class Rdma:
-    """nldev of the network namespace the thread is in when this is made."""
+    """RDMA netlink (nldev) in the network namespace that the thread is in when this is made.
+
+    All methods raise KernelRefused (102).
+    """
 
     def __init__(self, *, trace: Callable[[str], None] | None = None) -> None:
-        """Open the socket; OSError EPROTONOSUPPORT where the kernel has no RDMA (ib_core not loaded)."""
+        """Open the socket. KernelRefused has errno EPROTONOSUPPORT if the kernel has no RDMA (ib_core not loaded)."""
         try:
             self._socket = NetlinkSocket(NETLINK_RDMA, trace=trace)
         except OSError as refusal:
-            hint = "load the driver of the HCA and ib_core"
+            hint = "load ib_core and the HCA's driver"
             raise KernelRefused("open", "RDMA netlink", refusal.errno or errno.EIO, details=hint) from None
 
     def close(self) -> None:
@@ -45,26 +48,26 @@ class Rdma:
             raise KernelRefused(operation, target, refusal.errno, reason=refusal.reason) from None
 
     def read_mode(self) -> str:
-        """Give `shared` or `exclusive`; kernels without the notion (before 5.2) are shared."""
+        """Return `shared` or `exclusive`; kernels before 5.2, which have no such mode, are shared."""
         try:
             (answer,) = self._ask("read", "RDMA namespace mode", CMD_SYS_GET)
         except KernelRefused as refusal:
             if refusal.errno in (errno.EOPNOTSUPP, errno.EINVAL):
                 return "shared"
             raise
-        # A missing attribute is what kernels before the mode answer.
+        # Kernels without the mode omit the attribute.
         return "exclusive" if answer.get_attr("RDMA_NLDEV_SYS_ATTR_NETNS_MODE") == 0 else "shared"
 
     def read_devices(self) -> dict[str, int]:
-        """Give the RDMA devices seen from this namespace: name to index; see find_device for what may be missing."""
+        """Return the index of each RDMA device visible in this namespace, by name; may miss some (`find_device`)."""
         answers = self._ask("list", "RDMA devices", CMD_GET, flags=m.NLM_F_DUMP)
         return {a.get_attr("RDMA_NLDEV_ATTR_DEV_NAME"): a.get_attr("RDMA_NLDEV_ATTR_DEV_INDEX") for a in answers}
 
     def find_device(self, name: str) -> int | None:
-        """Give the index of a device, None if this namespace has none of that name.
+        """Return the index of a device, None if this namespace has none of that name; that takes about 0.16 s.
 
-        A dump takes one device a turn and finds the next by counting (nldev_get_dumpit), so it leaves some out
-        while others come and go: only several dumps in a row can say that a device is not there.
+        A dump continues by counting devices (nldev_get_dumpit), so it skips some while others appear or disappear.
+        Only several dumps in a row show that a device is not there.
         """
         pause = FIRST_PAUSE
         while True:
@@ -75,7 +78,7 @@ class Rdma:
             pause *= 2
 
     def read_port_state(self, name: str) -> str:
-        """Give the state of a device's first port (ACTIVE …); empty if this namespace has no such device."""
+        """Return the state of a device's first port (ACTIVE …); empty if this namespace has no such device."""
         index = self.find_device(name)
         if index is None:
             return ""
@@ -84,9 +87,9 @@ class Rdma:
         return PORT_STATES.get(answer.get_attr("RDMA_NLDEV_ATTR_PORT_STATE"), "")
 
     def move_device(self, name: str, netns: int, index: int | None = None) -> None:
-        """Move the device to the namespace of that open file; its IPoIB netdevs are made anew (docs/lab).
+        """Move the device to the namespace of that open file; the kernel deletes its IPoIB netdevs and makes new ones.
 
-        `index` saves looking for it, which takes a dump: the kernel looks RDMA devices up by index alone.
+        The kernel finds RDMA devices only by index: passing `index` saves a dump.
         """
         self._set(f"move {name} to another namespace", name, ("RDMA_NLDEV_NET_NS_FD", netns), index)
 

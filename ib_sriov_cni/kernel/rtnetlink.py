@@ -1,6 +1,6 @@
 """Door to rtnetlink: links, the PF's VF settings, addresses and routes of one network namespace.
 
-No decisions here. Every refusal of the kernel becomes KernelRefused with operation, object and reason.
+It makes no decisions. A refusal by the kernel becomes KernelRefused (102) with operation, object and reason.
 Sources: net/core/rtnetlink.c, drivers/infiniband/ulp/ipoib/ipoib_main.c, `man 7 rtnetlink`.
 """
 
@@ -26,22 +26,24 @@ if TYPE_CHECKING:
 
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 IFA_F_NODAD = 0x02
-RT_TABLE_UNSPEC, RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_STATIC, RTN_UNICAST = 0, 254, 3, 4, 1
+RT_TABLE_UNSPEC, RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 0, 254, 4, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
 GONE = (errno.ENODEV, errno.ENXIO)
-MAIN_TABLE = 254
 RTA_GATEWAY = 5
-# Of one dump. A namespace has a handful of each; a pod with CAP_NET_ADMIN can make as many as it likes.
+# Per dump. A namespace has a handful of each, but a pod with CAP_NET_ADMIN can make any number.
 LINKS_MAX, ADDRESSES_MAX, ROUTES_MAX = 5_000, 2_000, 10_000
-IP6_RT_PRIO_USER = 1024  # what an IPv6 route's metric is without one (net/ip6_fib.h)
+IP6_RT_PRIO_USER = 1024  # the default metric of an IPv6 route (include/net/ip6_fib.h)
 
 
 class Rtnl:
-    """rtnetlink of the network namespace the thread is in when this is made; it stays there."""
+    """rtnetlink in the network namespace that the thread is in when this is made, even if the thread leaves it.
+
+    All methods raise KernelRefused (102).
+    """
 
     def __init__(self, *, trace: Callable[[str], None] | None = None) -> None:
-        """Open the socket."""
+        """Open the socket. Raises OSError."""
         self._socket = NetlinkSocket(NETLINK_ROUTE, trace=trace)
 
     def close(self) -> None:
@@ -49,7 +51,7 @@ class Rtnl:
         self._socket.close()
 
     def netns_cookie(self) -> int:
-        """Give the cookie of its namespace, 0 where the kernel has none."""
+        """Return the cookie of its namespace; 0 before Linux 5.14."""
         return self._socket.netns_cookie()
 
     def _ask(self, operation: str, target: str, message: type[Any], kind: int, **how: Any) -> list[Any]:
@@ -61,7 +63,7 @@ class Rtnl:
     # ---- links
 
     def read_link(self, which: int | str) -> Link | None:
-        """Give the link of that index, name or alternative name; None if there is none."""
+        """Return the link with that index, name or alternative name; None if there is none."""
         fields = {"index": which} if isinstance(which, int) else {}
         attrs: list[tuple[str, object]] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
         if isinstance(which, str):
@@ -75,16 +77,16 @@ class Rtnl:
         return answers[0]
 
     def read_links(self) -> list[Link]:
-        """Give all links of the namespace."""
+        """Return all links of the namespace."""
         attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
         return self._ask(
             "list", "netdevs", m.linkmsg, m.RTM_GETLINK, flags=m.NLM_F_DUMP, attrs=attrs, keep=_link, most=LINKS_MAX
         )
 
     def find_link(self, pci: str, links: Sequence[Link] | None = None) -> Link | None:
-        """Give the IPoIB netdev whose parent is that PCI function (not a P_Key child).
+        """Return the IPoIB netdev of that PCI function (not a P_Key child); None if there is none.
 
-        By a dump, or among the links of an earlier one: the kernel looks links up by index and name alone.
+        Makes a dump, unless `links` has those of an earlier one: the kernel finds links only by index or name.
         """
         for link in self.read_links() if links is None else links:
             if link.pci == pci and link.kind == ARPHRD_INFINIBAND and not link.lower:
@@ -92,21 +94,22 @@ class Rtnl:
         return None
 
     def find_children(self, pci: str, guid: Guid, links: Sequence[Link] | None = None) -> list[Link]:
-        """Give the P_Key children of that PCI function; of that port GUID where the kernel tells no PCI device.
+        """Return the P_Key children of that PCI function, or of that port GUID if the kernel reports no PCI device.
 
-        It tells none of a child that netlink made (6.12), and none at all before 5.14. By a dump, or among `links`.
+        It reports none for children made by netlink (as of 6.12), and none at all before 5.14. Makes a dump, unless
+        `links` has those of an earlier one.
         """
         found = self.read_links() if links is None else links
         children = [link for link in found if link.lower and link.port_guid is not None]
         return [link for link in children if (link.pci == pci if link.pci else link.port_guid == guid)]
 
     def read_children_of(self, parent: Link) -> tuple[str, ...]:
-        """Give the names of a netdev's P_Key children in this namespace, the netdev's own; by a dump."""
+        """Return the names of a netdev's P_Key children in the netdev's own namespace, which is this one."""
         links = [link for link in self.read_links() if link.lower == parent.index]
         return tuple([link.name for link in links if link.kind == ARPHRD_INFINIBAND])
 
     def add_child(self, parent: Link, name: str, pkey: int) -> None:
-        """Make an IPoIB netdev of another P_Key beside `parent`, in this namespace (ipoib_netlink.c)."""
+        """Make an IPoIB child of `parent` with another P_Key, in this namespace (ipoib_netlink.c)."""
         info = {"attrs": [("IFLA_INFO_KIND", "ipoib"), ("IFLA_INFO_DATA", {"attrs": [("IFLA_IPOIB_PKEY", pkey)]})]}
         self._ask(
             f"make child {name} of P_Key {pkey:#06x} of",
@@ -118,7 +121,7 @@ class Rtnl:
         )
 
     def remove_link(self, link: Link) -> None:
-        """Delete the netdev; one that is gone is fine."""
+        """Delete the netdev; does nothing if it is gone."""
         try:
             fields = {"index": link.index}
             self._ask("delete", f"netdev {link.name}", m.linkmsg, m.RTM_DELLINK, flags=m.NLM_F_ACK, fields=fields)
@@ -146,7 +149,7 @@ class Rtnl:
         self._set("take down", link, flags=0, change=IFF_UP)
 
     def set_mtu(self, link: Link, mtu: int) -> None:
-        """Set the MTU, bytes."""
+        """Set the MTU, in bytes."""
         self._set(f"set mtu {mtu} of", link, attrs=[("IFLA_MTU", mtu)])
 
     def set_name(self, link: Link, name: str) -> None:
@@ -154,19 +157,20 @@ class Rtnl:
         self._set(f"rename to {name}", link, attrs=[("IFLA_IFNAME", name)])
 
     def move_link(self, link: Link, netns: int, name: str) -> None:
-        """Move the netdev to the namespace of that open file and rename it there; not atomic.
+        """Move the netdev to the namespace of that open file and rename it there, which is not atomic.
 
-        EEXIST for a name that is taken there may come with the device moved already (docs/lab).
+        If the name is taken there (EEXIST), the netdev may have been moved all the same.
         """
         attrs = [("IFLA_NET_NS_FD", netns), ("IFLA_IFNAME", name)]
         self._set(f"move to another namespace as {name}", link, attrs=attrs)
 
     def add_altname(self, link: Link, name: str) -> None:
-        """Give the netdev an alternative name."""
-        self._altname("add altname", m.RTM_NEWLINKPROP, m.NLM_F_CREATE | m.NLM_F_EXCL | 0x800, link, name)
+        """Add an alternative name."""
+        flags = m.NLM_F_CREATE | m.NLM_F_EXCL | m.NLM_F_APPEND
+        self._altname("add altname", m.RTM_NEWLINKPROP, flags, link, name)
 
     def remove_altname(self, link: Link, name: str) -> None:
-        """Take an alternative name away."""
+        """Remove an alternative name."""
         self._altname("remove altname", m.RTM_DELLINKPROP, 0, link, name)
 
     def _altname(self, operation: str, kind: int, flags: int, link: Link, name: str) -> None:
@@ -180,10 +184,10 @@ class Rtnl:
     def read_pf(
         self, pf_netdev: str, pf_index: int = 0, *, only: int | None = None
     ) -> tuple[Link, dict[int, VfConfig]]:
-        """Give a PF's netdev and what the PF says of each of its VFs, by VF index; one message has both.
+        """Return a PF's netdev and its settings of its VFs, by VF index.
 
-        It is asked by its number, or by its name where that is 0. `only`: of the VF of that index alone; the kernel
-        tells of all, and decoding them is what takes time.
+        The netdev is identified by `pf_index`, or by its name if that is 0. `only`: decode the VF of that index alone,
+        which saves most of the time; the kernel always sends all.
         """
         fields, named = _addressed(pf_netdev, pf_index)
         attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS), *named]
@@ -191,16 +195,16 @@ class Rtnl:
         return _link(answer), vf_configs(answer, only)
 
     def set_vf_link_state(self, vf: VfFunction, state: str) -> None:
-        """Set the VF's link state: auto, enable or disable. Acts at once."""
+        """Set the VF's link state: auto, enable or disable. Takes effect at once."""
         content = {"number": LINK_STATES[state]}
         self._set_vf(f"set link state {state} of", vf, "IFLA_VF_LINK_STATE", content)
 
     def set_vf_node_guid(self, vf: VfFunction, guid: Guid) -> None:
-        """Set the VF's node GUID; the VF takes it when its driver is bound again."""
+        """Set the VF's node GUID, which takes effect when the VF is bound to its driver again."""
         self._set_vf(f"set node GUID {guid} of", vf, "IFLA_VF_IB_NODE_GUID", {"guid": int(guid)})
 
     def set_vf_port_guid(self, vf: VfFunction, guid: Guid) -> None:
-        """Set the VF's port GUID; the VF takes it when its driver is bound again."""
+        """Set the VF's port GUID, which takes effect when the VF is bound to its driver again."""
         self._set_vf(f"set port GUID {guid} of", vf, "IFLA_VF_IB_PORT_GUID", {"guid": int(guid)})
 
     def _set_vf(self, operation: str, vf: VfFunction, name: str, content: dict[str, int]) -> None:
@@ -213,10 +217,10 @@ class Rtnl:
     # ---- addresses and routes
 
     def read_addresses(self, link: Link) -> list[str]:
-        """Give the link's addresses as text with prefix length; kernels before 4.20 tell those of all links."""
+        """Return the link's addresses as text with prefix length."""
 
         def keep(answer: Any) -> str | None:
-            if answer["index"] != link.index:
+            if answer["index"] != link.index:  # before Linux 4.20 the dump has those of all links
                 return None
             packed = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
             return f"{inet_ntop(answer['family'], packed)}/{answer['prefixlen']}"
@@ -226,10 +230,10 @@ class Rtnl:
         return self._ask("list", f"addresses of netdev {link.name}", m.addrmsg, m.RTM_GETADDR, **how)
 
     def add_address(self, link: Link, cidr: str) -> None:
-        """Add an address with its prefix length.
+        """Add an address with prefix length.
 
-        IPv6 without duplicate address detection: it would leave the address unusable for a second or more,
-        and the address is unique by its reservation (RFC 4862, section 5.4, allows a node to turn it off).
+        IPv6 addresses are added without duplicate address detection, which would make them unusable for a second or
+        more. Their reservation makes them unique (RFC 4862, section 5.4, allows to disable it).
         """
         text, _, prefix = cidr.partition("/")
         family, packed = _packed(text)
@@ -251,15 +255,15 @@ class Rtnl:
         )
 
     def add_route(self, link: Link, route: Route) -> None:
-        """Add a unicast route out of the link; the same one out of the same link is fine.
+        """Add a unicast route through the link; does nothing if it exists.
 
-        One to that destination by another link of its kind, a pod's other rail, gets this one as a further path. By a
-        link of another kind it is EEXIST, and never touched: it may be the pod's way to its cluster.
+        If a link of the same kind (the pod's other rail) has a route to that destination, this one becomes a further
+        path of it. If a link of another kind has one, that is EEXIST: it may be how the pod reaches its cluster.
         """
         family, packed = _packed(route.dst.partition("/")[0])
         length = int(route.dst.partition("/")[2])
         packed = _network(packed, length)
-        table = route.table or MAIN_TABLE
+        table = route.table or RT_TABLE_MAIN
         scope = route.scope if route.scope is not None else RT_SCOPE_UNIVERSE if route.gw else RT_SCOPE_LINK
         attrs: list[tuple[str, object]] = [("RTA_OIF", link.index), ("RTA_TABLE", table)]
         if length:
@@ -287,25 +291,25 @@ class Rtnl:
             metric = route.priority or (IP6_RT_PRIO_USER if family == AF_INET6 else None)
             wanted = (f"{inet_ntop(family, packed)}/{length}", table, metric)
             paths = self._read_paths(family)
-            there = [path for path in paths if (path[0].dst, path[0].table, path[0].priority) == wanted]
-            if any(index == link.index and found.gw == (route.gw or None) for found, index in there):
+            same = [path for path in paths if (path[0].dst, path[0].table, path[0].priority) == wanted]
+            if any(index == link.index and path.gw == (route.gw or None) for path, index in same):
                 return
             kinds = {other.index: other.kind for other in self.read_links()}
-            if not there or any(kinds.get(index) != link.kind for _, index in there):
+            if not same or any(kinds.get(index) != link.kind for _, index in same):
                 raise
             ask(m.NLM_F_APPEND)
 
     def read_routes(self, link: Link, *, ipv4: bool = True, ipv6: bool = True) -> list[Route]:
-        """Give the unicast routes out of the link, of all tables."""
+        """Return the unicast routes through the link, of all tables."""
         families = ((AF_INET, ipv4), (AF_INET6, ipv6))
         found = [self._read_paths(family, link.index) for family, wanted in families if wanted]
         return [route for paths in found for route, index in paths if index == link.index]
 
     def _read_paths(self, family: int, index: int = 0) -> list[tuple[Route, int]]:
-        """Give a family's unicast routes, one for each path, with the number of the link it goes out of.
+        """Return a family's unicast routes, one per path, each with the ifindex of its link; `index`: only that link's.
 
-        `index`: of that link alone, as far as the kernel sorts them out: those before 4.20 tell all there are, one
-        without IPv6 tells those of other families, and a route of many paths comes whole.
+        The kernel filters the dump only partly, so it is filtered again: before 4.20 it sends all routes, without IPv6
+        those of other families, and a multipath route always as a whole.
         """
 
         def keep(answer: Any) -> list[tuple[Route, int]] | None:
@@ -320,7 +324,7 @@ class Rtnl:
 
 
 def _paths(answer: Any, family: int) -> list[tuple[Route, int]]:
-    """Return the paths of a unicast route of that family, each with the number of the link it goes out of."""
+    """Return the paths of a unicast route of that family, each with the ifindex of its link; else none."""
     if (answer["family"], answer["type"]) != (family, RTN_UNICAST):
         return []
     packed = answer.get_attr("RTA_DST") or bytes(4 if family == AF_INET else 16)
@@ -338,7 +342,7 @@ def _paths(answer: Any, family: int) -> list[tuple[Route, int]]:
 
 
 def _next_hops(packed: bytes) -> list[tuple[int, bytes | None]]:
-    """Give link numbers and gateways of a route's paths: struct rtnexthop, each with attributes of its own."""
+    """Return ifindex and gateway of each path: a struct rtnexthop, followed by its attributes."""
     found, at = [], 0
     while at + 8 <= len(packed):
         size, _flags, _hops, index = unpack_from("HBBi", packed, at)
@@ -354,16 +358,16 @@ def _next_hops(packed: bytes) -> list[tuple[int, bytes | None]]:
 
 
 def _addressed(name: str, index: int) -> tuple[dict[str, int], list[tuple[str, object]]]:
-    """Give fields and attributes that address a link by its number, or by its name where that is 0."""
+    """Return the fields and attributes that identify a link by its index, or by its name if that is 0."""
     return ({"index": index}, []) if index else ({}, [("IFLA_IFNAME", name)])
 
 
 def vf_configs(answer: Any, only: int | None) -> dict[int, VfConfig]:
-    """Give the settings of the VFs in a PF's link, by VF index; `only`: of that one."""
+    """Return the settings of the VFs in a PF's RTM_NEWLINK, by VF index; `only`: of that one alone."""
     listed = answer.get_attr("IFLA_VFINFO_LIST")
     slots = [slot for slot in listed["attrs"] if slot.name == "IFLA_VF_INFO"] if listed else []
     if only is not None and only < len(slots):
-        slots.insert(0, slots[only])  # the kernel lists them in order (rtnl_fill_vf): look there first
+        slots.insert(0, slots[only])  # the kernel lists them in order (rtnl_fill_vf): try this place first
     configs: dict[int, VfConfig] = {}
     for slot in slots:
         index, config = _vf_config(slot.value)
@@ -375,7 +379,7 @@ def vf_configs(answer: Any, only: int | None) -> dict[int, VfConfig]:
 
 
 def _vf_config(info: Any) -> tuple[int | None, VfConfig]:
-    """Give a VF's index, None where nothing has it, and its settings."""
+    """Return a VF's index, None if no attribute has it, and its settings."""
     state = info.get_attr("IFLA_VF_LINK_STATE")
     node, port = info.get_attr("IFLA_VF_IB_NODE_GUID"), info.get_attr("IFLA_VF_IB_PORT_GUID")
     return next((item["vf"] for item in (state, node, port) if item), None), VfConfig(
@@ -391,7 +395,7 @@ def _packed(text: str) -> tuple[int, bytes]:
 
 
 def _network(packed: bytes, length: int) -> bytes:
-    """Clear the host bits, which the kernel refuses in a destination."""
+    """Return an address with its host bits cleared; the kernel refuses a destination that has any set."""
     host = (1 << (len(packed) * 8 - length)) - 1
     return (int.from_bytes(packed, "big") & ~host).to_bytes(len(packed), "big")
 
@@ -415,5 +419,5 @@ def _link(answer: Any) -> Link:
 
 
 def _name(found: str | bytes) -> str:
-    """A name as text; the kernel takes any bytes but a few in it, and so does a pod."""
+    """Return a name as text: the kernel, and so a pod, may use nearly any bytes in it."""
     return found if isinstance(found, str) else found.decode(errors="surrogateescape")

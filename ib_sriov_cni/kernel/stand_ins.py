@@ -1,11 +1,12 @@
-"""Modules that stand in for slow ones while a library is loaded that needs next to nothing of them.
+"""Modules that stand in for slow ones while a library is loaded that hardly uses them.
 
-pyroute2.netlink and pyverbs import `logging`, `enum`, `collections` and the like for a logger nobody reads, for
-classes of constants nobody prints. Together they cost more than the rest of a CNI call (docs/performance.md). What
-they take is given here, each by the C half of the real module where it has one. A module that is loaded already is
-left as it is; nothing of this stays behind in sys.modules, so whoever imports one of them later gets the real one.
+pyroute2.netlink and pyverbs import `logging`, `enum`, `collections` and the like for loggers that we do not use and
+for classes of constants that we do not print. Together these take longer than the rest of a CNI call
+(docs/performance.md). A stand-in has only the names that the library uses, from the C half of the real module if there
+is one. A module that is loaded already is not replaced. No stand-in stays in sys.modules, so a later import gets the
+real module.
 
-tests/unit/test_nlmsg.py and tests/unit/test_standins.py say when a new pyroute2 or pyverbs needs more.
+tests/unit/test_nlmsg.py and tests/unit/test_standins.py fail if a new pyroute2 or pyverbs needs more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Anything:
-    """Has every attribute, can be called and indexed; each gives the same again."""
+    """Has every attribute, and can be called, indexed and or-ed; the result is always the object itself."""
 
     def __getattr__(self, _name: str) -> Anything:
         return self
@@ -43,17 +44,17 @@ class StandIns:
     """`with StandIns({"logging": {"getLogger": anything}}):` for the import of a library."""
 
     def __init__(self, modules: Mapping[str, Mapping[str, object]]) -> None:
-        """Take a module's name with its attributes."""
+        """`modules`: attributes of each stand-in, by module name."""
         self._modules = modules
         self._made: list[str] = []
 
     def put(self, name: str, module: object) -> None:
-        """Have one module more until the end."""
+        """Add one more module until the end of the block."""
         sys.modules[name] = module  # type: ignore[assignment]  # a stand-in need not be a module
         self._made.append(name)
 
     def __enter__(self) -> Self:
-        """Put in place what is not loaded."""
+        """Put a stand-in for each module that is not loaded into sys.modules."""
         for name, attributes in self._modules.items():
             if name not in sys.modules:
                 module = type(sys)(name)
@@ -62,7 +63,7 @@ class StandIns:
         return self
 
     def __exit__(self, *_fault: object) -> None:
-        """Take all of them away."""
+        """Remove all stand-ins."""
         for name in self._made:
             sys.modules.pop(name, None)
         self._made.clear()

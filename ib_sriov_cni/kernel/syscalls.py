@@ -1,8 +1,7 @@
-"""setns, unshare and mount without the ctypes package, whose import costs more than all calls together.
+"""setns(2), unshare(2), mount(2) and prctl(2) without the ctypes package, which is slow to import; waiting for a child.
 
-Python 3.12 has os.setns and os.unshare; for 3.11, and for mount(2), `_ctypes` (the C half of ctypes) calls libc.
-Its calls do not save errno, so a failure carries the likeliest one: EPERM without CAP_SYS_ADMIN, else EINVAL.
-The packed program brings these calls as a module of its own (packaging/program/main.c).
+Python 3.12 has os.setns and os.unshare. For 3.11, and for the other two calls, `_ctypes` (the C half of ctypes) calls
+libc. The packed program has these calls in a module of its own (packaging/program/main.c).
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
 RTLD_NOW = 2
-KILL_SECONDS = 2.0  # for a process to end that was killed: one that hangs in the kernel does not
+KILL_SECONDS = 2.0  # how long to wait for a killed process to end; one that hangs in the kernel never does
+FUNCFLAG_CDECL, FUNCFLAG_USE_ERRNO = 0x1, 0x8  # Modules/_ctypes/ctypes.h
 
 
 def _call(name: str, *arguments: int | bytes | None) -> None:
+    """Make a system call by the name of its function in libc. Raises OSError with the kernel's errno."""
     try:
-        import _ib_sriov  # type: ignore[import-not-found]  # see above
+        import _ib_sriov  # type: ignore[import-not-found]  # the packed program's own
     except ImportError:
         _call_libc(name, *arguments)
         return
@@ -33,15 +34,17 @@ def _call(name: str, *arguments: int | bytes | None) -> None:
 def _call_libc(name: str, *arguments: int | bytes | None) -> None:
     import _ctypes
 
+    class Function(_ctypes.CFuncPtr):
+        _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
+
     libc = _ctypes.dlopen(None, RTLD_NOW)  # type: ignore[arg-type]  # dlopen(NULL): what the process has loaded
-    function = _ctypes.dlsym(libc, name)
-    if _ctypes.call_function(function, arguments) != 0:
-        number = errno.EINVAL if os.geteuid() == 0 else errno.EPERM
+    if Function(_ctypes.dlsym(libc, name))(*arguments) != 0:
+        number = _ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
 def await_end(pid: int, deadline: float) -> int | None:
-    """Wait for a child's end until `deadline` (time.monotonic); its wait status, None if it lives on."""
+    """Return a child's wait status, or None if it has not ended by `deadline` (time.monotonic, seconds)."""
     pause = 0.0005
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -54,15 +57,15 @@ def await_end(pid: int, deadline: float) -> int | None:
 
 
 def ignore_sigterm() -> None:
-    """Let a SIGTERM pass that would raise an exception now; a process that has no handler for it keeps none."""
-    import _signal  # type: ignore[import-not-found]  # signal itself brings enum
+    """Ignore SIGTERM from now on if the process has a handler for it, which would raise an exception."""
+    import _signal  # type: ignore[import-not-found]  # the signal module would import enum
 
     if callable(_signal.getsignal(_signal.SIGTERM)):
         _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
 
 
 def set_network_namespace(fd: int) -> None:
-    """Put the calling thread into the network namespace of that open file (setns(2)); OSError."""
+    """Move the calling thread into the network namespace of an open file (setns(2)). Raises OSError."""
     setns = getattr(os, "setns", None)
     if setns:
         setns(fd, CLONE_NEWNET)
@@ -71,14 +74,14 @@ def set_network_namespace(fd: int) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel kill the process when its parent ends (prctl(2)); OSError if that has happened already."""
+    """Have the kernel kill the process when its parent ends (prctl(2)). Raises OSError ESRCH if it has ended."""
     _call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         raise OSError(errno.ESRCH, "the parent has ended")
 
 
 def unshare_mounts() -> None:
-    """Give the process mounts of its own, which nobody else sees (unshare(2), mount_namespaces(7)); OSError."""
+    """Give the process a private mount namespace (unshare(2), mount_namespaces(7)). Raises OSError."""
     unshare = getattr(os, "unshare", None)
     if unshare:
         unshare(CLONE_NEWNS)
@@ -87,10 +90,10 @@ def unshare_mounts() -> None:
     try:
         _call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
     except OSError:
-        # Under a chroot "/" may be a plain folder; it is below /sys that something will be mounted.
+        # In a chroot, "/" need not be a mount point; /sys is where something will be mounted.
         _call("mount", None, b"/sys", None, MS_REC | MS_PRIVATE, None)
 
 
 def mount_sysfs() -> None:
-    """Mount a sysfs over /sys that shows the devices of the thread's network namespace; OSError."""
+    """Mount a sysfs over /sys that shows the devices of the thread's network namespace. Raises OSError."""
     _call("mount", b"sysfs", b"/sys", b"sysfs", 0, None)

@@ -1,11 +1,12 @@
-"""Door to libibverbs by pyverbs: open the VF's RDMA device in a network namespace and ask what its port says.
+"""Door to libibverbs, through pyverbs: opens an RDMA device in a network namespace and reads its first port.
 
-The asking is done by a child process. libibverbs finds devices by a sysfs of the namespace it is in, so the
-child enters the namespace and, in mounts of its own, puts a fresh sysfs over /sys; and a call into a driver
-that never comes back must not take the plugin with it: past the deadline the child is killed.
+A child process does it, for two reasons. libibverbs finds devices in the /sys it sees, so the child enters the
+namespace and mounts a new sysfs over /sys, in a mount namespace of its own. And a call into a driver may never return:
+past the deadline, the child is killed.
 
-The child is started before the device is where it will be: loading pyverbs takes longer than most of what an ADD
-does, and meanwhile the kernel can rebind and move. It waits on a pipe for the device's name, and ends with its parent.
+The child is started early, before the device is in its place: loading pyverbs takes longer than most of an ADD, and
+meanwhile the kernel can rebind and move the VF. The child waits on a pipe for the device's name, and is killed when
+its parent ends.
 
 Sources: rdma-core pyverbs/{device,base,enums}.pyx, libibverbs/{init,ibdev_nl}.c; IBTA port states as in
 <infiniband/verbs.h>.
@@ -32,70 +33,70 @@ if TYPE_CHECKING:
 
 LINK_LAYERS = {1: "InfiniBand", 2: "Ethernet"}
 ACTIVE = "ACTIVE"
-OPEN_SECONDS = 10.0  # for opening and asking, over and above the wait for the port
-OPEN_TRIES = 25  # at least, as far as the caller's patience goes
-FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1  # verbs have no waiting call in pyverbs: ask, doubling the pause
-QUESTION_MAX = 4096  # bytes
+OPEN_SECONDS = 10.0  # for opening and reading, in addition to the wait for the port
+OPEN_TRIES = 25  # at least, within the caller's time limit
+FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1  # seconds between polls, doubled each time: pyverbs has no call that waits
+REQUEST_MAX = 4096  # bytes
 
 
 def read_port(
     device: str, *, netns: Netns, exclusive: bool, wait: float, pkeys: bool, open_seconds: float = OPEN_SECONDS
 ) -> PortReport:
-    """Open an RDMA device in a namespace and report its first port; see Verifier."""
+    """Open an RDMA device in a namespace and return its first port; see Verifier."""
     with Verifier(netns, exclusive=exclusive) as verifier:
         return verifier.read_port(device, wait=wait, pkeys=pkeys, open_seconds=open_seconds)
 
 
 class Verifier:
-    """A child process that has pyverbs loaded and waits to be asked for one device of one namespace."""
+    """A child process that has loaded pyverbs, and opens one device of one namespace when told to."""
 
     def __init__(self, netns: Netns, *, exclusive: bool) -> None:
-        """Start the child. `exclusive`: the device is seen in its own namespace only."""
-        self._where = netns.path
+        """Start the child. `exclusive`: the device is visible only in its own namespace."""
+        self._netns_path = netns.path
         self._answer, answer = os.pipe2(os.O_CLOEXEC)
-        question, self._question = os.pipe2(os.O_CLOEXEC)
+        request, self._request = os.pipe2(os.O_CLOEXEC)
         parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            _child(question, answer, parent, netns, exclusive=exclusive)
+            _child(request, answer, parent, netns, exclusive=exclusive)
         os.close(answer)
-        os.close(question)
+        os.close(request)
 
     def read_port(self, device: str, *, wait: float, pkeys: bool, open_seconds: float = OPEN_SECONDS) -> PortReport:
-        """Open the device and report its first port, after up to `wait` seconds for ACTIVE; once.
+        """Open the device, wait up to `wait` seconds until its first port is ACTIVE, and return the port.
 
-        `pkeys`: read the P_Key table too. `open_seconds`: what opening and asking may take on top.
-        Raises VerificationFailed (103) if it cannot be opened or does not answer.
+        To be called once. `pkeys`: read the P_Key table too. `open_seconds`: how long opening and reading may take, in
+        addition. Raises VerificationFailed (103) if the device cannot be opened or does not answer in time.
         """
         try:
-            os.write(self._question, dumps({"device": device, "wait": wait, "pkeys": pkeys}).encode() + b"\n")
+            os.write(self._request, dumps({"device": device, "wait": wait, "pkeys": pkeys}).encode() + b"\n")
         except BrokenPipeError:
-            pass  # it is dead: its answer is empty
+            pass  # the child has died: its answer is empty
         text = _read_answer(self._answer, wait + open_seconds)
         if text is None:
             raise VerificationFailed(
                 f"open RDMA device {device}: no answer within {wait + open_seconds:g} s",
-                "the driver or the firmware hangs: see the kernel log",
+                "the driver or the firmware hangs: see the kernel log (dmesg)",
             )
         answer = loads(text) if text else None
         if not isinstance(answer, dict) or "fault" in answer:
             fault = answer["fault"] if isinstance(answer, dict) else "the verifying process died"
             raise VerificationFailed(
-                f"open RDMA device {device} in {self._where}: {fault}",
-                "is ib_uverbs loaded, /dev/infiniband there, and the provider's library for this HCA installed?",
+                f"open RDMA device {device} in {self._netns_path}: {fault}",
+                "is ib_uverbs loaded, does /dev/infiniband exist, and is the HCA's rdma-core provider installed?",
             )
         return _report(answer)
 
     def close(self) -> None:
-        """End the child, whatever it does: it holds nothing that needs an orderly end."""
+        """End the child, whatever it is doing: it holds nothing that needs a clean exit."""
         if self._pid:
-            os.close(self._question)
+            os.close(self._request)
             os.close(self._answer)
             _end(self._pid)
             self._pid = 0
 
     def __enter__(self) -> Self:
-        """For `with`: ends the child."""
+        """Return the verifier; the end of the block ends the child."""
         return self
 
     def __exit__(self, *_fault: object) -> None:
@@ -134,7 +135,7 @@ def _read_answer(reader: int, seconds: float) -> bytes | None:
 
 
 def _end(pid: int) -> None:
-    """Reap the child, killing it if it has not ended; not one that hangs in the kernel, which outlives even that."""
+    """Kill the child unless it has ended, and reap it; one that hangs in the kernel is left behind."""
     from ib_sriov_cni.kernel.syscalls import KILL_SECONDS, await_end
 
     try:
@@ -145,12 +146,12 @@ def _end(pid: int) -> None:
         pass
 
 
-def _child(question: int, answer: int, parent: int, netns: Netns, *, exclusive: bool) -> None:
-    """Answer on the pipe and end the process; nothing may escape into the parent's code."""
+def _child(request: int, answer: int, parent: int, netns: Netns, *, exclusive: bool) -> None:
+    """Run as the child: write an answer and end the process, never returning into the parent's code."""
     start = time.monotonic_ns()
     try:
-        _hold_only({question, answer, netns.fd}, parent)
-        found: dict[str, object] = _ask(question, netns, exclusive=exclusive)
+        _detach({request, answer, netns.fd}, parent)
+        found: dict[str, object] = _serve(request, netns, exclusive=exclusive)
     except BaseException as fault:  # noqa: BLE001  # a forked child has no caller to raise to
         found = {"fault": f"{type(fault).__name__}: {fault}"}
     if TIMELINE in os.environ:
@@ -163,32 +164,32 @@ def _child(question: int, answer: int, parent: int, netns: Netns, *, exclusive: 
         os._exit(0)
 
 
-def _hold_only(wanted: set[int], parent: int) -> None:
-    """Let go of the parent's files and end when it ends: one that hangs must keep no lock and no runtime waiting.
+def _detach(wanted: set[int], parent: int) -> None:
+    """Close all of the parent's files but `wanted`, and end with it: a child that hangs must not hold a lock or a pipe.
 
-    Standard output is the runtime's, for one document (C5): what a library prints goes nowhere. A SIGTERM for the
-    whole group is the parent's to undo.
+    Standard output is for the one document of the runtime (C5), so it becomes /dev/null for what a library may print.
+    SIGTERM, which may go to the whole group, is handled by the parent.
     """
-    import _signal  # type: ignore[import-not-found]  # signal itself brings enum
+    import _signal  # type: ignore[import-not-found]  # the signal module would import enum
 
     from ib_sriov_cni.kernel import syscalls
 
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     syscalls.end_with_parent(parent)
-    nowhere = os.open("/dev/null", os.O_RDWR)
+    null = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1):
-        os.dup2(nowhere, stream)
-    # Not up to the limit of open files: under containerd that is 2^30, and close_range(2) came with 5.9.
+        os.dup2(null, stream)
+    # Not a loop up to the limit of open files, which is 2^30 under containerd; close_range(2) came with Linux 5.9.
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in wanted:
             try:
                 os.close(int(name))
             except OSError:
-                pass  # the listing's own
+                pass  # the descriptor of the listing itself
 
 
-def _ask(question: int, netns: Netns, *, exclusive: bool) -> dict[str, object]:
-    """Get everything ready, then wait for the question; its end without one is the parent's."""
+def _serve(request: int, netns: Netns, *, exclusive: bool) -> dict[str, object]:
+    """Prepare everything, wait for the request and return the answer; end the process if the parent has closed."""
     from ib_sriov_cni.kernel import syscalls
 
     with Span("enter_namespace"):
@@ -201,7 +202,7 @@ def _ask(question: int, netns: Netns, *, exclusive: bool) -> dict[str, object]:
 
         context_class = load_context()
     with Span("await_question"):
-        asked: Any = loads(os.read(question, QUESTION_MAX) or b"null")
+        asked: Any = loads(os.read(request, REQUEST_MAX) or b"null")
     if asked is None:
         os._exit(0)
     with Span("open_device"):
@@ -223,16 +224,16 @@ def _ask(question: int, netns: Netns, *, exclusive: bool) -> dict[str, object]:
 
 
 def _open(context: Any, device: str) -> Any:
-    """Open the device, giving udev a moment to make or chmod the node of one that has just appeared.
+    """Open the device. Try for 2 s, and at least OPEN_TRIES times.
 
-    On a busy node libibverbs may miss it several times: its list is a dump, which leaves some out while others come
-    and go (see Rdma.find_device). So time alone does not end the trying where each try takes long.
+    udev may still have to make the node of a device that has just appeared. And libibverbs finds devices by a dump,
+    which can skip some while others appear or disappear (see Rdma.find_device).
     """
     pause, deadline, tries = FIRST_PAUSE, time.monotonic() + 2, 0
     while True:
         try:
             return context(name=device)
-        except Exception as fault:  # noqa: BLE001  # pyverbs' own: permission, or not there yet
+        except Exception as fault:  # noqa: BLE001  # a class of pyverbs: not permitted, or not there yet
             tries += 1
             if time.monotonic() > deadline and tries >= OPEN_TRIES:
                 raise OSError(errno.EIO, str(fault)) from None
@@ -251,12 +252,12 @@ def _await_active(context: Any, wait: float) -> Any:
 
 
 def node_guid(found: int | str) -> Guid:
-    """Read pyverbs' node GUID: the number as it lies in memory, big-endian, until rdma-core 44; text since then."""
+    """Return the GUID in pyverbs' node_guid: a native number of its big-endian bytes up to rdma-core 44, then text."""
     if isinstance(found, int):
         return Guid.from_bytes(found.to_bytes(8, sys.byteorder), "big")
     return Guid.parse(found)
 
 
 def _host_order(pkey: int) -> int:
-    """ibv_query_pkey gives network byte order."""
+    """Return a P_Key of ibv_query_pkey, which is in network byte order."""
     return int.from_bytes(int(pkey).to_bytes(2, sys.byteorder), "big")

@@ -1,13 +1,13 @@
-"""Door to the PF's settings of its VFs: by netlink, or by the files of Mellanox OFED where they are there.
+"""Door to the PF's settings of its VFs: by netlink, or by Mellanox OFED's sysfs files if there are any.
 
-Layout of the files, below the PF's PCI device::
+The files below the PF's PCI device::
 
     sriov/<VF index>/node     node GUID, eight pairs with colons
                     /port     port GUID, likewise
                     /policy   Follow, Up or Down
 
-OFED has them on every kernel. Kernels before 5.6 have no read-back by netlink, so there they are the only way to know
-what a VF had; they are preferred where they exist. Source: OFED's mlx5_core sriov_sysfs.c, docs of the ConnectX driver.
+OFED has them on every kernel. Netlink cannot read a VF's GUIDs before Linux 5.6, where the files are the only way to
+know what a VF had. If they exist, they are used. Source: OFED's mlx5_core sriov_sysfs.c.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 
 from ib_sriov_cni.core.errors import KernelRefused
 from ib_sriov_cni.core.values import Guid, VfConfig
-from ib_sriov_cni.kernel.sysfs import read_attribute
+from ib_sriov_cni.kernel.sysfs import list_folder, read_attribute, write_attribute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,10 +31,13 @@ POLICY_NAMES = {policy: state for state, policy in POLICIES.items()}
 
 
 class VfConfigs:
-    """Reads and sets VFs at their PF, by whichever way the PF's driver offers."""
+    """Reads and changes the PF's settings of its VFs, in whichever way the PF's driver offers.
+
+    All methods raise KernelRefused (102).
+    """
 
     def __init__(self, rtnl: Callable[[], Rtnl], sysfs_root: str = "/sys") -> None:
-        """`rtnl` opens the host's rtnetlink when it is wanted."""
+        """`rtnl` returns the host's rtnetlink; it is called when that is needed."""
         self._rtnl = rtnl
         self._devices = f"{sysfs_root}/bus/pci/devices"
 
@@ -43,13 +46,13 @@ class VfConfigs:
         return folder if os.path.isdir(folder) else ""
 
     def read(self, function: VfFunction, *, alone: bool = False) -> tuple[Link, dict[int, VfConfig]]:
-        """Give the PF's netdev and what the PF says of each of its VFs, by VF index; `alone`: of this one."""
+        """Return the PF's netdev and its settings of all VFs, or of this VF only (`alone`), by VF index."""
         only = function.index if alone else None
         link, configs = self._rtnl().read_pf(function.pf_netdev, function.pf_index, only=only)
         folder = self._folder(function.pf)
         if folder:
-            listed = [str(only)] if alone else os.listdir(folder)
-            indices = [int(name) for name in listed if name.isdigit() and os.path.isdir(f"{folder}/{name}")]
+            names = [str(only)] if alone else list_folder(folder)
+            indices = [int(name) for name in names if name.isdigit() and os.path.isdir(f"{folder}/{name}")]
             configs = {index: _read_files(f"{folder}/{index}") for index in sorted(indices)}
         return link, configs
 
@@ -62,7 +65,7 @@ class VfConfigs:
             self._rtnl().set_vf_link_state(function, state)
 
     def set_node_guid(self, function: VfFunction, guid: Guid) -> None:
-        """Set the VF's node GUID; the VF takes it when its driver is bound again."""
+        """Set the VF's node GUID, which takes effect when the VF is bound to its driver again."""
         folder = self._folder(function.pf)
         if folder:
             _write(folder, function, "node", str(guid), f"set node GUID {guid} of")
@@ -70,7 +73,7 @@ class VfConfigs:
             self._rtnl().set_vf_node_guid(function, guid)
 
     def set_port_guid(self, function: VfFunction, guid: Guid) -> None:
-        """Set the VF's port GUID; the VF takes it when its driver is bound again."""
+        """Set the VF's port GUID, which takes effect when the VF is bound to its driver again."""
         folder = self._folder(function.pf)
         if folder:
             _write(folder, function, "port", str(guid), f"set port GUID {guid} of")
@@ -80,27 +83,16 @@ class VfConfigs:
 
 def _read_files(folder: str) -> VfConfig:
     return VfConfig(
-        node_guid=_guid(read_attribute(f"{folder}/node")),
-        port_guid=_guid(read_attribute(f"{folder}/port")),
+        node_guid=Guid.parse_or_none(read_attribute(f"{folder}/node")) or Guid(0),
+        port_guid=Guid.parse_or_none(read_attribute(f"{folder}/port")) or Guid(0),
         link_state=POLICY_NAMES.get(read_attribute(f"{folder}/policy"), ""),
     )
-
-
-def _guid(text: str) -> Guid:
-    try:
-        return Guid.parse(text)
-    except ValueError:
-        return Guid(0)
 
 
 def _write(folder: str, function: VfFunction, name: str, text: str, operation: str) -> None:
     path = f"{folder}/{function.index}/{name}"
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_TRUNC)
-        try:
-            os.write(fd, f"{text}\n".encode())
-        finally:
-            os.close(fd)
+        write_attribute(path, f"{text}\n")
     except OSError as fault:
         target = f"VF {function.index} of PF {function.pf_netdev or function.pf} ({path})"
         raise KernelRefused(operation, target, fault.errno or errno.EIO) from None

@@ -81,7 +81,7 @@ def test_c10_dhcp_is_refused_before_anything_is_touched(rig: Rig, standin: Stand
     standin.program.rename(standin.folder / "dhcp")
     conf = rig.conf(ipam={"type": "dhcp"}, guid=guid_of(1), link_state="enable")
     said = refused(rig.cni("ADD", rig.pod(), conf, env=standin.path), 7, "dhcp", "hardware addresses", "whereabouts")
-    assert "nothing was touched" in said["details"]
+    assert "nothing was changed" in said["details"]
     assert standin.calls() == []
     rig.assert_as_before()
 

@@ -159,7 +159,7 @@ def test_c04_every_fault_of_a_configuration(ask: Runtime) -> None:
     }
     refused(ask("ADD", {**CONF, **faults}), 7, *faults)
     refused(ask("ADD", {**CONF, "ipam": [], "runtimeConfig": "x", "args": 3}), 7, "ipam", "runtimeConfig", "args")
-    refused(ask("ADD", CONF), 7, "deviceID is missing")
+    refused(ask("ADD", CONF), 7, "deviceID must be the PCI address of a VF")
 
 
 def test_c04_a_value_that_is_not_supported(rig: Rig) -> None:
@@ -224,7 +224,7 @@ def test_c19_cni_args(ask: Runtime) -> None:
     for args in ("COLOUR=red", "guid", "IgnoreUnknown=0;COLOUR=red", "IgnoreUnknown=maybe"):
         refused(ask("ADD", CNI_ARGS=args), 4, "CNI_ARGS")
     for args in ("COLOUR=red;IgnoreUnknown=1", "IgnoreUnknown=true;COLOUR=red", MULTUS_ARGS, "guid="):
-        refused(ask("ADD", CNI_ARGS=args), 7, "deviceID is missing")
+        refused(ask("ADD", CNI_ARGS=args), 7, "deviceID must be the PCI address of a VF")
     silent(ask("DEL", CNI_ARGS="COLOUR=red"))
     refused(ask.shell(f"CNI_ARGS=$'IP=\\xff' \"$@\" <<<'{json.dumps(CONF)}'", "ADD", CNI_NETNS="/n"), 4, "UTF-8")
 
@@ -245,7 +245,7 @@ def test_c19_precedence_of_guids(ask: Runtime) -> None:
         conf.pop(take, None)
         environ.pop(take, None)
         said = refused(ask("ADD", conf, **environ), 7)["msg"]
-        assert f"network ibnet: {place}: 'bad" in said, said
+        assert f"network ibnet: {place} must be a GUID" in said, said
         assert said.count("bad") == 1
 
 
@@ -253,7 +253,9 @@ def test_c19_args_cni_of_any_type(ask: Runtime) -> None:
     """Unknown keys are ignored, whatever is in them; a known one of a wrong type is a fault that is named."""
     values: list[Any] = ["text", 5, 1.5, True, None, [1, {"a": None}], {"b": [[]]}]
     cni = {f"key{index}": item for index, item in enumerate(values)}
-    said = refused(ask("ADD", {**CONF, "args": {"cni": cni, "other": values}}), 7, "deviceID is missing")["msg"]
+    said = refused(
+        ask("ADD", {**CONF, "args": {"cni": cni, "other": values}}), 7, "deviceID must be the PCI address of a VF"
+    )["msg"]
     assert "args" not in said
     for item in (5, 1.5, True, [1], {"a": 1}):
-        refused(ask("ADD", {**CONF, "args": {"cni": {"guid": item}}}), 7, "args.cni.guid", "is not a string")
+        refused(ask("ADD", {**CONF, "args": {"cni": {"guid": item}}}), 7, "args.cni.guid must be a GUID")

@@ -132,7 +132,7 @@ def test_a_device_that_is_junk(runtime: Runtime, device: str) -> None:
     runtime.conf["deviceID"] = device
     document = runtime.refusal("ADD")
     assert document["code"] == 7
-    assert "is not a PCI address" in document["msg"]
+    assert "deviceID must be a PCI address" in document["msg"]
 
 
 def test_a_device_that_is_no_vf(runtime: Runtime) -> None:
@@ -143,7 +143,7 @@ def test_a_device_that_is_no_vf(runtime: Runtime) -> None:
         runtime.conf["deviceID"] = name
         document = runtime.refusal("ADD")
         assert document["code"] == 101
-        assert "not a VF" in document["msg"]
+        assert "not a VF" in document["msg"] or "not an SR-IOV virtual function" in document["msg"]
     runtime.conf["deviceID"] = ABSENT
     assert runtime.refusal("ADD")["code"] == 101
 

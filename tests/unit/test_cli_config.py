@@ -135,7 +135,7 @@ def test_files_with_more_than_one() -> None:
         "x, document 3, items[1], plugins[1]",
     ]
     assert [bool(each.faults) for each in found] == [False, True, False, False, True, False]
-    assert found[1].faults == ["mtu: 'x' is not a number of bytes"]
+    assert found[1].faults == ["mtu must be a number of bytes (got 'x')"]
     assert found[1].name == "c"
 
 

@@ -122,7 +122,7 @@ def test_an_exhausted_pool(tmp_path: Path) -> None:
     ("more", "words"),
     [
         ({"ipam": {"type": "dhcp"}}, "dhcp"),
-        ({"rdmaIsolation": "true", "mtu": 1}, "mtu: 1 is not from"),
+        ({"rdmaIsolation": "true", "mtu": 1}, "mtu must be between 68 and 65520 (got 1)"),
         ({"name": ""}, "name is missing"),
         ({"cniVersion": "9.9.9"}, "is not supported"),
         ({"ipam": {"type": "host-local"}}, "no IP ranges"),

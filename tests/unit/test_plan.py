@@ -122,7 +122,7 @@ def test_a_requested_guid_that_is_there_costs_no_rebind() -> None:
 @pytest.mark.parametrize(("node", "port"), [(HAS, WANTED), (WANTED, HAS), (None, WANTED), (WANTED, None)])
 def test_one_right_guid_of_two_is_not_enough(node: Guid | None, port: Guid | None) -> None:
     facts = replace(FACTS, rdma=rdma(node, port), netdev=None)
-    with pytest.raises(DeviceUnusable, match="no netdev here"):
+    with pytest.raises(DeviceUnusable, match="no netdev on the host"):
         plan_add(conf(guid=str(WANTED)), facts)
     plan = plan_add(conf(guid=str(WANTED)), replace(facts, netdev=netdev(HAS)))
     assert plan.sets_guid
@@ -218,13 +218,13 @@ def test_an_rdma_device_of_another_pod() -> None:
 def test_no_netdev() -> None:
     fault = refused(replace(FACTS, netdev=None))
     assert type(fault) is DeviceUnusable
-    assert "no netdev here" in fault.msg
+    assert "no netdev on the host" in fault.msg
 
 
 def test_isolation_in_shared_mode() -> None:
     fault = refused(replace(FACTS, mode="shared"), rdmaIsolation=True)
     assert type(fault) is UnsupportedField
-    assert "rdmaIsolation: true needs the RDMA namespace mode exclusive, it is shared" in fault.msg
+    assert "rdmaIsolation needs the RDMA namespace mode exclusive, it is shared" in fault.msg
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_derived_guid_that_another_vf_has() -> None:
     for other in (VfConfig(node_guid=taken, port_guid=ZERO, link_state=""), config(taken)):
         fault = refused(replace(with_guids(ZERO, ZERO), configs={0: other, 1: config()}))
         assert type(fault) is DeviceUnusable
-        assert f"the derived GUID {taken} is taken" in fault.msg
+        assert f"the derived GUID {taken} is already in use" in fault.msg
     own = replace(with_guids(ZERO, ZERO), configs={1: config(taken)})
     assert plan_add(conf(), own).port_guid == taken  # what the PF remembers of this very VF is no hindrance
 
@@ -290,7 +290,7 @@ def test_derived_guids_are_usable_and_differ_among_the_vfs_of_a_pf(pf: Guid) -> 
 
 
 def test_a_pf_with_the_derived_guid_itself() -> None:
-    with pytest.raises(DeviceUnusable, match="is taken"):
+    with pytest.raises(DeviceUnusable, match="is already in use"):
         derive_guid(Guid.parse("02:00:00:00:02:00:00:01"), function(index=1), set())
 
 
@@ -323,7 +323,7 @@ def test_a_port_with_every_fault() -> None:
     assert caught.value.msg == (
         "RDMA device mlx5_3 in the pod: its link layer is Ethernet, not InfiniBand; "
         f"its port GUID is {ZERO}, not {HAS}; its node GUID is {WANTED}, not {HAS}; "
-        "P_Key 0x1234 is not in its table (0xffff, 0x8001): the subnet manager must put it there"
+        "P_Key 0x1234 is not in its table (0xffff, 0x8001): the subnet manager must add it"
     )
 
 
@@ -352,7 +352,7 @@ def test_the_interface_of_a_p_key() -> None:
     assert child_differences(child_of(0x8001), parent, 0x8001) == []
     assert child_differences(child_of(0x8001), parent, 0x0001) == []
     assert child_differences(child_of(0x8001), None, 0x8001) == []
-    other = ["interface net1 is not the one of P_Key 0x8001"]
+    other = ["interface net1 is not the VF's child with P_Key 0x8001"]
     assert child_differences(child_of(0x8002), parent, 0x8001) == other
     assert child_differences(child_of(0x8001, lower=0), parent, 0x8001) == other
     assert child_differences(child_of(0x8001, lower=8), parent, 0x8001) == other

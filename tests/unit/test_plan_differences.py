@@ -20,8 +20,8 @@ from tests.unit.test_plan import FACTS, HAS, PCI, WANTED, ZERO, netdev, rdma
 def test_identity_differences() -> None:
     assert identity_differences(HAS, HAS, FACTS) == []
     assert identity_differences(WANTED, ZERO, FACTS) == [
-        f"port GUID is {HAS}, planned {WANTED}",
-        f"node GUID is {HAS}, planned {ZERO}",
+        f"port GUID is {HAS}, not {WANTED}",
+        f"node GUID is {HAS}, not {ZERO}",
     ]
     assert identity_differences(WANTED, WANTED, replace(FACTS, rdma=rdma(None, None), netdev=None)) == []
 

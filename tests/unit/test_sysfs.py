@@ -97,7 +97,7 @@ def test_a_pf_is_no_vf(tree: Tree) -> None:
 
 def test_another_card(tree: Tree) -> None:
     tree.device("0000:00:1f.0").mkdir()
-    with pytest.raises(DeviceUnusable, match="is no SR-IOV function, not a VF"):
+    with pytest.raises(DeviceUnusable, match="is not an SR-IOV virtual function"):
         sysfs(tree).read_function(PciAddress("0000:00:1f.0"))
 
 

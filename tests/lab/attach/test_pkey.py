@@ -214,7 +214,7 @@ def test_check_sees_the_child(rig: Rig) -> None:
     pod.run("ip link del mine")
     assert "interface net1 is gone" in difference()
     pod.run("ip link add link net1-ib name net1 type ipoib pkey 0x8002")
-    assert "interface net1 is not the one of P_Key 0x8001" in difference()
+    assert "interface net1 is not the VF's child with P_Key 0x8001" in difference()
     rig.delete(pod, 0, pkey=PKEY)
     rig.assert_as_before()
 

@@ -99,8 +99,8 @@ def test_devices_that_are_no_vf(rig: Rig) -> None:
     for device, code, words in (
         (rig.hca.pf, 101, "is a physical function, not a VF"),
         ("0009:00:00.1", 101, "there is no such PCI device"),
-        ("../0001:00:00.1", 7, "is not a PCI address"),
-        ("mlx5_0", 7, "is not a PCI address"),
+        ("../0001:00:00.1", 7, "must be a PCI address"),
+        ("mlx5_0", 7, "must be a PCI address"),
     ):
         refused = rig.cni("ADD", pod, rig.conf(None, deviceID=device))
         assert (refused.code, words in refused.out["msg"]) == (code, True), refused
