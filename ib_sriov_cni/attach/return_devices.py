@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 
-from ib_sriov_cni.attach.devices import await_devices, await_fact, read_host_devices, read_netdev
+from ib_sriov_cni.attach.devices import await_devices, await_fact, read_host_devices
 from ib_sriov_cni.attach.names import restore_names, temporary_netdev_name
 from ib_sriov_cni.attach.pkey_child import parent_name, remove_children
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.attach.rebind import rebind
+from ib_sriov_cni.attach.remaining_users import describe_remaining_user
 from ib_sriov_cni.core.errors import KernelRefused
 from ib_sriov_cni.kernel.netns import Inside, open_own
 
@@ -35,6 +36,9 @@ def return_devices(host: Host, record: Record) -> None:
         found = None
         if host.sysfs.read_driver(pci) and not (record.sets_guid and _is_foreign(record, host.sysfs.read_rdma(pci))):
             found = _move_to_host(host, record)
+        if found is not None and (user := describe_remaining_user(host, pci, found[0])):
+            host.log.warning("something of the pod still uses the VF; rebinding it", vf=pci, user=user)
+            found = None
         if found is None:
             rebind(host, pci, record.driver)
             found = await_devices(host, pci)
@@ -74,7 +78,7 @@ def _move_to_host(host: Host, record: Record) -> tuple[RdmaDevice, Link] | None:
                         children_gone = remove_children(inside, record, links)
                     if not children_gone:
                         return None
-                    _return_netdev(host, record, inside, host_netns, links)
+                    _return_netdev(host, record, inside, (netns, host_netns), links)
                 finally:
                     inside.close()
         except KernelRefused as refusal:
@@ -102,8 +106,15 @@ def _return_rdma(host: Host, record: Record, netns: Netns, host_netns: Netns) ->
         inside.close()
 
 
-def _return_netdev(host: Host, record: Record, inside: Rtnl, host_netns: Netns, links: list[Link]) -> None:
-    """Move the netdev, unless there is none: then the kernel has made a new one in the host's namespace."""
+def _return_netdev(
+    host: Host, record: Record, inside: Rtnl, namespaces: tuple[Netns, Netns], links: list[Link]
+) -> None:
+    """Move the netdev, unless there is none: then the kernel has made a new one in the host's namespace.
+
+    `namespaces`: the pod's and the host's. A pod can put another interface in the netdev's place between our look and
+    the move, with its index and its name, so what arrives is checked, and sent back if it is not the VF's.
+    """
+    pod_netns, host_netns = namespaces
     ifname = parent_name(record.key.ifname) if record.child_pkey else record.key.ifname
     named = next((link for link in links if link.name == ifname), None)
     link = inside.find_link(record.pci, links) or _by_guid(named, record)
@@ -112,14 +123,15 @@ def _return_netdev(host: Host, record: Record, inside: Rtnl, host_netns: Netns, 
     for name in link.altnames:
         if name not in record.had_altnames:
             inside.remove_altname(link, name)  # if the host has the same name, the whole move would fail
-    try:
-        with host.log.step("return_netdev", netdev=link.name, to=record.had_netdev):
-            inside.move_link(link, host_netns.fd, record.had_netdev or temporary_netdev_name(record.pci))
-    except KernelRefused as refusal:
-        if refusal.errno != errno.EEXIST:
-            raise
-        if read_netdev(host, record.pci) is None:
-            inside.move_link(link, host_netns.fd, temporary_netdev_name(record.pci))
+    # A name that no other device has: with a taken one the move would be half done. restore_names gives the old one.
+    name = temporary_netdev_name(record.pci)
+    with host.log.step("return_netdev", netdev=link.name, to=name):
+        inside.move_link(link, host_netns.fd, name)
+        arrived = host.rtnl.read_link(name)
+        if arrived is not None and host.sysfs.read_netdev_function(name) != record.pci:
+            host.rtnl.move_link(arrived, pod_netns.fd, link.name)
+            operation, target = "move to the host", f"netdev {link.name}"
+            raise KernelRefused(operation, target, errno.EXDEV, reason="it is not the VF's, and was sent back")
 
 
 def _by_guid(link: Link | None, record: Record) -> Link | None:

@@ -167,8 +167,15 @@ class rdmamsg(nlmsg):  # noqa: N801  # see linkmsg
         (3, "RDMA_NLDEV_ATTR_PORT_INDEX", "uint32"),
         (6, "RDMA_NLDEV_ATTR_NODE_GUID", "uint64"),
         (12, "RDMA_NLDEV_ATTR_PORT_STATE", "uint8"),
+        (46, "RDMA_NLDEV_ATTR_RES_PD", "pds"),
         (66, "RDMA_NLDEV_SYS_ATTR_NETNS_MODE", "uint8"),
         (68, "RDMA_NLDEV_NET_NS_FD", "uint32"),
+    )
+
+    # Protection domains: who has one uses the device. Kernel users have a name, others a process number.
+    pds = _nested(
+        (47, "RDMA_NLDEV_ATTR_RES_PD_ENTRY", "pd"),
+        pd=_nested((28, "RDMA_NLDEV_ATTR_RES_PID", "uint32"), (29, "RDMA_NLDEV_ATTR_RES_KERN_NAME", "asciiz")),
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 RDMA_NL_NLDEV = 5
-CMD_GET, CMD_SET, CMD_PORT_GET, CMD_SYS_GET = 1, 2, 5, 6
+CMD_GET, CMD_SET, CMD_PORT_GET, CMD_SYS_GET, CMD_RES_PD_GET = 1, 2, 5, 6, 14
 FIRST_PAUSE, LAST_PAUSE = 0.005, 0.1  # seconds between dumps while a device is not found
 
 
@@ -86,6 +86,20 @@ class Rdma:
         (answer,) = self._ask("read port 1 of", f"RDMA device {name}", CMD_PORT_GET, attrs=attrs)
         return PORT_STATES.get(answer.get_attr("RDMA_NLDEV_ATTR_PORT_STATE"), "")
 
+    def read_users(self, name: str) -> list[str | int]:
+        """Return who has a protection domain of the device: names of kernel modules, numbers of processes.
+
+        IPoIB has one for each of its interfaces, P_Key children included, in whatever namespace they are
+        (ipoib_transport_dev_init). Empty if this namespace has no such device; kernels before 4.18 refuse.
+        """
+        index = self.find_device(name)
+        if index is None:
+            return []
+        attrs = [("RDMA_NLDEV_ATTR_DEV_INDEX", index)]
+        how = {"flags": m.NLM_F_DUMP, "attrs": attrs, "keep": _users}
+        found = self._ask("list the users of", f"RDMA device {name}", CMD_RES_PD_GET, **how)
+        return [user for users in found for user in users]
+
     def move_device(self, name: str, netns: int, index: int | None = None) -> None:
         """Move the device to the namespace of that open file; the kernel deletes its IPoIB netdevs and makes new ones.
 
@@ -104,3 +118,13 @@ class Rdma:
             raise KernelRefused(operation, target, errno.ENODEV)
         attrs = [("RDMA_NLDEV_ATTR_DEV_INDEX", index), attribute]
         self._ask(operation, target, CMD_SET, flags=m.NLM_F_ACK, attrs=attrs)
+
+
+def _users(answer: Any) -> list[str | int]:
+    listed = answer.get_attr("RDMA_NLDEV_ATTR_RES_PD")
+    entries = listed.get_attrs("RDMA_NLDEV_ATTR_RES_PD_ENTRY") if listed else []
+    found = [
+        entry.get_attr("RDMA_NLDEV_ATTR_RES_KERN_NAME") or entry.get_attr("RDMA_NLDEV_ATTR_RES_PID")
+        for entry in entries
+    ]
+    return [user for user in found if user]

@@ -1,0 +1,43 @@
+"""Whether anything of a pod still uses a VF whose devices are back in the host's namespace.
+
+A pod with CAP_NET_ADMIN can add a P_Key child to its interface and move it into a namespace of its own, or leave a
+process behind that has the RDMA device open. Neither is visible by name; the kernel counts both.
+"""
+
+from __future__ import annotations
+
+from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.kernel.netns import open_own, try_open_netns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.values import PciAddress, RdmaDevice
+
+IPOIB = "ib_ipoib"  # as the kernel names it among the users of a device
+
+
+def describe_remaining_user(host: Host, pci: PciAddress, rdma: RdmaDevice) -> str:
+    """Return what of a pod still uses the VF, in words; "" if nothing does, or if the kernel cannot say."""
+    try:
+        users = host.rdma.read_users(rdma.name)
+    except KernelRefused as refusal:
+        host.log.debug("cannot ask who uses the VF's RDMA device", vf=pci, error=refusal)
+        return ""
+    interfaces = sum(user == IPOIB for user in users)
+    visible = len(host.sysfs.read_netdevs(pci))
+    if interfaces > visible:
+        return f"{interfaces - visible} IPoIB interface of it in another network namespace"
+    for pid in [user for user in users if isinstance(user, int)]:
+        if _is_in_another_namespace(pid):
+            return f"process {pid} of another network namespace has RDMA device {rdma.name} open"
+    return ""
+
+
+def _is_in_another_namespace(pid: int) -> bool:
+    """Return whether a process is in another network namespace than ours; False if it has ended."""
+    netns = try_open_netns(f"/proc/{pid}/ns/net")
+    if netns is None:
+        return False
+    with netns, open_own() as own:
+        return netns.inode != own.inode

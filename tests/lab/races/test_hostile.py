@@ -1,0 +1,41 @@
+"""What a pod with CAP_NET_ADMIN leaves behind or puts in our way, where names and indices do not show it."""
+
+from __future__ import annotations
+
+from tests.lab.commands import read_json
+from tests.lab.modes import SHARED
+from tests.lab.races.test_at_once import held
+from tests.lab.rig import Rig
+
+# No GUID of its own, so that DEL moves the devices instead of rebinding the VF.
+
+
+@SHARED
+def test_a_child_hidden_in_a_nested_namespace(rig: Rig) -> None:
+    """The pod never asked for a P_Key, and its child does not move with its parent: the kernel counts it."""
+    pod, nested = rig.pod(), rig.pod("nested")
+    rig.add(pod)
+    pod.run(f"ip link add link net1 name mine type ipoib pkey 0x8001 && ip link set mine netns {nested.name}")
+    assert [link["ifname"] for link in nested.links()] == ["lo", "mine"]
+    rig.delete(pod)
+    assert [link["ifname"] for link in nested.links()] == ["lo"]
+    rig.assert_as_before()
+
+
+@SHARED
+def test_another_interface_in_the_netdevs_place(rig: Rig) -> None:
+    """Between the look and the move the pod puts a dummy there, with the netdev's index: DEL sends it back."""
+    pod, nested = rig.pod(), rig.pod("nested")
+    rig.add(pod)
+    with held(rig, "DEL", pod, 0, at="return_netdev") as call:
+        link = pod.link("net1")
+        assert link is not None
+        index = link["ifindex"]
+        pod.run(f"ip link set net1 netns {nested.name} && ip link add net1 index {index} type dummy")
+        done = call.go_on()
+    assert done.status == 0, done
+    dummy = pod.link("net1")
+    assert dummy is not None
+    assert dummy["link_type"] == "ether"
+    assert read_json(["ip", "-j", "link", "show", "type", "dummy"]) == []
+    rig.assert_as_before()
