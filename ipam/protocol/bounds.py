@@ -1,0 +1,43 @@
+"""How much is read, kept and said: one table, each line with its reason. What is over a bound is refused, in one fault.
+
+Everything here comes from somebody who may be mistaken or hostile: a pod's annotations, interfaces and routes; a file;
+an IPAM plugin; a server. Bounds keep one of them from taking the node's memory, disk or time.
+"""
+
+from __future__ import annotations
+
+# ---- what comes in
+STDIN_BYTES = 1 << 20  # of a configuration; annotations, the largest part, have at most 256 KiB together
+JSON_LEVELS = 200  # of nesting: what was read must also be written again, to a record or a delegate
+LIST_ITEMS = 1_000  # of one list in a configuration: addresses, ranges, routes
+VALID_ATTACHMENTS = 10_000  # of GC's list; a node has at most some hundred pods
+FILE_BYTES = 1 << 20  # of a file that a configuration names: resolv.conf, subnet.env, a node's index
+RECORD_BYTES = 1 << 24  # of a record: a configuration and a result of 1 MiB each, in ASCII
+DELEGATE_BYTES = 1 << 20  # of an IPAM plugin's answer, and of what it writes to standard error
+
+# ---- what is looked at in a pod's namespace, which a pod with CAP_NET_ADMIN fills as it likes
+LINKS = 5_000
+ADDRESSES = 2_000
+ROUTES = 10_000
+NETLINK_ANSWERS = 20_000  # of any other dump
+
+# ---- what goes out
+FAULTS = 10  # told in one message, the others counted
+MESSAGE_BYTES = 4_096  # of an error's message, and of its details: kubelet repeats both in an event
+LOG_VALUE_BYTES = 2_048  # of one value in a line of the log
+LOG_TRACEBACK_BYTES = 16_384  # of a defect's traceback
+
+
+def join_faults(faults: list[str]) -> str:
+    """Return the faults as one text: the first FAULTS of them, and how many more there are."""
+    more = len(faults) - FAULTS
+    return "; ".join(faults[:FAULTS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def shorten(text: str, most: int) -> str:
+    """Return the text, cut to `most` bytes of UTF-8 with a mark at the end if it is longer."""
+    if len(text) * 4 <= most or len(text.encode(errors="surrogateescape")) <= most:
+        return text
+    mark = f"… ({len(text)} characters)"
+    kept = text.encode(errors="surrogateescape")[: most - len(mark.encode())]
+    return kept.decode(errors="ignore") + mark
