@@ -1,8 +1,10 @@
-"""Which pods the container runtime knows: one call of the CRI, without a gRPC library.
+"""Ask the container runtime for its pods: one gRPC call of the CRI, over HTTP/2 on a Unix socket.
 
-One connection, one stream, one message each way: HTTP/2 (RFC 9113) as far as that takes, header fields as literals
-(RFC 7541, 6.2.2). What the runtime refuses comes without a message, and why stands in compressed fields that are not
-read here: its own log tells. Messages: k8s.io/cri-api, pkg/apis/runtime/v1/api.proto.
+The library h2 speaks HTTP/2. gRPC adds five bytes before each message and the call's status in the trailers (grpc/grpc,
+doc/PROTOCOL-HTTP2.md). The answer's protobuf is decoded here, because no library fits the one string that is wanted:
+Google's protobuf is a C extension with generated code, betterproto brings a gRPC stack of its own, and pure-protobuf
+accepts a message that ends inside a key, where an incomplete list of pods must be an error. Messages: k8s.io/cri-api,
+pkg/apis/runtime/v1/api.proto.
 """
 
 from __future__ import annotations
@@ -10,125 +12,202 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections.abc import Iterable, Iterator
+from urllib.parse import unquote
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
+from h2.exceptions import H2Error
 
 METHOD = "/runtime.v1.RuntimeService/ListPodSandbox"
-SECONDS = 5.0
-MOST = 1 << 24  # bytes of an answer; a sandbox takes less than a kilobyte
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
-WINDOW = (1 << 31) - 1
+CALL_TIMEOUT = 5.0  # seconds
+ANSWER_MAX = 1 << 24  # bytes; a sandbox takes less than a kilobyte
+MESSAGE_MAX = 1000  # characters of the runtime's own words
+CHUNK = 1 << 16  # bytes
+PREFIX = struct.Struct(">?I")  # before each message: whether it is compressed, and its length
+# grpc/grpc, doc/statuscodes.md
+STATUS_NAMES = {
+    "1": "CANCELLED",
+    "2": "UNKNOWN",
+    "3": "INVALID_ARGUMENT",
+    "4": "DEADLINE_EXCEEDED",
+    "5": "NOT_FOUND",
+    "6": "ALREADY_EXISTS",
+    "7": "PERMISSION_DENIED",
+    "8": "RESOURCE_EXHAUSTED",
+    "9": "FAILED_PRECONDITION",
+    "10": "ABORTED",
+    "11": "OUT_OF_RANGE",
+    "12": "UNIMPLEMENTED",
+    "13": "INTERNAL",
+    "14": "UNAVAILABLE",
+    "15": "DATA_LOSS",
+    "16": "UNAUTHENTICATED",
+}
 
 
-def list_pods(path: str, *, seconds: float = SECONDS) -> frozenset[str]:
-    """Give the IDs of all pod sandboxes that the runtime behind a socket knows. OSError if it cannot be asked."""
+class _CallFailure(Exception):
+    """Why the call has no usable answer."""
+
+
+def list_pods(path: str, *, seconds: float = CALL_TIMEOUT) -> frozenset[str]:
+    """Return the IDs of all pod sandboxes of the runtime that listens on the Unix socket `path`.
+
+    Raises OSError, which names the socket and the reason, if the runtime cannot be reached, refuses, or does not send a
+    complete list; TimeoutError if all of it takes longer than `seconds`.
+    """
     deadline = time.monotonic() + seconds
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as link:
-        link.settimeout(seconds)
-        try:
-            link.connect(path)
-        except OSError as fault:
-            raise OSError(fault.errno, fault.strerror, path) from None
-        # An empty message asks for all of them.
-        link.sendall(_opening() + _frame(HEADERS, END_HEADERS, 1, _fields()) + _frame(DATA, END_STREAM, 1, bytes(5)))
-        message = _receive(link, deadline)
     try:
-        return frozenset([_sandbox_id(item) for number, item in _parts(message) if number == 1])
-    except (IndexError, ValueError) as fault:
-        raise OSError(f"the runtime's answer cannot be understood: {fault}") from None
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as link:
+            link.settimeout(seconds)
+            link.connect(path)
+            # An empty request has no filter.
+            return _parse_sandbox_ids(_call(link, METHOD, b"", deadline))
+    except TimeoutError:
+        raise TimeoutError(f"list pods of the runtime at {path}: no complete answer within {seconds:g} s") from None
+    except OSError as fault:
+        raise OSError(fault.errno, fault.strerror, path) from None
+    except H2Error as fault:
+        raise OSError(f"list pods of the runtime at {path}: HTTP/2 failed: {fault}") from None
+    except _CallFailure as fault:
+        raise OSError(f"list pods of the runtime at {path}: {fault}") from None
 
 
-def _opening() -> bytes:
-    """The preface, no table for compressed fields, and room for whatever comes."""
-    settings = struct.pack(">HIHI", 1, 0, 4, WINDOW)
-    return PREFACE + _frame(SETTINGS, 0, 0, settings) + _frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WINDOW - 65535))
+def _call(link: socket.socket, method: str, request: bytes, deadline: float) -> bytes:
+    """Make a gRPC call with one message each way, and return the answer's."""
+    connection = H2Connection(H2Configuration(client_side=True))
+    connection.initiate_connection()
+    stream = connection.get_next_available_stream_id()
+    fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", method),
+        (":authority", "localhost"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ]
+    connection.send_headers(stream, fields)
+    connection.send_data(stream, PREFIX.pack(False, len(request)) + request, end_stream=True)
+    answer, body = _read_answer(link, connection, deadline)
+    _check_status(answer)
+    if len(body) < PREFIX.size or PREFIX.unpack_from(body) != (False, len(body) - PREFIX.size):
+        raise _CallFailure("the answer is not one uncompressed message")
+    return body[PREFIX.size :]
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
-
-
-def _fields() -> bytes:
-    pairs = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": METHOD,
-        ":authority": "localhost",
-        "content-type": "application/grpc",
-        "te": "trailers",
-    }
-    texts = [(name.encode(), text.encode()) for name, text in pairs.items()]
-    return b"".join([b"\0" + bytes((len(name),)) + name + bytes((len(text),)) + text for name, text in texts])
-
-
-def _receive(link: socket.socket, deadline: float) -> bytes:
-    """Read the answer's message to the end of its stream."""
-    body = b""
+def _read_answer(link: socket.socket, connection: H2Connection, deadline: float) -> tuple[dict[str, str], bytes]:
+    """Send what is due and read to the end of the stream. Returns the fields of headers and trailers, and the body."""
+    fields: dict[str, str] = {}
+    body = bytearray()
     while True:
-        head = _read(link, 9, deadline)
-        length = int.from_bytes(head[:3], "big")
-        kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big") & WINDOW
-        payload = _read(link, length, deadline)
-        if kind == SETTINGS and not flags & ACK:
-            link.sendall(_frame(SETTINGS, ACK, 0, b""))
-        elif kind == PING and not flags & ACK:
-            link.sendall(_frame(PING, ACK, 0, payload))
-        elif kind == GOAWAY or (kind == RST_STREAM and stream == 1):
-            raise OSError("the runtime ended the call")
-        elif kind == DATA and stream == 1:
-            body += payload[1 : len(payload) - payload[0]] if flags & PADDED else payload
-            if len(body) > MOST:
-                raise OSError("the runtime's answer is too long")
-        if kind in {DATA, HEADERS} and stream == 1 and flags & END_STREAM:
-            break
-    if len(body) < 5 or body[0] or int.from_bytes(body[1:5], "big") != len(body) - 5:
-        raise OSError("the runtime refused the call, or does not speak the CRI's version 1")
-    return body[5:]
+        link.settimeout(_left(deadline))
+        link.sendall(connection.data_to_send())
+        link.settimeout(_left(deadline))
+        data = link.recv(CHUNK)
+        if not data:
+            raise _CallFailure("the runtime closed the connection")
+        for event in connection.receive_data(data):
+            if isinstance(event, ResponseReceived | TrailersReceived):
+                fields.update(_decode_fields(event.headers))
+            elif isinstance(event, DataReceived):
+                body += event.data
+                if len(body) > ANSWER_MAX:
+                    raise _CallFailure(f"the answer is longer than {ANSWER_MAX} bytes")
+                connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, StreamEnded):
+                return fields, bytes(body)
+            elif isinstance(event, StreamReset):
+                raise _CallFailure(f"the call was reset: {_describe_code(event.error_code)}")
+            elif isinstance(event, ConnectionTerminated):
+                raise _CallFailure(f"the runtime ended the connection: {_describe_code(event.error_code)}")
 
 
-def _read(link: socket.socket, size: int, deadline: float) -> bytes:
-    data = b""
-    while len(data) < size:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the runtime does not answer")
-        link.settimeout(left)
-        chunk = link.recv(size - len(data))
-        if not chunk:
-            raise OSError("the runtime closed the connection")
-        data += chunk
-    return data
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
-def _parts(message: bytes) -> list[tuple[int, bytes]]:
-    """Take one level of a protobuf message apart: field numbers with the bytes of those that have some."""
-    found = []
+def _decode_fields(fields: Iterable[tuple[str | bytes, str | bytes]]) -> dict[str, str]:
+    def decode(part: str | bytes) -> str:
+        return part if isinstance(part, str) else part.decode(errors="replace")
+
+    return {decode(name): decode(text) for name, text in fields}
+
+
+def _describe_code(code: object) -> str:
+    """Return the name of an HTTP/2 error code, or the number of an unknown one."""
+    return str(getattr(code, "name", code))
+
+
+def _check_status(fields: dict[str, str]) -> None:
+    """Raise _CallFailure with the runtime's reason unless the call succeeded."""
+    if fields.get(":status") != "200":
+        raise _CallFailure(f"HTTP status {fields.get(':status', 'missing')}")
+    status = fields.get("grpc-status")
+    if status is None:
+        raise _CallFailure("the answer ended without a grpc-status")
+    if status != "0":
+        name = STATUS_NAMES.get(status, f"grpc-status {status[:20]}")
+        reason = unquote(fields.get("grpc-message", ""))[:MESSAGE_MAX]
+        raise _CallFailure(f"the runtime refused: {name}: {reason}" if reason else f"the runtime refused: {name}")
+
+
+def _parse_sandbox_ids(message: bytes) -> frozenset[str]:
+    """Return the IDs in a ListPodSandboxResponse: field 1 of each PodSandbox, which are the items in field 1."""
+    try:
+        sandboxes = [dict(_parse_fields(item)) for number, item in _parse_fields(message) if number == 1]
+        return frozenset([sandbox[1].decode() for sandbox in sandboxes])
+    except KeyError:
+        raise _CallFailure("the answer has a sandbox without an ID") from None
+    except ValueError as fault:
+        raise _CallFailure(f"the answer cannot be decoded: {fault}") from None
+
+
+def _parse_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield number and content of a protobuf message's length-delimited fields, and skip the others.
+
+    Raises ValueError if the message is cut off or malformed. Source: protobuf.dev, programming-guides/encoding.
+    """
     place = 0
     while place < len(message):
-        key, place = _varint(message, place)
-        if key & 7 == 2:
-            size, place = _varint(message, place)
-            if place + size > len(message):
-                raise ValueError("it is cut off")
-            found.append((key >> 3, message[place : place + size]))
-            place += size
-        elif key & 7 == 0:
-            _, place = _varint(message, place)
+        key, place = _parse_varint(message, place)
+        kind = key & 7
+        if kind == 0:
+            _, place = _parse_varint(message, place)
+            continue
+        if kind == 2:
+            size, place = _parse_varint(message, place)
+        elif kind in {1, 5}:
+            size = 8 if kind == 1 else 4
         else:
-            place += {1: 8, 5: 4}[key & 7] if key & 7 in {1, 5} else len(message)
-    return found
+            raise ValueError(f"unknown wire type {kind}")
+        content = message[place : place + size]
+        if len(content) < size:
+            raise ValueError("it is cut off")
+        place += size
+        if kind == 2:
+            yield key >> 3, content
 
 
-def _varint(message: bytes, place: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
+def _parse_varint(message: bytes, place: int) -> tuple[int, int]:
+    """Return the number at `place` and the place after it."""
+    number = 0
+    for shift in range(0, 70, 7):
+        if place >= len(message):
+            raise ValueError("it is cut off")
         byte = message[place]
         place += 1
         number |= (byte & 0x7F) << shift
-        shift += 7
         if byte < 0x80:
             return number, place
-
-
-def _sandbox_id(sandbox: bytes) -> str:
-    return next(item.decode() for number, item in _parts(sandbox) if number == 1)
+    raise ValueError("a number is longer than 64 bits")

@@ -47,6 +47,7 @@ FOREIGN = {
     "pyverbs": {"ib_sriov_cni.kernel.pyverbs_loader"},
     "_ib_sriov": {"ib_sriov_cni.kernel.syscalls"},  # the packed program's own (packaging/program/main.c)
     "prometheus_client": {"ib_sriov_cni.agent"},
+    "h2": {"ib_sriov_cni.agent.cri"},
     "_json": {"ipam.protocol.fastjson"},  # of the standard library, but no promise of it
 }
 # Too slow to start (docs/performance.md): on the path of ADD, DEL and CHECK imported, if at all,
