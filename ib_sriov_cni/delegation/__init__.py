@@ -1,4 +1,4 @@
-"""The door to IPAM plugins: the bundled host-local in this process, any other as a program from CNI_PATH.
+"""Door to IPAM plugins: the bundled host-local runs in this process, any other one is executed from CNI_PATH.
 
 May import core, telemetry, kernel (for system calls) and ipam. Starts processes and ends them.
 """

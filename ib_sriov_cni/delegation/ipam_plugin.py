@@ -1,13 +1,12 @@
-"""Door to IPAM plugins: the bundled host-local in process, any other executed from CNI_PATH (C10).
+"""Door to IPAM plugins: the bundled host-local runs in this process, any other one is executed from CNI_PATH (C10).
 
-An executed plugin gets our environment and our standard input, a time limit (the configuration's ipamTimeout), and a
-clean LD_LIBRARY_PATH; its stderr goes to our log. Source: libcni's pkg/invoke, specification 1.1.0 section 4.
+An executed plugin gets our environment, our standard input and a time limit (the configuration's ipamTimeout). Its
+stderr goes to our log and our stderr. Source: libcni's pkg/invoke, specification 1.1.0 section 4.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 
 from ib_sriov_cni.core.configuration import MAX_SECONDS
 from ib_sriov_cni.core.errors import AddressManagement, CniError
@@ -23,37 +22,40 @@ if TYPE_CHECKING:
     from ipam.protocol.request import Request
 
 BUNDLED = "host-local"
-SECONDS = 90.0  # unless the configuration says ipamTimeout
-# What a plugin answers that is older than the command: skel gives 4, others 1 or these words alone.
+SECONDS = 90.0  # time limit without ipamTimeout
+# How a plugin refuses a command that is newer than itself: CNI's skel with code 4, others with code 1 or these words.
 NOT_KNOWN = (1, 4)
 NOT_KNOWN_WORDS = "unknown CNI_COMMAND"
-NOT_IMPLEMENTED_WORDS = "CHECK method is not implemented"  # whereabouts, and others made after it
+NOT_IMPLEMENTED_WORDS = "CHECK method is not implemented"  # whereabouts, and plugins that copied it
 
 
 class _Refusal(AddressManagement):
-    """What an executed plugin answered; `answer` is the code of its error document, None without one."""
+    """An executed plugin failed; `answer` is the code in its error document, None without one."""
 
     answer: object = None
 
 
 def add_addresses(request: Request, kind: str, log: Log) -> Result:
-    """Have the IPAM plugin `kind` reserve addresses. Raises CniError, AddressManagement (104) for what it answers."""
+    """Have the IPAM plugin `kind` reserve addresses, and return its result.
+
+    Raises AddressManagement (104) if an executed plugin fails or its result is wrong; the bundled one raises CniError.
+    """
     if kind == BUNDLED:
         from ipam.host_local.plugin import add
 
         return add(request)
-    doc = _answer(kind, _execute(request, kind, "ADD", log))
+    doc = _parse_answer(kind, _execute(request, kind, "ADD", log))
     try:
         result = parse_result(doc, request.version)
     except CniError as fault:
-        raise AddressManagement(f"IPAM plugin {kind} ADD: its result is not one: {fault.msg}") from None
+        raise AddressManagement(f"IPAM plugin {kind} ADD: its result is not valid: {fault.msg}") from None
     if not result.ips:
         raise AddressManagement(f"IPAM plugin {kind} ADD: its result has no address")
     return result
 
 
 def delete_addresses(request: Request, kind: str, log: Log) -> None:
-    """Have it release what the attachment holds."""
+    """Have it release the attachment's addresses. Raises CniError (see `add_addresses`)."""
     if kind == BUNDLED:
         from ipam.host_local.plugin import delete
 
@@ -63,7 +65,7 @@ def delete_addresses(request: Request, kind: str, log: Log) -> None:
 
 
 def check_addresses(request: Request, kind: str, log: Log) -> None:
-    """Have it say whether the attachment still holds its addresses."""
+    """Have it check that the attachment still has its addresses. Raises CniError (see `add_addresses`)."""
     if kind == BUNDLED:
         from ipam.host_local.plugin import check
 
@@ -78,10 +80,10 @@ def check_addresses(request: Request, kind: str, log: Log) -> None:
 
 
 def collect_addresses(request: Request, kind: str, log: Log, live: Callable[[], Iterable[str]] = tuple) -> None:
-    """Have it release what is not on the list of valid attachments.
+    """Have it release the addresses of attachments that are not on the list of valid ones. Raises CniError.
 
-    The bundled one asks for the `live` containers once more when it has read its leases: an ADD that came since the
-    list was made has its record before its lease.
+    The bundled one calls `live` for the containers to keep after it has read its leases: an ADD that started after the
+    list was made writes its record before its lease.
     """
     if kind == BUNDLED:
         from ipam.host_local.plugin import gc
@@ -92,7 +94,7 @@ def collect_addresses(request: Request, kind: str, log: Log, live: Callable[[], 
 
 
 def ask_addresses(request: Request, kind: str, log: Log) -> None:
-    """Have it say whether it could reserve an address."""
+    """Have it check that it could reserve an address. Raises CniError."""
     if kind == BUNDLED:
         from ipam.host_local.plugin import status
 
@@ -102,7 +104,7 @@ def ask_addresses(request: Request, kind: str, log: Log) -> None:
 
 
 def find_plugin(kind: str, path: tuple[str, ...]) -> str:
-    """Give the executable of a plugin type. AddressManagement (104) names the folders it is not in."""
+    """Return the path of a plugin's executable. Raises AddressManagement (104), with the folders that were searched."""
     if "/" in kind or "\0" in kind or kind in {".", ".."}:
         raise AddressManagement(f"ipam.type {kind!r} is not the name of a plugin")
     for folder in path:
@@ -116,43 +118,30 @@ def find_plugin(kind: str, path: tuple[str, ...]) -> str:
 
 
 def _execute(request: Request, kind: str, command: str, log: Log) -> bytes:
-    """Run the plugin; gives its stdout. AddressManagement quotes what it said if it failed."""
+    """Run the plugin and return its stdout. Raises AddressManagement, which quotes its output, if it fails."""
     program = find_plugin(kind, request.path)
     environ = {**request.environ, "CNI_COMMAND": command}
-    if hasattr(sys, "_MEIPASS"):
-        environ = _without_bootloader(environ)
     with log.step("delegate", plugin=kind, command=command) as step:
-        status, out, err = run(program, environ, request.stdin, _seconds(request))
+        status, out, err = run(program, environ, request.stdin, _time_limit(request))
         step.note(status=status, stderr=err.decode(errors="replace").strip()[-2000:])
     if err and log.where != "standard error":
-        _hand_on(err)
+        _forward_stderr(err)
     doc = _error_document(out)
     if status == 0 and doc is None:
         return out
     raise _refusal(kind, command, status, doc, (out.strip() or err.strip()).decode(errors="replace")[:300])
 
 
-def _without_bootloader(environ: dict[str, str]) -> dict[str, str]:
-    """Take back what PyInstaller's bootloader put there for itself; the plugin must see what we were given."""
-    given = {name: value for name, value in environ.items() if not name.startswith("_PYI_")}
-    original = given.pop("LD_LIBRARY_PATH_ORIG", None)
-    if original is None:
-        given.pop("LD_LIBRARY_PATH", None)
-    else:
-        given["LD_LIBRARY_PATH"] = original
-    return given
-
-
-def _hand_on(err: bytes) -> None:
-    """What it wrote to its standard error reaches ours (C10)."""
+def _forward_stderr(err: bytes) -> None:
+    """Write the plugin's stderr to ours (C10)."""
     try:
         os.write(2, err)
     except OSError:
-        pass  # closed, or full: the log has it
+        pass  # closed or full; the log has it
 
 
 def _execute_if_known(request: Request, kind: str, command: str, log: Log) -> None:
-    """Run a command that came with version 1.1.0; a plugin that is older has nothing to say to it."""
+    """Run a command of version 1.1.0, and ignore that an older plugin does not know it."""
     try:
         _execute(request, kind, command, log)
     except _Refusal as refusal:
@@ -161,8 +150,8 @@ def _execute_if_known(request: Request, kind: str, command: str, log: Log) -> No
         log.debug("the IPAM plugin does not know the command", plugin=kind, command=command, answer=refusal.msg)
 
 
-def _seconds(request: Request) -> float:
-    """Give the time limit; a DEL is served with whatever stands in its configuration."""
+def _time_limit(request: Request) -> float:
+    """Return the time limit in seconds; a wrong ipamTimeout, which DEL accepts, means the default."""
     found = request.conf.get("ipamTimeout")
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found <= MAX_SECONDS:
         return SECONDS
@@ -170,7 +159,7 @@ def _seconds(request: Request) -> float:
 
 
 def _error_document(out: bytes) -> dict[str, object] | None:
-    """Give the error document a plugin printed; it counts even where the plugin ended with status 0."""
+    """Return the error document that a plugin printed, which is an error even if its exit status is 0."""
     try:
         doc = loads(out)
     except ValueError:
@@ -180,14 +169,15 @@ def _error_document(out: bytes) -> dict[str, object] | None:
 
 def _refusal(kind: str, command: str, status: int | str, doc: dict[str, object] | None, said: str) -> _Refusal:
     if doc is None:
-        return _Refusal(f"IPAM plugin {kind} {command}: ended with {status}: {said or 'it said nothing'}")
+        words = f"exit status {status}" if isinstance(status, int) else status
+        return _Refusal(f"IPAM plugin {kind} {command}: {words}" + (f": {said}" if said else " (no output)"))
     words = f"code {doc['code']}: {doc.get('msg', '')}"[:2000]
     refusal = _Refusal(f"IPAM plugin {kind} {command}: {words}", str(doc.get("details", ""))[:2000])
     refusal.answer = doc["code"]
     return refusal
 
 
-def _answer(kind: str, out: bytes) -> object:
+def _parse_answer(kind: str, out: bytes) -> object:
     try:
         return loads(out)
     except ValueError as fault:

@@ -1,7 +1,7 @@
 """Doors to our own files: records, owners of VFs, the Go plugin's records, locks, leftovers, device info.
 
-May import core, telemetry and ipam.protocol. Touches the state directory, the lock directory and the device-info file
-that Multus names, and nothing else.
+May import core, telemetry and ipam.protocol. Uses the state directory, the lock directory and the device-info file that
+Multus names, and nothing else.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Folders and files of the state directory: private, durable, and no link followed.
+"""Reading and writing the state directory: privately, durably, and without following links.
 
-What the door to the records is made of; docs of the layout are there.
+records.py has the layout.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ import errno
 import os
 
 from ib_sriov_cni.core.errors import StateFailure
+from ipam.protocol.fastjson import loads
+from ipam.protocol.files import open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_STATE_DIR = "/var/lib/cni/ib-sriov"
-MAX_RECORD = 1 << 24  # a configuration and a result of 1 MiB each, in ASCII
+MAX_RECORD = 1 << 24  # bytes; enough for a configuration and a result of 1 MiB each, escaped to ASCII
 TRIES = 100
-# There is none, and with a name too long for a file there never was one.
+# errno values that mean there is no such file; with a name too long for a file there never was one.
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 def _make_parents(folder: str) -> None:
-    """Make the folders that are not ours, for nobody else to write to, whatever the umask."""
+    """Make the folders above the state directory, writable by the owner only, whatever the umask."""
     if not folder or os.path.isdir(folder):
         return
     _make_parents(os.path.dirname(folder))
@@ -33,10 +35,10 @@ def _make_parents(folder: str) -> None:
 
 
 def make_folders(base: str, name: str, *, durable: bool = True) -> None:
-    """Make the folders down to base/name, 0700 whatever the umask where they are ours.
+    """Make the state directory, `base` in it, and base/name unless `name` is empty; 0700 whatever the umask.
 
-    The state directory may be an administrator's, with a mode and a place of his choice; below it nobody else's folder
-    is used.
+    A state directory that exists keeps its mode, which may be the administrator's choice. Below it, folders of other
+    users are refused. `durable`: sync what was made. Raises OSError.
     """
     state_dir = os.path.dirname(base)
     _make_parents(os.path.dirname(state_dir))
@@ -52,7 +54,7 @@ def make_folders(base: str, name: str, *, durable: bool = True) -> None:
 
 
 def _make_private(folder: str) -> None:
-    """Take everybody else's rights to a folder that was there; OSError if it is a link or belongs to somebody else."""
+    """Make an existing folder 0700. Raises OSError if it is a symbolic link or belongs to another user."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         status = os.fstat(fd)
@@ -65,31 +67,87 @@ def _make_private(folder: str) -> None:
 
 
 def rename_planted_links(*folders: str) -> None:
-    """Rename links that somebody planted where our folders are, so that nothing is read or written through them."""
+    """Rename symbolic links that somebody has put in the place of our folders, so that nothing goes through them.
+
+    Raises StateFailure (106).
+    """
     for folder in folders:
         try:
             os.readlink(folder)
         except OSError:
-            continue  # a folder, or nothing: as it should be
+            continue  # a folder or nothing, as it should be
         mark_damaged(folder)
 
 
 def mark_damaged(path: str) -> None:
-    """Rename what cannot be understood, so that it is never in the way. Raises StateFailure (106)."""
+    """Rename a file that cannot be parsed to <path>.damaged, out of the way. Raises StateFailure (106)."""
     try:
         os.rename(path, path + ".damaged")
     except OSError as fault:
         raise StateFailure(f"set aside damaged record {path}: {fault.strerror}", "remove it by hand") from None
 
 
-def write_whole(fd: int, text: bytes) -> None:
-    """Write all of it."""
-    while text:
-        text = text[os.write(fd, text) :]
+def read_json(path: str, limit: int = MAX_RECORD) -> tuple[object, float] | None:
+    """Return a file's JSON value, None if it has none, and when it was written (Unix time, seconds).
+
+    Returns None if there is no regular file or it cannot be opened. Reads at most `limit` bytes, follows no symbolic
+    link and does not wait for a FIFO.
+    """
+    try:
+        fd = open_regular(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return _read_json(fd, limit), os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)
+
+
+def _read_json(fd: int, limit: int) -> object:
+    try:
+        return loads(os.read(fd, limit))
+    except (OSError, ValueError):
+        return None
+
+
+def replace_file(path: str, temporary: str, content: bytes, *, private: bool) -> None:
+    """Write a file under a temporary name and rename it, so that it is never seen half written. Raises OSError.
+
+    `private`: it is synced, and 0600 whatever the umask; else 0644 as far as the umask allows.
+    """
+    fd = _create(temporary, 0o600 if private else 0o644)
+    try:
+        try:
+            if private:
+                os.fchmod(fd, 0o600)
+            _write_all(fd, content)
+            if private:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError:
+        remove_quietly(temporary)
+        raise
+
+
+def _create(path: str, mode: int) -> int:
+    """Return a new file, opened, that nobody else has open; one that a killed process left is replaced."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, mode)
+    except FileExistsError:
+        remove_quietly(path)
+        return os.open(path, flags, mode)
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]
 
 
 def sync_folder(folder: str) -> None:
-    """Make a folder's new names durable."""
+    """Sync a folder, which makes names that are new in it durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -98,14 +156,24 @@ def sync_folder(folder: str) -> None:
 
 
 def remove_quietly(path: str) -> None:
-    """Remove what may be there."""
+    """Remove a file if possible."""
     try:
         os.unlink(path)
     except OSError:
         pass
 
 
+def remove_file(operation: str, path: str) -> None:
+    """Remove a file; does nothing if there is none. Raises StateFailure (106): "<operation> <path>: <reason>"."""
+    try:
+        os.unlink(path)
+    except OSError as fault:
+        if fault.errno not in NO_RECORD:
+            raise StateFailure(f"{operation} {path}: {fault.strerror}") from None
+
+
 def list_names(folder: str) -> list[str]:
+    """Return the names in a folder, sorted; none if it cannot be read."""
     try:
         return sorted(os.listdir(folder))
     except OSError:
@@ -113,7 +181,7 @@ def list_names(folder: str) -> list[str]:
 
 
 def retry_if_folder_vanished(action: Callable[[], None]) -> None:
-    """Act, and again where a folder vanished: whoever removes the last record in it removes it too."""
+    """Call `action`, again if a folder vanished: whoever removes the last record in a folder removes the folder."""
     for _ in range(TRIES):
         try:
             action()

@@ -1,33 +1,31 @@
-"""Door to what else is in the state directory: files that no verb reads, for people and for those who tidy up.
+"""Door to files in the state directory that no command reads: for the command line and for clean-up.
 
-Those are records set aside as damaged, what a killed write left, and the Go plugin's records as they lie there.
-The layout is that of ib_sriov_cni.state.records. Nothing here sets anything aside: looking changes nothing.
+These are damaged records, what a killed write left, and the Go plugin's records. records.py has the layout. Reading
+them changes nothing, not even the name of a damaged record.
 """
 
 from __future__ import annotations
 
 import os
 
-from ib_sriov_cni.core.errors import StateFailure
 from ib_sriov_cni.core.record import AttachmentKey
-from ib_sriov_cni.state.directory import MAX_RECORD, NO_RECORD, list_names
-from ipam.protocol.fastjson import loads
+from ib_sriov_cni.state.directory import NO_RECORD, list_names, read_json, remove_file
 
-DAMAGED, UNFINISHED = ".damaged", ".new"  # records set aside; what a killed write left
+DAMAGED, UNFINISHED = ".damaged", ".new"  # damaged records; what a killed write left
 ENDINGS = (DAMAGED, UNFINISHED)
 
 
 class Leftovers:
-    """The state directory as it is."""
+    """The leftovers in a state directory."""
 
     def __init__(self, state_dir: str) -> None:
-        """Nothing is opened."""
+        """Open nothing yet."""
         self._state_dir = state_dir
         self._attachments = f"{state_dir}/attachments"
         self._devices = f"{state_dir}/devices"
 
     def why_unreadable(self) -> str:
-        """Tell why the records cannot be listed; empty if they can, or if there are none yet."""
+        """Return why the records cannot be listed, in words; empty if they can or if there are none yet."""
         for folder in (self._state_dir, self._attachments, self._devices):
             try:
                 os.listdir(folder)
@@ -37,7 +35,7 @@ class Leftovers:
         return ""
 
     def read(self) -> list[tuple[str, float]]:
-        """Give each file that nobody reads any more, with the Unix time it was last written."""
+        """Return the path of each damaged or unfinished file, and when it was last written (Unix time, seconds)."""
         folders = [f"{self._attachments}/{network}" for network in list_names(self._attachments)]
         paths = [f"{folder}/{name}" for folder in folders for name in list_names(folder) if name.endswith(ENDINGS)]
         paths += [f"{self._devices}/{name}" for name in list_names(self._devices) if name.endswith(UNFINISHED)]
@@ -47,11 +45,11 @@ class Leftovers:
             try:
                 found.append((path, os.lstat(path).st_mtime))
             except OSError:
-                pass  # gone meanwhile
+                pass  # removed in the meantime
         return found
 
     def key_of(self, path: str) -> AttachmentKey | None:
-        """Give the attachment whose record a file is or was, by its name; None for any other file."""
+        """Return the attachment whose record a file is or was, by its name; None for any other file."""
         head, dot, _ = path.rpartition(".json")
         return (
             AttachmentKey.parse(head[len(self._attachments) + 1 :])
@@ -60,35 +58,16 @@ class Leftovers:
         )
 
     def remove(self, path: str) -> None:
-        """Remove one of those; absent is fine. Raises StateFailure (106)."""
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        except OSError as fault:
-            raise StateFailure(f"remove {path}: {fault.strerror}") from None
+        """Remove one of these files; does nothing if it is gone. Raises StateFailure (106)."""
+        remove_file("remove", path)
 
     def read_foreign(self) -> list[tuple[str, dict[str, object] | None, float]]:
-        """Give path, document (None if it is not understood) and time of each of the Go plugin's records (N6)."""
+        """Return path, document (None if it is not a JSON object) and time of each record of the Go plugin (N6)."""
         found: list[tuple[str, dict[str, object] | None, float]] = []
         for name in list_names(self._state_dir):
             path = f"{self._state_dir}/{name}"
-            if name.endswith(ENDINGS) or not os.path.isfile(path) or os.path.islink(path):
-                continue
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            except OSError:
-                continue
-            try:
-                found.append((path, _read_object(fd), os.fstat(fd).st_mtime))
-            finally:
-                os.close(fd)
+            file = None if name.endswith(ENDINGS) else read_json(path)
+            if file is not None:
+                doc, written = file
+                found.append((path, doc if isinstance(doc, dict) else None, written))
         return found
-
-
-def _read_object(fd: int) -> dict[str, object] | None:
-    try:
-        doc = loads(os.read(fd, MAX_RECORD))
-    except (OSError, ValueError):
-        return None
-    return doc if isinstance(doc, dict) else None

@@ -1,11 +1,11 @@
-r"""Door to the locks: one per VF, held over everything that is done to it, waited for with a deadline.
+r"""Door to the locks: one per VF, held during all that is done to it, and waited for with a deadline.
 
 Layout::
 
     /run/ib-sriov/<PCI address>.lock   flock(2); content "<pid> <containerID> <ifname> <unix time>\n" of the holder
 
-The kernel drops a lock with its holder's last breath, so a dead holder is free at once; the file stays (removing
-it would let two processes lock two files of one name). On tmpfs: none survives a boot.
+The kernel releases a lock when its holder ends. The file stays: if it were removed, two processes could lock two files
+of the same name. It is on tmpfs, so none survives a reboot.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ import time
 
 from ib_sriov_cni.core.errors import StateFailure, TryAgainLater
 
-FIRST_PAUSE, LAST_PAUSE = 0.002, 0.05
+FIRST_PAUSE, LAST_PAUSE = 0.002, 0.05  # seconds between tries
 
 
 class Locks:
     """Locks in a folder."""
 
     def __init__(self, folder: str = "/run/ib-sriov") -> None:
-        """The folder is made when the first lock is taken."""
+        """`folder` is made when the first lock is taken."""
         self._folder = folder
 
     def take(self, pci: str, holder: str, seconds: float) -> Lock:
-        """Take the VF's lock. TryAgainLater (11) names the holder; StateFailure (106) if the file cannot be made."""
+        """Take the VF's lock within `seconds`, for `holder` ("<containerID> <ifname>").
+
+        Raises TryAgainLater (11), which names the present holder, or StateFailure (106) if the file cannot be made.
+        """
         import fcntl
 
         path = f"{self._folder}/{pci}.lock"
@@ -44,7 +47,7 @@ class Locks:
             except BlockingIOError:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    words = _describe(fd)
+                    words = _describe_holder(fd)
                     os.close(fd)
                     raise TryAgainLater(
                         f"lock VF {pci}: still held after {seconds:g} s by {words}",
@@ -59,11 +62,11 @@ class Locks:
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()} {holder} {int(time.time())}\n".encode(), 0)
         except OSError:
-            pass  # a full tmpfs: the lock holds, only its holder stays unnamed
+            pass  # tmpfs is full: the lock is held all the same, only without its holder's name
         return Lock(fd)
 
     def read_holder(self, pci: str) -> str:
-        """Tell who holds the VF's lock, empty if nobody does. Raises StateFailure (106) if that cannot be seen."""
+        """Return who holds the VF's lock, in words; empty if it is free. Raises StateFailure (106)."""
         import fcntl
 
         path = f"{self._folder}/{pci}.lock"
@@ -74,10 +77,10 @@ class Locks:
         except OSError as fault:
             raise StateFailure(f"open lock {path}: {fault.strerror}", "run it as root") from None
         try:
-            # Held for a moment; a take at just that moment tries again.
+            # This takes the lock for a moment; a `take` at that moment tries again.
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _describe(fd)
+            return _describe_holder(fd)
         except OSError as fault:
             raise StateFailure(f"lock {path}: {fault.strerror}") from None
         finally:
@@ -85,43 +88,43 @@ class Locks:
         return ""
 
     def was_last_taken_by(self, pci: str, holder: str) -> bool:
-        """Whether that is who has the VF's lock, or had it last."""
+        """Return whether `holder` has the VF's lock or was the last to have it."""
         try:
             fd = os.open(f"{self._folder}/{pci}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return False
         try:
-            return _read(fd)[1:-1] == holder.split()
+            return _read_words(fd)[1:-1] == holder.split()
         finally:
             os.close(fd)
 
 
 class Lock:
-    """A lock that is held; `with` lets go at the end."""
+    """A lock that is held; the end of a `with` block releases it."""
 
     def __init__(self, fd: int) -> None:
-        """Take over the locked file."""
+        """Take ownership of the locked file."""
         self._fd = fd
 
     def __enter__(self) -> None:
-        """Hold."""
+        """Keep the lock for the block."""
 
     def __exit__(self, *_fault: object) -> None:
-        """Let go."""
+        """Release the lock."""
         os.close(self._fd)
 
 
-def _read(fd: int) -> list[str]:
-    """Give the words of a lock file, none if it cannot be read."""
+def _read_words(fd: int) -> list[str]:
+    """Return the words in a lock file; none if it cannot be read."""
     try:
         return os.pread(fd, 400, 0).decode(errors="replace").split()
     except OSError:
         return []
 
 
-def _describe(fd: int) -> str:
+def _describe_holder(fd: int) -> str:
     try:
-        pid, container, ifname, since = _read(fd)
+        pid, container, ifname, since = _read_words(fd)
         return f"process {pid} (container {container}, {ifname}, for {int(time.time()) - int(since)} s)"
     except ValueError:
-        return "a process that left no name"
+        return "an unknown process"

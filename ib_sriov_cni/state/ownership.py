@@ -1,7 +1,7 @@
-"""Which attachment owns a VF: one symbolic link for each VF.
+"""Door to the owners of VFs: for each VF, a symbolic link to the attachment that owns it.
 
-Layout: <stateDir>/devices/<PCI address> -> <network>/<containerID>:<ifname>, never followed. The link answers in one
-system call who owns a VF, and keeps a late DEL from touching a VF that serves somebody else by now.
+Layout: <stateDir>/devices/<PCI address> -> <network>/<containerID>:<ifname>, never followed. Reading the owner takes
+one system call. A late DEL that is not the owner any more does not touch the VF.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ib_sriov_cni.state.directory import (
     DEFAULT_STATE_DIR,
     list_names,
     make_folders,
+    remove_file,
     remove_quietly,
     rename_planted_links,
     retry_if_folder_vanished,
@@ -22,14 +23,14 @@ from ib_sriov_cni.state.directory import (
 
 
 class Ownership:
-    """The owners of VFs, below a state directory."""
+    """The owners of VFs in a state directory."""
 
     def __init__(self, state_dir: str = DEFAULT_STATE_DIR) -> None:
-        """Nothing is made before the first claim."""
+        """Make nothing before the first claim."""
         self._devices = f"{state_dir}/devices"
 
     def read_owner(self, pci: PciAddress) -> AttachmentKey | None:
-        """Give the attachment that owns the VF, None if nobody does."""
+        """Return the attachment that owns the VF, None if there is none. Raises StateFailure (106)."""
         rename_planted_links(self._devices)
         try:
             return AttachmentKey.parse(os.readlink(f"{self._devices}/{pci}"))
@@ -37,9 +38,9 @@ class Ownership:
             return None
 
     def read_owners(self) -> list[tuple[str, AttachmentKey]]:
-        """Give each owned VF's PCI address with its owner."""
+        """Return the PCI address and the owner of each VF that has one. Raises StateFailure (106)."""
         rename_planted_links(self._devices)
-        names = [name for name in list_names(self._devices) if not name.endswith(".new")]  # what a killed claim left
+        names = [name for name in list_names(self._devices) if not name.endswith(".new")]  # left by a killed claim
         pairs = [(name, self.read_owner(PciAddress(name))) for name in names]
         return [(pci, key) for pci, key in pairs if key is not None]
 
@@ -62,16 +63,11 @@ class Ownership:
         os.rename(temporary, path)
 
     def disclaim(self, pci: PciAddress, key: AttachmentKey) -> None:
-        """Let go of a VF if it is ours. Raises StateFailure (106)."""
+        """Remove the owner of a VF if it is this attachment. Raises StateFailure (106)."""
         if self.read_owner(pci) != key:
             return
-        try:
-            os.unlink(f"{self._devices}/{pci}")
-        except FileNotFoundError:
-            pass
-        except OSError as fault:
-            raise StateFailure(f"remove owner of VF {self._devices}/{pci}: {fault.strerror}") from None
+        remove_file("remove owner of VF", f"{self._devices}/{pci}")
         try:
             os.rmdir(self._devices)
         except OSError:
-            pass  # other VFs are in use
+            pass  # other VFs have owners

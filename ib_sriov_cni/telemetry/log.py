@@ -1,8 +1,7 @@
-"""Door to the log: one logfmt line a step, from logLevel on, to logFile; to stderr what is a warning or worse,
-and everything where there is no logFile.
+"""Door to the log: one logfmt line per step, if its level is logLevel or above.
 
-A line is written in one piece and appended, so that processes can share a file (docs/decisions).
-With IB_SRIOV_TRACE the steps are written as a timeline too (`trace`).
+Lines go to logFile, warnings and errors also to stderr; without logFile, all lines go to stderr. Each line is appended
+by one write, so that processes can share a file. With IB_SRIOV_TRACE, steps also go to a timeline (timeline.py).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import os
 import time
 
 from ib_sriov_cni.telemetry import TIMELINE
-from ib_sriov_cni.telemetry.fault_points import strike
+from ib_sriov_cni.telemetry.fault_points import inject_fault
 from ib_sriov_cni.telemetry.span import write_span
 
 TYPE_CHECKING = False
@@ -23,25 +22,25 @@ PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 
 
 class Log:
-    """A log for one invocation; `context` stands in each of its lines."""
+    """The log of one invocation; each line has the fields of `context`."""
 
     def __init__(self, *, level: str = "info", path: str = "", context: dict[str, str] | None = None) -> None:
-        """`level` is a key of LEVELS; `path` empty: no file."""
+        """`level` is a key of LEVELS. An empty `path` means no file; a file is opened for the first line."""
         self._level = LEVELS[level]
         self._path = path
-        self._fd = -1  # of the file, once a line was written
+        self._fd = -1  # of the file, while it is open
         self._context = _fields(context or {})
         self._start = time.monotonic()
-        self.steps: list[str] = []  # names of the steps that were done, in order
+        self.steps: list[str] = []  # names of the steps that have succeeded, in order
 
     @property
     def debugging(self) -> bool:
-        """Whether debug lines are wanted."""
+        """Whether debug lines are written."""
         return self._level <= LEVELS["debug"]
 
     @property
     def where(self) -> str:
-        """Where its lines are."""
+        """Where to find the lines, in words."""
         return self._path or "standard error"
 
     def debug(self, message: str, **facts: object) -> None:
@@ -61,7 +60,7 @@ class Log:
         self._write("error", {"msg": message, **facts})
 
     def done(self, level: str = "info") -> None:
-        """Write the line of a command that ends well; the node agent counts these and the refusals."""
+        """Write the line of a command that succeeded. The node agent reads this line and the next two."""
         self._write(level, {"msg": "done", "code": 0, "ms": self._elapsed()})
 
     def refuse(self, *, code: int, error: str, hint: str) -> None:
@@ -69,14 +68,14 @@ class Log:
         self._write("error", {"msg": "refused", "code": code, "error": error, "hint": hint, "ms": self._elapsed()})
 
     def fail(self, *, code: int, traceback: str) -> None:
-        """Write the line of a command that ends with a defect of ours."""
+        """Write the line of a command that ends because of a defect of this program."""
         self._write("error", {"msg": "internal fault", "code": code, "traceback": traceback, "ms": self._elapsed()})
 
     def _elapsed(self) -> str:
         return f"{(time.monotonic() - self._start) * 1000:.1f}"
 
     def step(self, name: str, **facts: object) -> Step:
-        """Give a `with` block that is one step: its line tells the facts, the result and the milliseconds."""
+        """Return a context manager for one step; its line has the facts, the error if any, and the milliseconds."""
         return Step(self, name, facts)
 
     def write_step(self, level: str, facts: dict[str, object]) -> None:
@@ -93,29 +92,29 @@ class Log:
         if self._path:
             self._append(line)
         if number >= LEVELS["warning"] or not self._path:
-            _write_all(2, line)
+            _write_line(2, line)
 
     def _append(self, line: str) -> None:
         if self._fd < 0:
             try:
-                # Not to wait for the reader of a pipe, nor to be tied to a terminal.
+                # Do not wait for the reader of a FIFO, nor make a terminal the controlling one.
                 flags = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | flags, 0o640)
             except OSError as fault:
-                _write_all(2, f"level=warning msg={_quote(f'cannot open logFile {self._path}: {fault.strerror}')}\n")
-                self._path = ""  # say so once
+                _write_line(2, f"level=warning msg={_quote(f'cannot open logFile {self._path}: {fault.strerror}')}\n")
+                self._path = ""  # warn only once
                 return
-        _write_all(self._fd, line)
+        _write_line(self._fd, line)
 
     def close(self) -> None:
-        """Let go of the file, which the next line opens again."""
+        """Close the file; the next line opens it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 class Step:
-    """One step of the story, timed and logged."""
+    """One step of a command, timed and logged."""
 
     def __init__(self, log: Log, name: str, facts: dict[str, object]) -> None:
         """See Log.step."""
@@ -125,17 +124,17 @@ class Step:
         self._start = 0.0
 
     def note(self, **facts: object) -> None:
-        """Add facts that are known only now."""
+        """Add facts that become known during the step."""
         self._facts.update(facts)
 
     def __enter__(self) -> Self:
         """Start the clock."""
         self._start = time.monotonic()
-        strike(self._name)
+        inject_fault(self._name)
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, fault: BaseException | None, _trace: object) -> None:
-        """Write the line."""
+        """Write the step's line and its span of the timeline."""
         facts: dict[str, object] = {"step": self._name, **self._facts}
         if fault is not None:
             facts["error"] = fault
@@ -145,7 +144,7 @@ class Step:
             write_span(self._name, self._start, {key: str(fact) for key, fact in facts.items() if key != "step"})
         if fault is None:
             self._log.steps.append(self._name)
-            strike(f"{self._name}.done")
+            inject_fault(f"{self._name}.done")
 
 
 def _fields(facts: dict[str, object] | dict[str, str]) -> str:
@@ -153,14 +152,14 @@ def _fields(facts: dict[str, object] | dict[str, str]) -> str:
 
 
 def _quote(text: str) -> str:
-    """Keep a value one word on one line, whatever is in it."""
+    """Return a value as one logfmt word on one line, quoted and escaped if necessary."""
     if text and PLAIN.issuperset(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join([c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped]) + '"'
 
 
-def _write_all(fd: int, text: str) -> None:
+def _write_line(fd: int, text: str) -> None:
     try:
         os.write(fd, text.encode(errors="replace"))
     except OSError:

@@ -1,13 +1,13 @@
-"""Door to the timeline: what an invocation did when, as Chrome trace events that ui.perfetto.dev shows.
+"""Door to the timeline: what an invocation did when, as Chrome trace events, which ui.perfetto.dev displays.
 
-The environment's IB_SRIOV_TRACE names the file; without it this module is not even loaded. One event a line,
-appended, so that all processes of a node can share a file:
+IB_SRIOV_TRACE names the file; without it, this module is not loaded. There is one event per line, appended, so that all
+processes of a node can share a file:
 
     [
     {"name":"bind","ph":"X","ts":…,"dur":…,"pid":…,"tid":…,"args":{…}},
 
-The closing bracket is left out, as the format allows. Times are CLOCK_MONOTONIC in microseconds, one axis for the
-plugin and its child. Source: "Trace Event Format", Google, JSON Array Format.
+There is no closing bracket, as the format allows. Times are microseconds of CLOCK_MONOTONIC, which the plugin and its
+child share. Source: "Trace Event Format", Google, JSON Array Format.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ipam.protocol.fastjson import dumps
 
 
 def write_event(name: str, start: int, end: int, args: dict[str, object] | None = None) -> None:
-    """Append one stretch of time of this process; `start` and `end` as time.monotonic_ns gives them."""
+    """Append a span of this process; `start` and `end` are nanoseconds of time.monotonic_ns."""
     _append({"name": name, "ph": "X", "ts": start / 1000, "dur": (end - start) / 1000, "args": args or {}})
 
 
 def write_process(name: str, what: str, start: int) -> None:
-    """Append what a whole process did since `start`, its name, and the modules that it has loaded."""
+    """Append this process's name `name`, and a span `what` since `start` (ns) with CPU time and loaded modules."""
     end = time.monotonic_ns()
     _append({"name": "process_name", "ph": "M", "args": {"name": name}})
     write_event(what, start, end, {"cpu_ms": time.process_time_ns() / 1e6, "modules": sorted(sys.modules)})
@@ -41,7 +41,7 @@ def _append(event: dict[str, object]) -> None:
     try:
         fd = _open(path, pid)
     except OSError:
-        return  # a trace that cannot be written must not fail a pod
+        return  # a timeline that cannot be written must not fail a pod
     try:
         os.write(fd, line.encode(errors="replace"))
     except OSError:
@@ -55,7 +55,7 @@ def _open(path: str, pid: int) -> int:
     try:
         return os.open(path, flags)
     except FileNotFoundError:
-        # With its bracket from the first moment: another process may have an event to append already.
+        # Linked into place with its bracket: another process may append an event at any time.
         new = f"{path}.{pid}.new"
         fd = os.open(new, flags | os.O_CREAT | os.O_EXCL, 0o640)
         try:

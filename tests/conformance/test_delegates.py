@@ -19,7 +19,7 @@ FAULTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "two documents": ("echo '{} {}'", ("not JSON", "{} {}")),
     "nothing": ("exit 0", ("not JSON",)),
     "death": ("kill -9 $$", ("signal 9",)),
-    "status alone": ("echo 'no lease file' >&2; exit 3", ("ended with 3", "no lease file")),
+    "status alone": ("echo 'no lease file' >&2; exit 3", ("exit status 3", "no lease file")),
     "error": (f"echo '{json.dumps(ERROR)}'; exit 1", ("code 11", "pool is being rebuilt", "ask again in a minute")),
     "error, status 0": (f"echo '{json.dumps(ERROR)}'", ("code 11", "pool is being rebuilt")),
     "no address": ("""echo '{"cniVersion":"1.1.0","ips":[]}'""", ("no address",)),

@@ -52,7 +52,7 @@ def test_a_full_disk_leaves_the_record_as_it_was(disk: Path) -> None:
     large = replace(RECORD, committed=True, conf={"x": "y" * 20_000})
     with pytest.raises(StateFailure, match=r"write record .*: No space left on device") as caught:
         records.write(large)
-    assert "have room" in caught.value.details
+    assert "free space" in caught.value.details
     assert records.read(KEY) == RECORD
     assert [path.name for path in (disk / "state/attachments/ib").iterdir()] == ["c1:net1.json"]
     filler.unlink()

@@ -100,7 +100,7 @@ def of(package: str, modules: str) -> set[str]:
 
 OF_IPAM = {
     "ipam",
-    *of("ipam.protocol", "edge errors fastjson request value versions result address"),
+    *of("ipam.protocol", "edge errors fastjson files request value versions result address"),
     *of("ipam.host_local", "plugin config ranges allocator store index lock"),
 }
 OF_ALL = {
@@ -117,7 +117,7 @@ OF_ALL = {
 }
 # What ADD needs too, to undo itself.
 OF_DEL = of("ib_sriov_cni.core", "faults plan") | of(
-    "ib_sriov_cni.attach", "devices names pkey_child rebind release restore_guids return_devices"
+    "ib_sriov_cni.attach", "devices names pkey_child rebind release remaining_users restore_guids return_devices"
 )
 OF_ADD = of("ib_sriov_cni.attach", "add guid_holders heal liveness move_into_pod")
 COMPARISON = "ib_sriov_cni.core.comparison"

@@ -161,7 +161,7 @@ def test_modes(locks: Locks, tmp_path: Path, mask: int) -> None:
 def test_a_holder_that_left_no_name(locks: Locks, tmp_path: Path, content: bytes) -> None:
     with locks.take(VF, "c net1", 0.0):
         (tmp_path / "locks" / f"{VF}.lock").write_bytes(content)
-        assert refusal(locks).msg.endswith("by a process that left no name")
+        assert refusal(locks).msg.endswith("by an unknown process")
 
 
 def test_a_planted_link_is_not_followed(locks: Locks, tmp_path: Path) -> None:

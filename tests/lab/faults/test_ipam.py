@@ -66,11 +66,11 @@ def test_missing(rig: Rig, tmp_path: Path) -> None:
     ("script", "words"),
     [
         ("""echo '{"code":11,"msg":"pool is busy","details":"in a while"}'; exit 1""", "code 11: pool is busy"),
-        ("echo oh dear >&2; exit 3", "ended with 3: oh dear"),
+        ("echo oh dear >&2; exit 3", "exit status 3: oh dear"),
         ("kill -9 $$", "signal 9"),
         ("echo no json", "its answer is not JSON"),
         ("""echo '{"cniVersion":"1.1.0","ips":[]}'""", "its result has no address"),
-        ("""echo '{"cniVersion":"1.1.0","ips":[{"address":"junk"}]}'""", "its result is not one"),
+        ("""echo '{"cniVersion":"1.1.0","ips":[{"address":"junk"}]}'""", "its result is not valid"),
     ],
 )
 def test_failing(rig: Rig, tmp_path: Path, script: str, words: str) -> None:
