@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.runtime import Runtime, StandIn
 from tests.lab.cni import PROJECT
-from tests.lab.rig import LEASES, Rig
+from tests.lab.conftest import pytest_runtest_makereport, rig
+from tests.lab.rig import Rig, rigs
 
+__all__ = ["ask", "go_plugins", "loaded", "pytest_runtest_makereport", "rig", "standin"]
 HERE = Path(__file__).resolve().parent
-PASSED = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,42 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError("the tests in tests/conformance run inside the VM: use tests/lab/pytest")
 
 
-class OneRig(Rig):
-    """A rig that knows whether its test has compared the host already: comparing takes longer than an ADD."""
-
-    compared = False
-
-    def assert_as_before(self) -> None:
-        self.compared = True
-        super().assert_as_before()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.when == "call":
-        item.stash[PASSED] = report.passed
-    return report
-
-
 @pytest.fixture(scope="session")
-def world() -> Iterator[OneRig]:
+def loaded() -> Iterator[Rig]:
     """One HCA with two VFs for the whole session; both have GUIDs of their own."""
-    made = OneRig("shared", vfs=2)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def rig(world: OneRig, request: pytest.FixtureRequest) -> Iterator[Rig]:
-    """The session's HCA, put right for the next test; round robin begins anew."""
-    shutil.rmtree(LEASES.parent, ignore_errors=True)
-    world.compared = False
-    yield world
-    if world.compared and request.node.stash.get(PASSED, False):
-        world.end_pods()
-    else:
-        world.restore()
+    yield from rigs("shared", vfs=2)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +65,17 @@ def write(path: str | Path, value: object) -> str:
     finally:
         os.close(fd)
     return "OK"
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """Mount a tmpfs on a folder, which is made if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)])
+    try:
+        yield
+    finally:
+        run(["umount", str(folder)])
 
 
 def names(folder: str | Path) -> list[str]:

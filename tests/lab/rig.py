@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ LEASES = Path("/var/lib/cni/networks/ibnet")
 LEFTOVERS = ("/var/lib/cni", "/run/ib-sriov")
 GATEWAY_ROUTE = {"dst": "10.99.0.0/16"}
 IPV4 = {"type": "host-local", "ranges": [[{"subnet": "10.56.0.0/24"}]], "routes": [GATEWAY_ROUTE]}
+OPEN_A_DEVICE = """
+import sys
+from pyverbs.device import Context
+context = Context(name=sys.argv[1])
+print("open", flush=True)
+sys.stdin.read()
+"""
 STEP = re.compile(r"level=info .*\bcmd=(\w+) .*\bstep=(\w+)")
 
 
@@ -33,12 +41,13 @@ def guid_of(number: int) -> str:
     return f"02:11:22:33:44:55:66:{number:02x}"
 
 
-class CountedCni(Cni):
-    """Counts its calls."""
+class TrackedCni(Cni):
+    """Counts its calls and knows their processes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls = 0
+        self._started: list[subprocess.Popen[str]] = []
 
     def start(
         self,
@@ -49,7 +58,17 @@ class CountedCni(Cni):
         env: Mapping[str, str | None] | None = None,
     ) -> subprocess.Popen[str]:
         self.calls += 1
-        return super().start(command, pod, conf, ifname, env)
+        process = super().start(command, pod, conf, ifname, env)
+        self._started.append(process)
+        return process
+
+    def end_all(self) -> None:
+        """Kill the calls that a test has started and not waited for."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        self._started.clear()
 
 
 class Rig:
@@ -59,7 +78,7 @@ class Rig:
         self.mode = mode
         self.vfs = vfs
         self._settings: dict[str, Any] = {"total_vfs": 8, "preset": True, **settings}
-        self.cni = CountedCni()
+        self.cni = TrackedCni()
         self._compared_at = -1  # the count of calls when the host was last found as before
         self._serial = itertools.count(1)
         self._pods: list[Pod] = []
@@ -141,19 +160,29 @@ class Rig:
             pod.delete()
         self._pods.clear()
 
-    def restore(self) -> None:
-        """For the next test: knobs, pods, and an HCA loaded afresh if the last test left it changed."""
+    def restore(self, *, passed: bool = False) -> None:
+        """Undo what a test has left: calls, knobs, pods, leases; load the HCA afresh if the host is not as before.
+
+        Comparing takes longer than an ADD: it is left out after a test that has passed, and has compared the host
+        itself since its last call.
+        """
+        self.cni.end_all()
         self.hca.restore_knobs()
         self.end_pods()
         emulated_hca.end_strays()
-
-        def same() -> bool:
-            return not differences(self.before.facts, host_snapshot(self.hca).facts)
-
-        if self._compared_at != self.cni.calls and not _holds(same):
+        compared = passed and self._compared_at == self.cni.calls
+        self._compared_at = -1
+        if not compared and not _holds(self._is_as_before):
             self.load()
+        # Round robin starts again, so that an address does not depend on the tests before.
+        shutil.rmtree(LEASES.parent, ignore_errors=True)
+
+    def _is_as_before(self) -> bool:
+        return not differences(self.before.facts, host_snapshot(self.hca).facts)
 
     def close(self) -> None:
+        """Unload the HCA; the host is as without it."""
+        self.cni.end_all()
         self.hca.restore_knobs()
         emulated_hca.unload()
         for folder in LEFTOVERS:
@@ -196,13 +225,28 @@ def state_of(pid: int) -> str:
 
 def answers(pod: Pod, address: str, count: int = 1) -> bool:
     """Whether every ping is answered, the first one included."""
-    said = pod.run(["ping", "-c", str(count), "-i", "0.2", "-W", "10", address], check=False).stdout
+    said = pod.run(["ping", "-c", str(count), "-i", "0.2", "-W", "15", address], check=False).stdout
     return received(said) == count
 
 
 def connected(pod: Pod, ifname: str = "net1") -> bool:
     """Wait for the carrier: the IPoIB netdev has joined its broadcast group."""
     return wait(lambda: has_carrier(ifname, pod.name), 30)
+
+
+@contextmanager
+def device_held_open(pod: Pod, name: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of the pod that has an RDMA device open until the end."""
+    # the system's python has pyverbs; the pod sees its device by its own sysfs
+    command = ["ip", "netns", "exec", pod.name, "/usr/bin/python3", "-c", OPEN_A_DEVICE, name]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 def leases() -> list[str]:

@@ -7,131 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.lab.cni import PROJECT
 from tests.lab.commands import run, wait
-from tests.lab.pod import Pod
-from tests.lab.rig import STATE, TRACE, Rig, answers, at_once, connected, end, guid_of, leases, rigs, state_of
-
-PORT = 9743
-LOG = Path("/tmp/agent-calls.log")
-LONG = 90  # seconds that a slow machine may take for what is awaited
-
-Metrics = dict[tuple[str, ...], float]
-
-
-class Agent:
-    """`ib-sriov agent` as a process."""
-
-    def __init__(self, *options: str, env: Mapping[str, str] | None = None, wrap: Sequence[str] = ()) -> None:
-        command = [*wrap, sys.executable, "-m", "ib_sriov_cni", "agent", "--interval", "1", *options]
-        environ = {**os.environ, **(env or {})}
-        self.log = Path("/tmp/agent.log")
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=PROJECT, env=environ, stderr=log)
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def ask(self, path: str) -> tuple[int, str]:
-        """(0, "") while nobody listens."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=30) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as refusal:
-            return refusal.code, refusal.read().decode()
-        except OSError:
-            return 0, ""
-
-    def metrics(self) -> Metrics:
-        """Sample name and label values (in the labels' order of the alphabet) to value."""
-        found: Metrics = {}
-        for family in text_string_to_metric_families(self.ask("/metrics")[1]):
-            for sample in family.samples:
-                values = [value for _, value in sorted(sample.labels.items())]
-                found[sample.name, *values] = sample.value
-        return found
-
-    def metric(self, *name: str) -> float | None:
-        return self.metrics().get(name)
-
-    def ready(self) -> Agent:
-        assert wait(lambda: self.ask("/readyz")[0] == 200, LONG), self.said()
-        return self
-
-    def passes(self, more: int = 2) -> None:
-        """Wait until it has looked at the node so many times more, from beginning to end."""
-        name = ("ib_sriov_agent_pass_duration_seconds_count",)
-        seen = self.metrics()[name]
-        assert wait(lambda: self.metrics().get(name, 0) >= seen + more, LONG), self.said()
-
-    def until(self, value: float, *name: str) -> None:
-        found = wait(lambda: self.metric(*name) == value, LONG)
-        assert found, f"{name} is {self.metric(*name)}, not {value}:\n{self.said()}"
-
-    def stop(self) -> int:
-        self.process.terminate()
-        return self.process.wait(timeout=LONG)
-
-
-class Agents:
-    """Starts them; ended after the test."""
-
-    def __init__(self) -> None:
-        self.started: list[Agent] = []
-
-    def __call__(self, *options: str, env: Mapping[str, str] | None = None, wrap: Sequence[str] = ()) -> Agent:
-        self.started.append(Agent(*options, env=env, wrap=wrap))
-        return self.started[-1]
-
-    def end(self) -> None:
-        for agent in self.started:
-            if agent.process.poll() is None:
-                agent.process.kill()
-                agent.process.wait()
-
-
-@pytest.fixture(scope="module", params=["shared", "exclusive"])
-def loaded(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    yield from rigs(request.param)
+from tests.lab.node_agent import LOG, LONG, Agents, add, add_all, delete, running_agents, settings
+from tests.lab.rig import STATE, TRACE, Rig, answers, connected, end, leases, state_of
 
 
 @pytest.fixture
 def agents(rig: Rig) -> Iterator[Agents]:
-    made = Agents()
-    yield made
-    made.end()
-
-
-def settings(vf: int) -> dict[str, Any]:
-    """A GUID of its own, so that a release has everything to put back."""
-    return {"guid": guid_of(vf), "link_state": "enable", "logFile": str(LOG)}
-
-
-def add(rig: Rig, vf: int, **more: Any) -> tuple[Pod, Any]:
-    pod = rig.pod()
-    conf = rig.conf(vf, **settings(vf), **more)
-    args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=train;K8S_POD_NAME={pod.name};K8S_POD_UID=u-{pod.name}"
-    added = rig.cni("ADD", pod, conf, env={"CNI_ARGS": args})
-    assert added.status == 0, added
-    return pod, added.out
-
-
-def add_all(rig: Rig, vfs: Sequence[int]) -> list[tuple[Pod, Any]]:
-    return at_once([lambda vf=vf: add(rig, vf) for vf in vfs])
-
-
-def delete(rig: Rig, pods: Mapping[int, Pod]) -> None:
-    for vf, pod in pods.items():
-        rig.delete(pod, vf, **settings(vf))
+    yield from running_agents()
 
 
 def test_dead_pods_are_released_while_live_ones_keep_pinging(rig: Rig, agents: Agents) -> None:
@@ -282,8 +171,8 @@ def test_an_add_that_died_is_released(rig: Rig, agents: Agents) -> None:
 def test_without_sight_of_the_namespaces_nothing_is_released(rig: Rig, agents: Agents) -> None:
     """A container without the host's /run/netns: every path is gone, and every pod lives."""
     pod, result = add(rig, 0)
-    unreadable_records = ["unshare", "--mount", "sh", "-c", 'umount -l /run/netns/* /run/netns; exec "$@"', "sh"]
-    agent = agents("--grace", "0", wrap=unreadable_records).ready()
+    without_namespaces = ["unshare", "--mount", "sh", "-c", 'umount -l /run/netns/* /run/netns; exec "$@"', "sh"]
+    agent = agents("--grace", "0", wrap=without_namespaces).ready()
     agent.until(1, "ib_sriov_attachments", "ibnet", "hidden")
     agent.passes(3)
     assert agent.metric("ib_sriov_vfs", rig.hca.pf, "in_use") == 1

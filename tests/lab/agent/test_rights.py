@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.lab.cni import Cni
+from tests.lab.cni import PROJECT, Cni
+from tests.lab.modes import SHARED
 from tests.lab.rig import Rig
 
 NEEDED = ("sys_admin", "net_admin")
-PAGE = Path(__file__).resolve().parents[2] / "docs/hardening.md"
+PAGE = PROJECT / "docs/hardening.md"
 LIMITED = "setpriv --inh-caps=-all --bounding-set"
 
 
@@ -21,7 +20,6 @@ def with_rights(*capabilities: str) -> Cni:
     return cni
 
 
-@pytest.mark.parametrize("loaded", ["shared", "exclusive"], indirect=True)
 def test_two_capabilities_are_enough(rig: Rig) -> None:
     cni = with_rights(*NEEDED)
     pod = rig.pod()
@@ -37,7 +35,7 @@ def test_two_capabilities_are_enough(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 @pytest.mark.parametrize("missing", NEEDED)
 def test_neither_can_be_left_out(rig: Rig, missing: str) -> None:
     """And whoever leaves one out gets an error and the host as it was."""

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab.commands import run, wait
-from tests.lab.rig import LEASES, STATE, Rig, guid_of, leases
+from tests.lab.modes import SHARED
+from tests.lab.rig import LEASES, STATE, Rig, device_held_open, guid_of, leases
 
 IDENTITY: dict[str, Any] = {"guid": guid_of(1), "link_state": "enable", "mtu": 2000}
-OPEN_A_DEVICE = """
-import sys, time
-from pyverbs.device import Context
-context = Context(name=sys.argv[1])
-print("open", flush=True)
-sys.stdin.read()
-"""
 
 
 def test_del_twice(rig: Rig) -> None:
@@ -117,17 +110,10 @@ def test_device_is_open_in_the_pod(rig: Rig) -> None:
     """A process of the pod has its uverbs open; DEL does not wait for it."""
     pod = rig.pod()
     rig.add(pod, **IDENTITY)
-    name = str(rig.hca.rdma_anywhere(0))
-    # the system's python has pyverbs; the pod sees its device by its own sysfs
-    command = ["ip", "netns", "exec", pod.name, "/usr/bin/python3", "-c", OPEN_A_DEVICE, name]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "open\n"
-    rig.delete(pod, **IDENTITY)
-    rig.assert_as_before()
-    assert holder.poll() is None
-    holder.kill()
-    holder.communicate()
+    with device_held_open(pod, str(rig.hca.rdma_anywhere(0))) as holder:
+        rig.delete(pod, **IDENTITY)
+        rig.assert_as_before()
+        assert holder.poll() is None
     rig.assert_as_before()
 
 
@@ -147,7 +133,7 @@ def test_record_is_gone(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", '{"schema": 99, "key": {}}', "[]"])
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_record_is_damaged(rig: Rig, damage: str) -> None:
     """It is set aside and in nobody's way (issue 6)."""
     pod, successor = rig.pod(), rig.pod("successor")
@@ -168,7 +154,7 @@ def test_record_is_damaged(rig: Rig, damage: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["DEL", "GC", "ADD of the next pod"])
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_record_of_another_boot(rig: Rig, call: str) -> None:
     """Nothing of it is forced on the devices of this boot; the lease still goes (issue 6)."""
     pod = rig.pod()
@@ -216,7 +202,7 @@ def test_late_del_of_the_first_pod(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_no_configuration_left_to_trust(rig: Rig) -> None:
     """No deviceID, ranges invalid, ipam of another kind than at ADD: what the record says is released."""
     pod = rig.pod()
@@ -227,7 +213,7 @@ def test_no_configuration_left_to_trust(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_fault_in_one_release_keeps_no_other_from_running(rig: Rig, tmp_path: Path) -> None:
     """C14: the IPAM plugin is missing at DEL; the VF comes home, and the record stays until the next DEL."""
     plugin = tmp_path / "fixed"
@@ -253,7 +239,7 @@ def test_fault_in_one_release_keeps_no_other_from_running(rig: Rig, tmp_path: Pa
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_lease_folder_is_gone(rig: Rig) -> None:
     pod = rig.pod()
     rig.add(pod)

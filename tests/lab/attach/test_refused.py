@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-import pytest
-
 from tests.lab.commands import run, wait
+from tests.lab.modes import SHARED
 from tests.lab.rig import Rig, answers, at_once, connected, end, guid_of, leases, state_of
 
 
@@ -82,7 +81,7 @@ def test_add_twice(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_isolation_in_shared_mode(rig: Rig) -> None:
     """Code 2, and what to set where; nothing is touched."""
     pod = rig.pod()
@@ -93,7 +92,7 @@ def test_isolation_in_shared_mode(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_devices_that_are_no_vf(rig: Rig) -> None:
     pod = rig.pod()
     for device, code, words in (
@@ -107,7 +106,7 @@ def test_devices_that_are_no_vf(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_own_namespace(rig: Rig) -> None:
     """C20: code 8, tested before anything is touched."""
     pod = rig.pod()
@@ -116,7 +115,7 @@ def test_own_namespace(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_namespace_that_is_none(rig: Rig) -> None:
     pod = rig.pod()
     for path, code in (("/run/netns/none", 3), ("/etc/passwd", 4), ("/proc/self/ns/mnt", 4)):
@@ -124,7 +123,7 @@ def test_namespace_that_is_none(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_stopped_add_delays_its_own_vf_only(rig: Rig) -> None:
     """C21: code 11 past the deadline, with who holds the lock; another VF is served meanwhile."""
     stuck, waiting, other = rig.pod("stuck"), rig.pod("waiting"), rig.pod("other")

@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab.commands import run, wait
 from tests.lab.emulated_hca import NO_GUID
+from tests.lab.modes import SHARED
 from tests.lab.pod import Pod
 from tests.lab.rig import IPV4, Rig, answers, at_once, connected, guid_of, rigs
 
@@ -136,7 +137,7 @@ def test_no_addresses_wanted(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.2.0", "0.3.1", "1.0.0"])
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_older_versions(rig: Rig, version: str) -> None:
     """C7: the result has the configuration's version and shape."""
     pod = rig.pod()

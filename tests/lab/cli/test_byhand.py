@@ -89,7 +89,7 @@ def test_an_attachment_by_hand_whose_namespace_ends_is_collected(rig: Rig) -> No
         # The interface alone: allowed, and told (rdmaIsolation false in exclusive mode).
         without = cli(*words)
         assert without.status == 0, str(without)
-        assert "no program in there can open the RDMA device; add --isolate" in without.stderr
+        assert "no program in the namespace can open the RDMA device; add --isolate" in without.stderr
         assert pod.rdma() == []
         assert cli("del", "--netns", pod.name).status == 0
         words.append("--isolate")

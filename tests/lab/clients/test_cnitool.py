@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from tests.lab.client_programs import node
-from tests.lab.conftest import MakeHca, MakePod, TakeSnapshot
 from tests.lab.emulated_hca import Hca
+from tests.lab.modes import SHARED
 from tests.lab.pod import Pod
+from tests.lab.rig import Rig, guid_of
 
 VERSIONS = ["0.4.0", "1.0.0", "1.1.0"]
-GUID = "02:11:22:33:44:55:66:77"
+GUID = guid_of(1)
 ADDRESS = "10.56.0.77/24"
 MTU = 1900
 TUNING = {
@@ -33,7 +34,7 @@ class Tool:
         self.conf = node.write_conf(folder / "net.d", conf).parent
         self.path = node.bin_folder(folder / "bin", ["tuning"])
 
-    def __call__(self, verb: str, pod: Pod, **capabilities: Any) -> subprocess.CompletedProcess[str]:
+    def __call__(self, command: str, pod: Pod, **capabilities: Any) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             "CNI_PATH": self.path,
@@ -41,7 +42,7 @@ class Tool:
             "CNI_IFNAME": "net1",
             "CAP_ARGS": json.dumps(capabilities) if capabilities else "",
         }
-        words = [node.program("cnitool"), verb, "ibnet", pod.netns]
+        words = [node.program("cnitool"), command, "ibnet", pod.netns]
         return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
 
@@ -59,16 +60,13 @@ def sysctl(pod: Pod) -> str:
     return pod.run(["cat", "/proc/sys/net/ipv4/conf/net1/arp_ignore"]).stdout.strip()
 
 
+@SHARED
 @pytest.mark.parametrize("chained", [False, True], ids=["alone", "tuning-after-us"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_attachment_by_cnitool(
-    make_hca: MakeHca, pods: MakePod, host_snapshot: TakeSnapshot, tmp_path: Path, version: str, chained: bool
-) -> None:
-    """C7, C9, C13, C15, C18, N1: every verb an attachment sees; the capabilities ips and infinibandGUID arrive."""
-    hca = make_hca(preset=True)
-    before = host_snapshot(hca)
-    tool = Tool(tmp_path, node.conflist(version, plugins_of(hca, chained=chained)))
-    pod = pods("a")
+def test_an_attachment_by_cnitool(rig: Rig, tmp_path: Path, version: str, chained: bool) -> None:
+    """C7, C9, C13, C15, C18, N1: all commands of an attachment; the capabilities ips and infinibandGUID arrive."""
+    tool = Tool(tmp_path, node.conflist(version, plugins_of(rig.hca, chained=chained)))
+    pod = rig.pod()
     wanted = {"ips": [ADDRESS], "infinibandGUID": GUID}
     must(tool("status", pod))
     result = json.loads(must(tool("add", pod, **wanted)))
@@ -88,14 +86,14 @@ def test_an_attachment_by_cnitool(
     assert pod.link() is None
     assert must(tool("del", pod, **wanted)) == ""
     pod.delete()
-    before.assert_as_before()
+    rig.assert_as_before()
 
 
-def test_check_by_cnitool_tells_what_differs(make_hca: MakeHca, pods: MakePod, tmp_path: Path) -> None:
+@SHARED
+def test_check_by_cnitool_tells_what_differs(rig: Rig, tmp_path: Path) -> None:
     """C15: libcni hands on the cached prevResult, and shows our message."""
-    hca = make_hca(preset=True)
-    tool = Tool(tmp_path, node.conflist("1.0.0", plugins_of(hca, chained=False)))
-    pod = pods("a")
+    tool = Tool(tmp_path, node.conflist("1.0.0", plugins_of(rig.hca, chained=False)))
+    pod = rig.pod()
     must(tool("add", pod, ips=[ADDRESS]))
     must(tool("check", pod, ips=[ADDRESS]))
     pod.run(["ip", "address", "flush", "dev", "net1"])
@@ -103,20 +101,18 @@ def test_check_by_cnitool_tells_what_differs(make_hca: MakeHca, pods: MakePod, t
     assert found.returncode != 0
     assert ADDRESS in found.stdout + found.stderr
     must(tool("del", pod))
+    rig.assert_as_before()
 
 
+@SHARED
 @pytest.mark.parametrize("version", VERSIONS)
-def test_gc_by_cnitool(
-    make_hca: MakeHca, pods: MakePod, host_snapshot: TakeSnapshot, tmp_path: Path, version: str
-) -> None:
+def test_gc_by_cnitool(rig: Rig, tmp_path: Path, version: str) -> None:
     """C16: libcni sends DEL for what it has cached, then, from 1.1.0 on, a GC that cnitool gives no list.
 
     A GC without the list releases nothing and is an error, which cnitool shows.
     """
-    hca = make_hca(preset=True)
-    before = host_snapshot(hca)
-    tool = Tool(tmp_path, node.conflist(version, plugins_of(hca, chained=False)))
-    pod = pods("a")
+    tool = Tool(tmp_path, node.conflist(version, plugins_of(rig.hca, chained=False)))
+    pod = rig.pod()
     must(tool("add", pod))
     done = tool("gc", pod)
     if version == "1.1.0":
@@ -126,4 +122,4 @@ def test_gc_by_cnitool(
         must(done)
     assert pod.link() is None
     pod.delete()
-    before.assert_as_before()
+    rig.assert_as_before()

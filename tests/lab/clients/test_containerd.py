@@ -16,14 +16,14 @@ from tests.lab.client_programs import image, multus, node
 from tests.lab.client_programs.containerd import SOCKET, Containerd, tail
 from tests.lab.client_programs.cri import READY, CriError, container_config, pod_config
 from tests.lab.commands import names, wait
-from tests.lab.conftest import MakeHca, TakeSnapshot
 from tests.lab.emulated_hca import Hca
+from tests.lab.modes import SHARED
+from tests.lab.rig import TRACE, Rig, state_of
 
 CONF_DIR = Path("/etc/cni/net.d")
 BIN_DIR = Path("/opt/cni/bin")
 CONF = "00-multus.conf"
 ALONE = "00-alone.conflist"
-TRACE = "IB_SRIOV_TRACE_POINT"
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,16 @@ def running() -> Iterator[Containerd]:
     made = Containerd(bin_dir=str(BIN_DIR), conf_dir=str(CONF_DIR))
     yield made
     made.end()
+    for each in names(CONF_DIR):
+        (CONF_DIR / each).unlink()
 
 
 @pytest.fixture
-def containerd(make_hca: MakeHca, running: Containerd) -> Iterator[Containerd]:
-    """The containerd of this file; no pod of a failed test stays in the way of the next."""
+def containerd(rig: Rig, running: Containerd) -> Iterator[Containerd]:
+    """The containerd of this file; pods and bridge end with the test."""
     yield running
     running.remove_pods()
+    multus.forget_bridge()
 
 
 def use_network(containerd: Containerd, hca: Hca, **more: Any) -> None:
@@ -60,22 +63,17 @@ def stopped_plugin() -> int:
     for pid in (name for name in names("/proc") if name.isdigit()):
         try:
             command = Path("/proc", pid, "cmdline").read_bytes()
-            state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if state == "T" and node.plugin_command()[-1].encode() in command:
+        if state_of(int(pid)) == "T" and node.plugin_command()[-1].encode() in command:
             return int(pid)
     return 0
 
 
-@pytest.mark.parametrize("mode", ["shared", "exclusive"])
-def test_a_pod_sandbox_lives_through_a_restart(
-    make_hca: MakeHca, containerd: Containerd, host_snapshot: TakeSnapshot, mode: str
-) -> None:
+def test_a_pod_sandbox_lives_through_a_restart(rig: Rig, containerd: Containerd) -> None:
     """C11, C13: RunPodSandbox, containerd killed and started, Stop and Remove, each twice; the host as before."""
-    hca = make_hca(preset=True, mode=mode)
-    before = host_snapshot(hca)
-    use_network(containerd, hca, rdmaIsolation=mode == "exclusive")
+    hca = rig.hca
+    use_network(containerd, hca, rdmaIsolation=rig.exclusive)
     config = pod_config("worker-0")
     try:
         pod = containerd.cri.run_pod(config)
@@ -87,7 +85,7 @@ def test_a_pod_sandbox_lives_through_a_restart(
     assert f" {containerd.cri.address(pod)}/24 " in shown.stdout
     assert "net1    inet 10.56.0.2/24" in shown.stdout
     assert hca.netdevs(0) == []
-    assert (hca.rdma(0) is None) is (mode == "exclusive")
+    assert (hca.rdma(0) is None) is rig.exclusive
     containerd.kill()
     containerd.start()
     assert containerd.cri.pods() == {pod: READY}
@@ -102,19 +100,17 @@ def test_a_pod_sandbox_lives_through_a_restart(
     assert containerd.cri.pods() == {}
     assert list_pods(SOCKET) == frozenset()
     multus.forget_bridge()
-    before.assert_as_before()
+    rig.assert_as_before()
 
 
+@SHARED
 @pytest.mark.parametrize("point", ["claim", "move_netdev", "configure.done"])
-def test_containerd_and_plugin_die_in_an_add(
-    make_hca: MakeHca, containerd: Containerd, host_snapshot: TakeSnapshot, point: str
-) -> None:
+def test_containerd_and_plugin_die_in_an_add(rig: Rig, containerd: Containerd, point: str) -> None:
     """C11, C13, N2: what a killed RunPodSandbox left does not keep the pod's next attempt from its VF.
 
     We are the pod's only network here: what other plugins leave behind is not looked at.
     """
-    hca = make_hca(preset=True)
-    before = host_snapshot(hca)
+    hca = rig.hca
     (CONF_DIR / CONF).unlink(missing_ok=True)
     node.write_conf(CONF_DIR, node.conflist("1.0.0", [node.plugin(hca.pci(0))]), ALONE)
     containerd.kill()
@@ -133,4 +129,4 @@ def test_containerd_and_plugin_die_in_an_add(
     assert containerd.cri.address(pod).startswith("10.56.0.")
     assert hca.netdevs(0) == []
     containerd.remove_pods()
-    before.assert_as_before()
+    rig.assert_as_before()

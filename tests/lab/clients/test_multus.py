@@ -11,13 +11,14 @@ import pytest
 from tests.lab.client_programs import multus, node, thick
 from tests.lab.client_programs.kube import Kube
 from tests.lab.cni import Cni, CniRun
-from tests.lab.commands import received
-from tests.lab.conftest import MakeHca, MakePod, TakeSnapshot
+from tests.lab.modes import EXCLUSIVE, SHARED
 from tests.lab.pod import Pod
+from tests.lab.rig import Rig, answers, guid_of
 
 LOG = Path("/run/ib-sriov.log")
-GUID = "02:11:22:33:44:55:66:77"
+GUID = guid_of(1)
 RESOURCE = "example.com/ib"
+WORKER = "worker-a"
 
 
 class Multus:
@@ -28,18 +29,32 @@ class Multus:
         self.cni.command = [node.program(program)]
         self.path = node.bin_folder(folder / "bin", ["bridge", "host-local", "static"])
 
-    def __call__(self, command: str, pod: Pod, conf: dict[str, Any]) -> CniRun:
+    def __call__(self, command: str, pod: Pod, conf: dict[str, Any], *, worker: str = "") -> CniRun:
+        """Call it for a pod of that name in the cluster; it has to succeed."""
+        worker = worker or f"worker-{pod.name}"
         words = {
             "IgnoreUnknown": "1",
             "K8S_POD_NAMESPACE": "train",
-            "K8S_POD_NAME": f"worker-{pod.name}",
+            "K8S_POD_NAME": worker,
             "K8S_POD_INFRA_CONTAINER_ID": pod.container_id,
-            "K8S_POD_UID": f"uid-{pod.name}",
+            "K8S_POD_UID": f"uid-{worker}",
         }
         args = ";".join(f"{key}={word}" for key, word in words.items())
         run = self.cni(command, pod, {**conf, "binDir": self.path}, "eth0", {"CNI_PATH": self.path, "CNI_ARGS": args})
         assert run.status == 0, run.stdout + run.stderr
         return run
+
+
+@pytest.fixture(autouse=True)
+def bridge(rig: Rig) -> Iterator[None]:
+    """The bridge plugin's bridge ends with the test."""
+    yield
+    multus.forget_bridge()
+
+
+@pytest.fixture
+def call(rig: Rig, tmp_path: Path) -> Multus:
+    return Multus(tmp_path)
 
 
 @pytest.fixture
@@ -49,23 +64,29 @@ def kube(tmp_path: Path) -> Iterator[Kube]:
     made.close()
 
 
-def answers(pod: Pod, address: str) -> bool:
-    return received(pod.run(["ping", "-c", "1", "-W", "15", address], check=False).stdout) == 1
+@pytest.fixture
+def cluster_of_thick(tmp_path: Path) -> Iterator[Kube]:
+    """As the daemon sees a cluster: over TLS, with a service account."""
+    made = Kube(tmp_path, account=thick.ACCOUNT)
+    yield made
+    made.close()
 
 
-@pytest.mark.parametrize(("version", "mode"), [("0.3.1", "shared"), ("1.0.0", "exclusive")])
-def test_two_pods_by_multus(
-    make_hca: MakeHca, pods: MakePod, host_snapshot: TakeSnapshot, tmp_path: Path, version: str, mode: str
-) -> None:
+def delegates(kube: Kube) -> dict[str, Any]:
+    """Multus for eth0, and for what the pod's annotation selects."""
+    conf = multus.conf("1.0.0", {}, kubeconfig=str(kube.kubeconfig))
+    conf["delegates"] = conf["delegates"][:1]
+    return conf
+
+
+@pytest.mark.parametrize(("version", "loaded"), [("0.3.1", "shared"), ("1.0.0", "exclusive")], indirect=["loaded"])
+def test_two_pods_by_multus(rig: Rig, call: Multus, version: str) -> None:
     """N1, N2, N7, N8: both networks answer; our log names the pod; DEL twice; the host as before."""
     LOG.unlink(missing_ok=True)
-    hca = make_hca(preset=True, mode=mode)
-    before = host_snapshot(hca)
-    call = Multus(tmp_path)
-    made = [pods("a"), pods("b")]
+    made = [rig.pod("a"), rig.pod("b")]
     confs = []
     for vf in range(len(made)):
-        own = node.plugin(hca.pci(vf), rdmaIsolation=mode == "exclusive", logFile=str(LOG))
+        own = node.plugin(rig.hca.pci(vf), rdmaIsolation=rig.exclusive, logFile=str(LOG))
         confs.append(multus.conf(version, {"cniVersion": version, "name": "ibnet", **own}))
     for pod, conf in zip(made, confs, strict=True):
         result = call("ADD", pod, conf).out
@@ -84,17 +105,13 @@ def test_two_pods_by_multus(
         assert call("DEL", pod, conf).stdout == ""
         pod.delete()
     multus.forget_bridge()
-    before.assert_as_before()
+    rig.assert_as_before()
 
 
-def test_a_pod_whose_net1_fails_has_nothing_left(
-    make_hca: MakeHca, pods: MakePod, host_snapshot: TakeSnapshot, tmp_path: Path
-) -> None:
+@SHARED
+def test_a_pod_whose_net1_fails_has_nothing_left(rig: Rig, call: Multus) -> None:
     """C11: Multus sends DEL to every delegate after a failed ADD, the failed one included; the retry works."""
-    hca = make_hca(preset=True)
-    before = host_snapshot(hca)
-    call = Multus(tmp_path)
-    pod = pods("a")
+    hca, pod = rig.hca, rig.pod("a")
     delegate = {"cniVersion": "1.0.0", "name": "ibnet", **node.plugin(hca.pci(0))}
     hca.knob("fail_set_state", 1)
     refused = multus.conf("1.0.0", {**delegate, "link_state": "enable"})
@@ -106,18 +123,15 @@ def test_a_pod_whose_net1_fails_has_nothing_left(
     call("DEL", pod, refused)
     pod.delete()
     multus.forget_bridge()
-    before.assert_as_before()
+    rig.assert_as_before()
 
 
+@EXCLUSIVE
 @pytest.mark.parametrize("form", ["plugin", "list"])
-def test_what_multus_injects_reaches_us(
-    make_hca: MakeHca, pods: MakePod, host_snapshot: TakeSnapshot, kube: Kube, tmp_path: Path, form: str
-) -> None:
+def test_what_multus_injects_reaches_us(rig: Rig, call: Multus, kube: Kube, form: str) -> None:
     """N1, N4, N5: device, cni-args and capabilities come from pod and definition; device-info is read again."""
-    hca = make_hca(preset=True, mode="exclusive", renumber=1)
-    before = host_snapshot(hca)
-    call = Multus(tmp_path)
-    pod = pods("a")
+    hca, pod = rig.hca, rig.pod("a")
+    hca.knob("renumber", 1)
     wanted = ("ips", "infinibandGUID", "deviceID", "CNIDeviceInfoFile")
     own = {**node.plugin("", rdmaIsolation=True, ibKubernetesEnabled=True), "capabilities": dict.fromkeys(wanted, True)}
     del own["deviceID"]
@@ -133,79 +147,70 @@ def test_what_multus_injects_reaches_us(
         # other tools' arguments, of any JSON type
         "cni-args": {"mellanox.infiniband.app": "configured", "pkey": "0x7fff", "priority": 3, "tags": ["a"]},
     }
-    kube.add_pod("worker-a", "uid-a", [selection])
+    kube.add_pod(WORKER, f"uid-{WORKER}", [selection])
     had, stale = hca.rdma(0), "mlx5_77"
     info = {"type": "pci", "version": "1.1.0", "pci": {"pci-address": hca.pci(0), "rdma-device": stale}}
-    kube.allocate("uid-a", RESOURCE, hca.pci(0), info)
-    conf = multus.conf("1.0.0", {}, kubeconfig=str(kube.kubeconfig))
-    conf["delegates"] = conf["delegates"][:1]
-    call("ADD", pod, conf)
+    kube.allocate(f"uid-{WORKER}", RESOURCE, hca.pci(0), info)
+    conf = delegates(kube)
+    call("ADD", pod, conf, worker=WORKER)
     assert pod.addresses("net1") == ["10.56.0.77/24"]
     (interface,) = [link for link in pod.links() if link["ifname"] == "net1"]
     assert interface["address"].endswith(GUID)
-    status = kube.statuses["worker-a"]
+    status = kube.statuses[WORKER]
     assert [each["interface"] for each in status] == ["eth0", "net1"]
     assert (status[1]["name"], status[1]["ips"]) == ("train/ibnet", ["10.56.0.77"])
     # another name than the device plugin saw; the rebind's own renaming was taken back
-    told = status[1]["device-info"]["pci"]
-    assert told["pci-address"] == hca.pci(0)
-    assert told["rdma-device"] == hca.rdma_anywhere(0) == had
-    call("DEL", pod, conf)
-    call("DEL", pod, conf)
+    shown = status[1]["device-info"]["pci"]
+    assert shown["pci-address"] == hca.pci(0)
+    assert shown["rdma-device"] == hca.rdma_anywhere(0) == had
+    call("DEL", pod, conf, worker=WORKER)
+    call("DEL", pod, conf, worker=WORKER)
     pod.delete()
     multus.forget_bridge()
-    before.assert_as_before()
+    rig.assert_as_before()
 
 
-def test_a_pod_waits_for_ib_kubernetes(make_hca: MakeHca, pods: MakePod, kube: Kube, tmp_path: Path) -> None:
+@SHARED
+def test_a_pod_waits_for_ib_kubernetes(rig: Rig, call: Multus, kube: Kube) -> None:
     """N5: without what ib-kubernetes writes, ADD fails, and says for whom it waits."""
-    hca = make_hca(preset=True)
-    call = Multus(tmp_path)
-    pod = pods("a")
+    pod = rig.pod("a")
     own = {**node.plugin("", ibKubernetesEnabled=True), "capabilities": {"infinibandGUID": True}}
     del own["deviceID"]
     kube.add_network("ibnet", {"cniVersion": "1.0.0", "name": "ibnet", **own}, RESOURCE)
-    kube.add_pod("worker-a", "uid-a", [{"name": "ibnet"}])
-    kube.allocate("uid-a", RESOURCE, hca.pci(0), {"type": "pci", "version": "1.1.0", "pci": {}})
-    conf = multus.conf("1.0.0", {}, kubeconfig=str(kube.kubeconfig))
-    conf["delegates"] = conf["delegates"][:1]
+    kube.add_pod(WORKER, f"uid-{WORKER}", [{"name": "ibnet"}])
+    kube.allocate(f"uid-{WORKER}", RESOURCE, rig.hca.pci(0), {"type": "pci", "version": "1.1.0", "pci": {}})
     with pytest.raises(AssertionError, match="ib-kubernetes"):
-        call("ADD", pod, conf)
+        call("ADD", pod, delegates(kube), worker=WORKER)
     assert pod.link("net1") is None
-    multus.forget_bridge()
 
 
-def test_thick_multus_runs_us_under_a_chroot(
-    make_hca: MakeHca, pods: MakePod, host_snapshot: TakeSnapshot, tmp_path: Path
-) -> None:
+@EXCLUSIVE
+def test_thick_multus_runs_us_under_a_chroot(rig: Rig, cluster_of_thick: Kube, tmp_path: Path) -> None:
     """N3: the daemon sees another root file system than the plugin it runs; ADD, DEL twice, the host as before."""
-    hca = make_hca(preset=True, mode="exclusive")
-    before = host_snapshot(hca)
+    hca, kube = rig.hca, cluster_of_thick
     call = Multus(tmp_path, "multus-shim")
-    kube = Kube(tmp_path, account=thick.ACCOUNT)
     own = {**node.plugin("", rdmaIsolation=True), "capabilities": {"CNIDeviceInfoFile": True}}
     del own["deviceID"]
     kube.add_network("ibnet", {"cniVersion": "1.0.0", "name": "ibnet", **own}, RESOURCE)
-    kube.add_pod("worker-a", "uid-a", [{"name": "ibnet"}])
+    kube.add_pod(WORKER, f"uid-{WORKER}", [{"name": "ibnet"}])
     info = {"type": "pci", "version": "1.1.0", "pci": {"pci-address": hca.pci(0)}}
-    kube.allocate("uid-a", RESOURCE, hca.pci(0), info)
+    kube.allocate(f"uid-{WORKER}", RESOURCE, hca.pci(0), info)
     daemon = thick.Thick(kube)
     try:
-        pod = pods("a")
+        pod = rig.pod("a")
         conf = thick.conf("1.0.0", multus.cluster_network("1.0.0"))
         try:
-            call("ADD", pod, conf)
+            call("ADD", pod, conf, worker=WORKER)
         except AssertionError as fault:
             raise AssertionError(f"{fault}\n{thick.tail()}") from None
         assert pod.addresses("net1") == ["10.56.0.2/24"]
         assert hca.rdma(0, pod.name) is not None
-        assert kube.statuses["worker-a"][1]["device-info"]["pci"]["rdma-device"] == hca.rdma_anywhere(0)
-        call("DEL", pod, conf)
+        assert kube.statuses[WORKER][1]["device-info"]["pci"]["rdma-device"] == hca.rdma_anywhere(0)
+        call("DEL", pod, conf, worker=WORKER)
         assert {"eth0", "net1"}.isdisjoint(link["ifname"] for link in pod.links()), thick.tail()
-        call("DEL", pod, conf)
+        call("DEL", pod, conf, worker=WORKER)
         pod.delete()
     finally:
         daemon.close()
-        kube.close()
     multus.forget_bridge()
-    before.assert_as_before()
+    rig.assert_as_before()

@@ -12,8 +12,9 @@ import pytest
 
 from tests.lab.client_programs import image, node
 from tests.lab.client_programs.podman import Podman
-from tests.lab.conftest import MakeHca, TakeSnapshot
 from tests.lab.emulated_hca import Hca
+from tests.lab.modes import SHARED
+from tests.lab.rig import Rig
 
 ADDRESS = "10.56.0.77"
 NAME = "worker-0"
@@ -25,8 +26,8 @@ def installed() -> Podman:
 
 
 @pytest.fixture
-def podman(make_hca: MakeHca, installed: Podman) -> Iterator[Podman]:
-    """podman; no container of a failed test stays in the way of the next."""
+def podman(rig: Rig, installed: Podman) -> Iterator[Podman]:
+    """podman; its containers end with the test."""
     yield installed
     installed("rm", "-f", "-t", "0", "-a")
 
@@ -41,40 +42,38 @@ def addresses(podman: Podman) -> list[str]:
     return [shown[place + 1] for place, word in enumerate(shown) if word == "inet"]
 
 
-@pytest.mark.parametrize(("version", "mode"), [("0.4.0", "shared"), ("1.0.0", "exclusive")])
-def test_a_container_on_our_network(
-    make_hca: MakeHca, podman: Podman, host_snapshot: TakeSnapshot, version: str, mode: str
-) -> None:
+def inspected(podman: Podman) -> dict[str, Any]:
+    (found,) = json.loads(podman("inspect", NAME).stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize(("version", "loaded"), [("0.4.0", "shared"), ("1.0.0", "exclusive")], indirect=["loaded"])
+def test_a_container_on_our_network(rig: Rig, podman: Podman, version: str) -> None:
     """C11, C13, N1: ADD and DEL at run, stop, start, kill and rm; the capability ips; the host as before."""
-    hca = make_hca(preset=True, mode=mode)
-    before = host_snapshot(hca)
-    podman.use(network(hca, version, rdmaIsolation=mode == "exclusive"))
+    hca = rig.hca
+    podman.use(network(hca, version, rdmaIsolation=rig.exclusive))
     podman("run", "-d", "--name", NAME, "--network", "fabric", "--ip", ADDRESS, image.NAME, *image.PAUSE)
     assert addresses(podman) == [f"{ADDRESS}/24"]
     assert hca.netdevs(0) == []
-    assert (hca.rdma(0) is None) is (mode == "exclusive")
-    (told,) = json.loads(podman("inspect", NAME).stdout)
-    assert told["NetworkSettings"]["Networks"]["fabric"]["IPAddress"] == ADDRESS
+    assert (hca.rdma(0) is None) is rig.exclusive
+    assert inspected(podman)["NetworkSettings"]["Networks"]["fabric"]["IPAddress"] == ADDRESS
     podman("stop", "-t", "0", NAME)
-    before.assert_as_before()
+    rig.assert_as_before()
     podman("start", NAME)
     assert addresses(podman) == [f"{ADDRESS}/24"]
     # the container's process ends by itself: podman cleans up behind it
-    os.kill(told_pid(podman), signal.SIGKILL)
+    os.kill(int(inspected(podman)["State"]["Pid"]), signal.SIGKILL)
     podman("wait", NAME)
-    before.assert_as_before()
+    rig.assert_as_before()
     podman("rm", "-f", NAME)
-    before.assert_as_before()
+    rig.assert_as_before()
 
 
-def told_pid(podman: Podman) -> int:
-    (told,) = json.loads(podman("inspect", NAME).stdout)
-    return int(told["State"]["Pid"])
-
-
-def test_an_address_that_is_taken_is_refused_and_said(make_hca: MakeHca, podman: Podman) -> None:
+@SHARED
+def test_an_address_that_is_taken_is_refused_and_said(rig: Rig, podman: Podman) -> None:
     """H3, C5: podman shows our message."""
-    hca = make_hca(preset=True)
+    hca = rig.hca
     podman.use(network(hca, "1.0.0"))
     gateway = "10.56.0.1"
     done = podman("run", "--rm", "--network", "fabric", "--ip", gateway, image.NAME, "true", check=False)

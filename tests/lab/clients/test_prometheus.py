@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.lab.agent.test_agent import LONG, PORT, Agents, add, delete
 from tests.lab.cni import PROJECT
 from tests.lab.commands import output, run, wait
-from tests.lab.rig import Rig, rigs
+from tests.lab.modes import SHARED
+from tests.lab.node_agent import LONG, PORT, Agents, add, delete, running_agents
+from tests.lab.rig import Rig
 
 RULES = PROJECT / "packaging/prometheus/alerts.yaml"
 SERVER = 9744
@@ -112,16 +113,9 @@ def programs() -> Path:
     return Path(tree, "tree/usr/bin")
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[Rig]:
-    yield from rigs("shared")
-
-
 @pytest.fixture
 def agents(rig: Rig) -> Iterator[Agents]:
-    made = Agents()
-    yield made
-    made.end()
+    yield from running_agents()
 
 
 def test_promtool_takes_the_rules(programs: Path) -> None:
@@ -167,6 +161,7 @@ def number(expression: str) -> float | None:
     return float(found[0]["value"][1]) if found else None
 
 
+@SHARED
 def test_a_server_scrapes_the_agent(rig: Rig, agents: Agents, programs: Path, tmp_path: Path) -> None:
     pod, _ = add(rig, 0)
     gone, _ = add(rig, 1)

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.agent.test_agent import LONG, Agent, add, delete
 from tests.lab.client_programs import packages
 from tests.lab.cni import PROJECT
 from tests.lab.commands import names, output, run, wait
-from tests.lab.rig import Rig, rigs
+from tests.lab.modes import EXCLUSIVE
+from tests.lab.node_agent import LONG, Endpoint, add, delete
+from tests.lab.rig import Rig
 
 UNIT = "ib-sriov-agent.service"
 UNITS = Path("/run/systemd/system")
@@ -74,11 +75,6 @@ class Systemd:
         self.process.wait()
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[Rig]:
-    yield from rigs("exclusive")
-
-
 @pytest.fixture
 def systemd(rig: Rig) -> Iterator[Systemd]:
     made = Systemd()
@@ -86,9 +82,9 @@ def systemd(rig: Rig) -> Iterator[Systemd]:
     made.end()
 
 
+@EXCLUSIVE
 def test_the_unit_heals_under_systemd(rig: Rig, systemd: Systemd) -> None:
-    agent = Agent.__new__(Agent)
-    agent.log = LOG
+    agent = Endpoint(LOG)
     assert wait(lambda: systemd.show("ActiveState") == "active", LONG), systemd.said()
     assert agent.ask("/readyz")[0] == 200, systemd.said()
     assert "live attachments" in systemd.show("StatusText")

@@ -9,9 +9,8 @@ import signal
 from functools import partial
 from typing import Any
 
-import pytest
-
 from tests.lab.commands import run, wait
+from tests.lab.modes import SHARED
 from tests.lab.rig import Rig, at_once, end, guid_of, state_of
 
 
@@ -51,7 +50,7 @@ def test_faults_of_vfs_side_by_side(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_netdev_that_never_comes(rig: Rig) -> None:
     """No IPoIB netdev after the rebind: waited for, then said so; DEL brings the VF home when it works again."""
     rig.hca.knob("no_ipoib", 1)
@@ -96,7 +95,7 @@ def test_port_that_does_not_come_up(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_no_subnet_manager(rig: Rig) -> None:
     """The port is ACTIVE, the broadcast group is not joined: ADD does not wait for carrier."""
     rig.hca.knob("sm_down", 1)

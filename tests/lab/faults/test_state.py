@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.commands import names, run, wait, write
+from tests.lab.commands import mounted, names, run, wait, write
 from tests.lab.emulated_hca import DRIVERS
 from tests.lab.rig import STATE, Rig, at_once, end, guid_of, leases, rigs, state_of
 
@@ -23,17 +22,6 @@ IDENTITY: dict[str, Any] = {"guid": guid_of(1), "link_state": "enable"}
 def loaded(request: pytest.FixtureRequest) -> Iterator[Rig]:
     """Four PFs, whose VFs have no GUID yet."""
     yield from rigs(request.param, vfs=2, total_vfs=4, pfs=4, preset=False)
-
-
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A tmpfs of its own on a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)])
-    try:
-        yield
-    finally:
-        run(["umount", str(folder)])
 
 
 def test_state_directory_is_read_only(rig: Rig) -> None:

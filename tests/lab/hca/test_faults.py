@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 from tests.lab.commands import complaint, has_carrier, kernel_log, link, run, wait, write
-from tests.lab.conftest import MakeHca
 from tests.lab.emulated_hca import DRIVERS, Hca, load, unload
+from tests.lab.hca.conftest import MakeHca
 from tests.lab.vm import kernel_faults
 
 GUID = "00:11:22:33:44:55:09:09"

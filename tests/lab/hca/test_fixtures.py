@@ -1,16 +1,16 @@
-"""The fixtures of this folder: pods, knobs, snapshot, the plugin's process."""
+"""The fixtures of this folder, and the comparison of the host before and after."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.lab.commands import run
-from tests.lab.conftest import MakePod, TakeSnapshot
 from tests.lab.emulated_hca import Hca
-from tests.lab.snapshot import assert_as_before
+from tests.lab.hca.conftest import MakePod
+from tests.lab.snapshot import assert_as_before, host_snapshot
 
 
-def test_pod_and_snapshot(hca: Hca, pods: MakePod, host_snapshot: TakeSnapshot) -> None:
+def test_pod_and_snapshot(hca: Hca, pods: MakePod) -> None:
     before = host_snapshot(hca)
     assert_as_before(before)
     pod = pods("a")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab.commands import complaint, link, names, rdma_names, run, wait, write
-from tests.lab.conftest import MakeHca, MakePod
 from tests.lab.emulated_hca import DRIVERS, Hca, rdma_mode
+from tests.lab.hca.conftest import MakeHca, MakePod
 
 
 @pytest.fixture

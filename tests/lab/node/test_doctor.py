@@ -1,4 +1,4 @@
-"""`ib-sriov doctor` in the lab (issue 8): quiet on a healthy node; finds each fault, and what it says to do helps."""
+"""`ib-sriov doctor`: quiet on a healthy node; it finds each fault, and what it says to do helps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ import pytest
 
 from ib_sriov_cni import __version__
 from tests.lab.cni import PROJECT
-from tests.lab.commands import has_carrier, run, wait
+from tests.lab.commands import has_carrier, mounted, run, wait
 from tests.lab.emulated_hca import NO_GUID
+from tests.lab.modes import SHARED
 from tests.lab.rig import LEASES, STATE, Rig, guid_of
 
 CONFIGS = Path("/etc/cni/net.d")
 PLUGINS = Path("/run/doctor/bin")
 SECONDS = "60"  # an emulated machine that has other work too
-shared = pytest.mark.parametrize("loaded", ["shared"], indirect=True)
 
 
 class Node:
@@ -92,7 +92,7 @@ def test_a_healthy_node_is_quiet(node: Node) -> None:
     node.rig.assert_as_before()
 
 
-@shared
+@SHARED
 def test_without_root_it_sees_less_and_says_so(node: Node) -> None:
     pod = node.rig.pod()
     node.rig.add(pod)
@@ -110,38 +110,42 @@ def test_without_root_it_sees_less_and_says_so(node: Node) -> None:
 # ---- twelve faults
 
 
-@shared
-def test_zero_guids(node: Node) -> None:
-    """No fault for this plugin, which derives one; but it is told."""
-    had = node.hca.port_guid(2)
-    node.hca.sets_guid(2, NO_GUID)
-    node.hca.rebind(2)
-    assert node.hca.settled()
+@pytest.fixture
+def give_guid(rig: Rig) -> Iterator[Callable[[int, str], None]]:
+    """A function that gives a VF another GUID; it has its own again after the test."""
+    had: dict[int, str] = {}
+
+    def give(vf: int, guid: str) -> None:
+        had.setdefault(vf, rig.hca.port_guid(vf))
+        rig.hca.sets_guid(vf, guid)
+        rig.hca.rebind(vf)
+        assert rig.hca.settled()
+
+    yield give
+    for vf, guid in had.items():
+        give(vf, guid)
+
+
+@SHARED
+def test_zero_guids(node: Node, give_guid: Callable[[int, str], None]) -> None:
+    """Not a fault for this plugin, which derives one; the doctor mentions it."""
+    give_guid(2, NO_GUID)
     found = node.find("vf-guid-zero", "NOTE")
     assert node.hca.pci(2) in found["text"]
     assert "docs/guids.md" in found["hint"]
-    node.hca.sets_guid(2, had)
-    node.hca.rebind(2)
-    assert node.hca.settled()
 
 
-@shared
-def test_doubled_guids(node: Node) -> None:
-    had = node.hca.port_guid(3)
-    node.hca.sets_guid(3, node.hca.port_guid(2))
-    node.hca.rebind(3)
-    assert node.hca.settled()
+@SHARED
+def test_doubled_guids(node: Node, give_guid: Callable[[int, str], None]) -> None:
+    give_guid(3, node.hca.port_guid(2))
     found = node.find("vf-guid-double", "FAIL")
     assert node.hca.port_guid(2) in found["text"]
     assert node.hca.pci(2) in found["text"]
     assert node.hca.pci(3) in found["text"]
-    assert "bind that VF anew" in found["hint"]
-    node.hca.sets_guid(3, had)
-    node.hca.rebind(3)
-    assert node.hca.settled()
+    assert "rebind that VF" in found["hint"]
 
 
-@shared
+@SHARED
 def test_wrong_rdma_mode(node: Node) -> None:
     node.configure(rdmaIsolation=True)
     found = node.find("rdma-mode", "FAIL")
@@ -149,7 +153,7 @@ def test_wrong_rdma_mode(node: Node) -> None:
     assert "netns_mode=0" in found["hint"]
 
 
-@shared
+@SHARED
 def test_subnet_manager_down(node: Node) -> None:
     node.hca.knob("sm_down", 1)
     found = node.find("sm", "FAIL")
@@ -157,7 +161,7 @@ def test_subnet_manager_down(node: Node) -> None:
     assert "opensm" in found["hint"]
 
 
-@shared
+@SHARED
 def test_vf_unbound(node: Node) -> None:
     node.hca.unbind(4)
     found = node.find("vf-driver", "FAIL")
@@ -167,7 +171,7 @@ def test_vf_unbound(node: Node) -> None:
     assert node.hca.settled()
 
 
-@shared
+@SHARED
 def test_leftovers_of_a_dead_pod(node: Node) -> None:
     pod = node.rig.pod()
     node.rig.add(pod, 5)
@@ -182,7 +186,7 @@ def test_leftovers_of_a_dead_pod(node: Node) -> None:
     node.rig.assert_as_before()
 
 
-@shared
+@SHARED
 def test_broken_configuration(node: Node) -> None:
     node.configure(mtu=7, link_state="on")
     found = node.find("config", "FAIL")
@@ -193,7 +197,7 @@ def test_broken_configuration(node: Node) -> None:
     assert "not JSON" in node.find("config", "FAIL")["text"]
 
 
-@shared
+@SHARED
 def test_exhausted_addresses(node: Node) -> None:
     node.configure(ipam={"type": "host-local", "ranges": [[{"subnet": "10.56.0.0/29"}]]})
     LEASES.mkdir(parents=True, exist_ok=True)
@@ -207,21 +211,18 @@ def test_exhausted_addresses(node: Node) -> None:
     assert "10.56.0.2" in leases["text"]
     run(["rm", leases["hint"].rpartition("rm ")[2]])
     assert not (LEASES / "10.56.0.2").exists()
-    shutil.rmtree(LEASES)
 
 
-@shared
+@SHARED
 def test_state_directory_unwritable(node: Node) -> None:
-    STATE.mkdir(parents=True, exist_ok=True)
-    run(["mount", "-t", "tmpfs", "-o", "ro,mode=0700", "none", str(STATE)])
-    found = node.find("state-dir", "FAIL")
+    with mounted(STATE, "ro,mode=0700"):
+        found = node.find("state-dir", "FAIL")
     assert str(STATE) in found["text"]
     assert "read-only" in found["text"]
     assert "remount,rw" in found["hint"]
-    run(["umount", str(STATE)])
 
 
-@shared
+@SHARED
 def test_pf_down(node: Node) -> None:
     name = node.hca.pf_netdev
     run(["ip", "link", "set", name, "down"])
@@ -231,7 +232,7 @@ def test_pf_down(node: Node) -> None:
     assert wait(lambda: has_carrier(name), 30)
 
 
-@shared
+@SHARED
 def test_no_vfs(node: Node) -> None:
     assert node.hca.set_numvfs(0) == "OK"
     found = node.find("vfs", "FAIL")
@@ -239,14 +240,12 @@ def test_no_vfs(node: Node) -> None:
     run(found["hint"].partition(" (")[0])
     assert node.hca.numvfs == 8
     assert node.hca.settled()
-    node.rig.load()
 
 
-@shared
+@SHARED
 def test_ib_ipoib_missing(node: Node) -> None:
     run(["rmmod", "ib_ipoib"])
     found = node.find("module-ipoib", "FAIL")
     run(found["hint"].partition(";")[0])
     assert node.hca.settled()
     assert os.path.isdir("/sys/module/ib_ipoib")
-    node.rig.load()

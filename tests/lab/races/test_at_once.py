@@ -20,6 +20,7 @@ import pytest
 
 from tests.lab.cni import CniRun
 from tests.lab.commands import links, run, wait
+from tests.lab.modes import SHARED
 from tests.lab.pod import Pod
 from tests.lab.rig import LEASES, STATE, Rig, at_once, end, guid_of, leases
 
@@ -122,7 +123,7 @@ def test_del_of_an_add_that_is_on_its_way(rig: Rig, at: str) -> None:
     assert [link["ifname"] for link in pod.links()] == ["lo"]
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_del_does_not_wait_for_another_attachments_add(rig: Rig) -> None:
     """A DEL of what never was, beside an ADD that got stuck on the same VF: nothing to release, so no wait."""
     stuck, never = rig.pod("stuck"), rig.pod("never")
@@ -216,7 +217,7 @@ def test_a_stopped_release_holds_nobody_else_up(rig: Rig, command: str) -> None:
 # ---- GC beside others
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_gc_keeps_the_lease_of_an_add_that_came_after_its_list(rig: Rig) -> None:
     """C17: GC has read who there is, then a pod is attached; its address must not be given to another one."""
     collector, pod, later = rig.pod("collector"), rig.pod("pod"), rig.pod("later")
@@ -315,7 +316,7 @@ def test_the_vf_is_unbound_in_the_middle_of_add(rig: Rig, at: str) -> None:
     rig.assert_as_before()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_an_interface_of_the_pod_with_the_vfs_index_is_not_touched(rig: Rig) -> None:
     """Interface numbers are each namespace's own; the VF's netdev is taken away in the middle of the ADD."""
     pod, thief = rig.pod(), rig.pod("thief")
@@ -362,7 +363,7 @@ def test_the_vfs_are_removed_and_made_again_under_a_live_pod(rig: Rig) -> None:
     assert LEASES.is_dir()
 
 
-@pytest.mark.parametrize("loaded", ["shared"], indirect=True)
+@SHARED
 def test_children_that_a_pod_makes_itself(rig: Rig) -> None:
     """IPoIB children of net1, one of them called like the VF at home: DEL leaves none of them."""
     pod = rig.pod()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import Any
 
 import pytest
 
-from tests.lab.attach.test_del import OPEN_A_DEVICE
 from tests.lab.commands import run, wait
-from tests.lab.rig import Rig, guid_of
+from tests.lab.modes import EXCLUSIVE
+from tests.lab.rig import Rig, device_held_open, guid_of
 
 WITH_GUID: dict[str, Any] = {"guid": guid_of(1), "link_state": "enable"}
 NOTHING_VALID: dict[str, Any] = {"cni.dev/valid-attachments": []}
@@ -22,12 +21,7 @@ def test_everything_at_once(rig: Rig, conf: dict[str, Any]) -> None:
     """Renamed, down, with addresses and altnames, its uverbs open, and an interface of another kind called net1."""
     pod = rig.pod()
     rig.add(pod, **conf)
-    name = str(rig.hca.rdma_anywhere(0))
-    command = ["ip", "netns", "exec", pod.name, "/usr/bin/python3", "-c", OPEN_A_DEVICE, name]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "open\n"
+    with device_held_open(pod, str(rig.hca.rdma_anywhere(0))) as holder:
         pod.run(
             "ip link set net1 down && ip link set net1 name mine && ip addr add 10.1.1.1/24 dev mine &&"
             " ip link property add dev mine altname one altname two && ip link set mine up &&"
@@ -36,15 +30,12 @@ def test_everything_at_once(rig: Rig, conf: dict[str, Any]) -> None:
         rig.delete(pod, **conf)
         rig.assert_as_before()
         assert holder.poll() is None
-    finally:
-        holder.kill()
-        holder.communicate()
     assert [link["ifname"] for link in pod.links()] == ["lo", "net1"]
     rig.assert_as_before()
 
 
 @BOTH
-@pytest.mark.parametrize("loaded", ["exclusive"], indirect=True)
+@EXCLUSIVE
 def test_the_rdma_device_is_renamed(rig: Rig, conf: dict[str, Any]) -> None:
     pod = rig.pod()
     result = rig.add(pod, **conf)

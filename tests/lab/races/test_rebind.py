@@ -11,12 +11,12 @@ import pytest
 
 from tests.lab.cni import CniRun
 from tests.lab.commands import complaint, rdma_names, run, wait
+from tests.lab.modes import EXCLUSIVE
 from tests.lab.pod import Pod
 from tests.lab.rig import Rig, end, guid_of, state_of, steps_of
 
 LOG = Path("/tmp/rebind.log")
 IDENTITY: dict[str, Any] = {"guid": guid_of(1), "link_state": "enable"}
-EXCLUSIVE = pytest.mark.parametrize("loaded", ["exclusive"], indirect=True)
 
 
 @pytest.fixture(autouse=True)

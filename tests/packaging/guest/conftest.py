@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.lab.conftest import cni, hca, host_snapshot, make_hca, pods
+from tests.lab.conftest import loaded, pytest_runtest_makereport, rig
 
-__all__ = ["cni", "hca", "host_snapshot", "make_hca", "pods"]
+__all__ = ["loaded", "pytest_runtest_makereport", "rig"]
