@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+from _signal import (  # type: ignore[import-not-found]  # signal itself imports enum
+    SIG_BLOCK,
+    SIG_SETMASK,
+    SIGTERM,
+    pthread_sigmask,
+)
 
 from ib_sriov_cni.core.errors import InvalidEnvironment, KernelRefused, UnknownContainer
 from ib_sriov_cni.kernel.syscalls import CLONE_NEWNET, set_network_namespace
@@ -59,23 +65,32 @@ class Netns:
 
 
 class Inside:
-    """`with Inside(netns):` moves the calling thread into that namespace for the block, and back at its end."""
+    """`with Inside(netns):` moves the calling thread into that namespace for the block, and back at its end.
+
+    SIGTERM is blocked meanwhile: a handler that raised between two instructions of the way back would leave the process
+    in the pod's namespace, and what follows, an undo above all, would act there.
+    """
 
     def __init__(self, netns: Netns) -> None:
         """Keep the namespace; nothing happens before the block starts."""
         self._netns = netns
         self._previous = -1
+        self._mask: set[int] = set()
 
     def __enter__(self) -> None:
         """Enter the namespace. Raises KernelRefused (102)."""
-        self._previous = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        previous = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            # A signal that has come by now is handled before this returns (signalmodule.c).
+            self._mask = pthread_sigmask(SIG_BLOCK, (SIGTERM,))
             set_network_namespace(self._netns.fd)
         except OSError as fault:
-            os.close(self._previous)
+            os.close(previous)
+            pthread_sigmask(SIG_SETMASK, self._mask)
             raise KernelRefused(
                 "enter", f"network namespace {self._netns.path}", fault.errno or errno.EINVAL, details="run as root"
             ) from None
+        self._previous = previous
 
     def __exit__(
         self, _kind: type[BaseException] | None, _fault: BaseException | None, _trace: TracebackType | None
@@ -85,6 +100,7 @@ class Inside:
             set_network_namespace(self._previous)
         finally:
             os.close(self._previous)
+            pthread_sigmask(SIG_SETMASK, self._mask)
 
 
 def read_cookie(sock: socket) -> int:
