@@ -1,4 +1,4 @@
-"""`ib-sriov add`: attach a VF to a namespace by hand, for trying out. The same code as ADD."""
+"""`ib-sriov add`: attach a VF to a namespace by hand, to try it out. Runs the same code as ADD."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import click
 
 from ib_sriov_cni.attach.add import add
 from ib_sriov_cni.cli.byhand import (
-    VERSION,
     find_netns,
     make_request,
     read_base,
@@ -19,10 +18,10 @@ from ib_sriov_cni.cli.byhand import (
 from ib_sriov_cni.cli.output import (
     Failure,
     Site,
-    note,
     output_option,
     pass_site,
     print_json,
+    print_note,
     print_table,
     state_dir_option,
     verbose_option,
@@ -31,14 +30,14 @@ from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.values import LINK_STATES
 from ipam.protocol.result import render_result
+from ipam.protocol.versions import NEWEST
 
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ipam.protocol.result import Result
 
 EXAMPLES = """\
-The VF is free again after `ib-sriov del` with the same --pid or --netns, or after the namespace's end and
-`ib-sriov gc`.
+To free the VF again, run `ib-sriov del` with the same --pid or --netns, or end the namespace and run `ib-sriov gc`.
 
 Examples:
 
@@ -54,18 +53,20 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.option("--device", metavar="PCI", help="The VF's PCI address; `ib-sriov list --state free` lists free ones.")
 @target_options
-@click.option("--config", "config_file", metavar="FILE", help="A configuration to start from, JSON or YAML.")
-@click.option("--ipam-subnet", metavar="CIDR", help="Take an address of this subnet from the bundled host-local.")
+@click.option(
+    "--config", "config_file", metavar="FILE", help="Start from the configuration in this file, JSON or YAML."
+)
+@click.option("--ipam-subnet", metavar="CIDR", help="Take an address from this subnet, with the bundled host-local.")
 @click.option("--gateway", metavar="ADDRESS", help="The subnet's gateway.  [default: its first address]")
-@click.option("--address", metavar="ADDRESS", help="This address of the subnet, and no other.")
-@click.option("--route", "routes", metavar="CIDR[,GATEWAY]", multiple=True, help="A route by it; repeatable.")
-@click.option("--guid", metavar="GUID", help="The VF's GUID.  [default: the one it has, or one derived]")
-@click.option("--isolate", is_flag=True, help="Move the RDMA device too (needs the RDMA namespace mode exclusive).")
+@click.option("--address", metavar="ADDRESS", help="Take this address of the subnet.")
+@click.option("--route", "routes", metavar="CIDR[,GATEWAY]", multiple=True, help="Add a route; repeatable.")
+@click.option("--guid", metavar="GUID", help="The VF's GUID.  [default: the one it has, or a derived one]")
+@click.option("--isolate", is_flag=True, help="Also move the RDMA device (needs the RDMA namespace mode exclusive).")
 @click.option("--link-state", type=click.Choice(list(LINK_STATES)), help="Set the VF's link state on the PF.")
 @click.option("--pkey", metavar="P_KEY", help="The partition, such as 0x8001.")
 @click.option("--mtu", type=int, metavar="BYTES", help="The interface's MTU.")
 @click.option("--port-timeout", type=float, metavar="SECONDS", help="How long to wait for the port to be ACTIVE.")
-@click.option("--dry-run", is_flag=True, help="Print the configuration that would be used, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the configuration that would be used, and change nothing.")
 @output_option
 @verbose_option
 @state_dir_option
@@ -75,8 +76,8 @@ def command(
 ) -> None:
     """Attach a VF to a network namespace or a running container.
 
-    What a runtime's ADD would do, with everything of it: verified in the namespace before it says done, and as before
-    if anything fails. Nothing of it is known to Kubernetes.
+    Does everything that a runtime's ADD does: the result is verified in the namespace, and if anything fails, the
+    previous state is restored. Kubernetes does not know about the attachment.
     """
     path, container_id = find_netns(site, pid, netns)
     conf = make_configuration(options)
@@ -89,24 +90,26 @@ def command(
     undo_when_terminated()
     with site.open_host(state_dir=parsed.state_dir, verbose=verbose, log_file=parsed.log_file) as host:
         if not parsed.rdma_isolation and _is_exclusive(host):
-            note("RDMA namespaces are exclusive here: no program in there can open the RDMA device; add --isolate")
+            print_note(
+                "RDMA namespace mode exclusive: no program in the namespace can open the RDMA device; add --isolate"
+            )
         result = add(host, request, parsed)
     if output == "json":
         print_json(render_result(result, request.version))
     else:
-        _print(result, container_id, str(parsed.device))
+        _print_result(result, container_id, str(parsed.device))
 
 
 def _is_exclusive(host: Host) -> bool:
     try:
         return host.rdma.read_mode() == "exclusive"
     except CniError:
-        return False  # no RDMA at all, which the ADD will say better
+        return False  # there is no RDMA at all; the ADD reports that
 
 
 def make_configuration(options: dict[str, object]) -> dict[str, object]:
-    """Give the network configuration that the options ask for, over that of --config."""
-    base = read_base(str(options["config_file"])) if options["config_file"] else {"cniVersion": VERSION}
+    """Return the network configuration: that of --config, changed as the other options say."""
+    base = read_base(str(options["config_file"])) if options["config_file"] else {"cniVersion": NEWEST}
     conf: dict[str, object] = {**base, "type": "ib-sriov"}
     if not options["config_file"] or not conf.get("name"):
         conf["name"] = options["network"]
@@ -127,7 +130,7 @@ def make_configuration(options: dict[str, object]) -> dict[str, object]:
         conf["ipam"] = {"type": "host-local", "ranges": [[one]]}
     ipam = conf.get("ipam")
     if (routes or options["address"]) and not isinstance(ipam, dict):
-        raise click.UsageError("--address and --route need --ipam-subnet, or a --config with ipam")
+        raise click.UsageError("--address and --route need --ipam-subnet, or ipam in --config")
     if routes and isinstance(ipam, dict):
         conf["ipam"] = {**ipam, "routes": routes}
     if options["address"]:
@@ -140,12 +143,12 @@ def _route(text: str) -> dict[str, object]:
     return {"dst": destination, **({"gw": gateway} if gateway else {})}
 
 
-def _print(result: Result, container_id: str, device: str) -> None:
+def _print_result(result: Result, container_id: str, device: str) -> None:
     ours = next((each for each in result.interfaces if each.pci_id == device), None)
     if ours is None:
         if not result.ips:
-            raise Failure(f"VF {device} is attached, and the result names no interface")
-        note(f"VF {device} is passed through: it has no interface")
+            raise Failure(f"VF {device} is attached, but the result names no interface")
+        print_note(f"VF {device} is bound to a pass-through driver: it has no interface")
     addresses = [ip.address for ip in result.ips]
     routes = [f"{route.dst} via {route.gw}" if route.gw else route.dst for route in result.routes]
     rows = [
@@ -157,6 +160,6 @@ def _print(result: Result, container_id: str, device: str) -> None:
         ("mtu", str(ours.mtu or "") if ours else ""),
         ("addresses", ", ".join(addresses)),
         ("routes", ", ".join(routes)),
-        ("kept as", container_id),
+        ("container ID", container_id),
     ]
     print_table(("ATTACHED", ""), rows)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ib_sriov_cni.cli.output import Failure, Site, error_of, pass_site, state_dir_option
+from ib_sriov_cni.cli.output import Failure, Site, describe_os_error, pass_site, state_dir_option
+from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH, LOCK_FOLDER
 from ib_sriov_cni.telemetry.log import LEVELS
 
 EXAMPLES = """\
@@ -18,7 +19,6 @@ Examples:
   ib-sriov agent --grace 300 --log-file /var/log/ib-sriov.log
   ib-sriov agent --no-repair --listen :9743
 """
-DEFAULT_CNI_PATH = "/opt/cni/bin"
 
 
 @click.command(epilog=EXAMPLES)
@@ -27,7 +27,7 @@ DEFAULT_CNI_PATH = "/opt/cni/bin"
     metavar="HOST:PORT",
     default="127.0.0.1:9743",
     show_default=True,
-    help="Where /metrics, /healthz and /readyz are; :PORT listens on all addresses.",
+    help="Where to serve /metrics, /healthz and /readyz; :PORT listens on all addresses.",
 )
 @click.option(
     "--grace",
@@ -35,7 +35,7 @@ DEFAULT_CNI_PATH = "/opt/cni/bin"
     metavar="SECONDS",
     default=60.0,
     show_default=True,
-    help="How long an attachment must have been dead, in this agent's eyes, before it is released.",
+    help="How long this agent must have seen an attachment dead before it releases it.",
 )
 @click.option(
     "--interval",
@@ -43,52 +43,45 @@ DEFAULT_CNI_PATH = "/opt/cni/bin"
     metavar="SECONDS",
     default=15.0,
     show_default=True,
-    help="The longest time between two looks at the node; changes of netdevs bring one earlier.",
+    help="The longest time between two passes over the node; a change of a netdev starts one earlier.",
 )
 @click.option("--log-file", metavar="PATH", default="", help="The plugin's logFile, to count ADD and DEL from.")
 @click.option(
     "--cri-socket",
     metavar="PATH",
     default="",
-    help="Ask this container runtime (CRI) too which pods there are; nobody is asked otherwise.",
+    help="Also ask this container runtime (CRI) which pods exist; by default no runtime is asked.",
 )
-@click.option("--repair/--no-repair", default=True, show_default=True, help="Repair live attachments, or only tell.")
-@click.option("--events/--no-events", default=True, show_default=True, help="Kubernetes events, in a cluster's pod.")
+@click.option("--repair/--no-repair", default=True, show_default=True, help="Repair live attachments, or only report.")
+@click.option("--events/--no-events", default=True, show_default=True, help="Create Kubernetes events if run as a pod.")
 @click.option(
     "--log-level",
     type=click.Choice(list(LEVELS)),
     default="info",
     show_default=True,
-    help="What the agent tells on standard error.",
+    help="What the agent logs to standard error.",
 )
 @click.option(
     "--cni-path",
     metavar="FOLDERS",
     default="",
-    help=f"Where IPAM plugins are, for releases.  [default: CNI_PATH, else {DEFAULT_CNI_PATH}]",
+    help=f"Where IPAM plugins are, to release addresses.  [default: CNI_PATH, or {DEFAULT_CNI_PATH}]",
 )
 @state_dir_option
 @pass_site
 def command(site: Site, /, **given: Any) -> None:
-    """Heal what no container runtime asks for.
+    """Run the node agent, which releases dead attachments and repairs live ones.
 
-    Releases the VFs and addresses of pods that ended without DEL, puts link states, addresses and routes of live pods
-    back, tells Prometheus about the rest. Runs until SIGTERM, once on a node, as root: by the systemd unit in
-    packaging/systemd or as a DaemonSet.
+    It releases the VFs and addresses of pods that ended without a DEL, restores link states, addresses and routes of
+    live pods, and reports everything else to Prometheus. It runs as root until SIGTERM, once per node: from the systemd
+    unit in packaging/systemd or as a DaemonSet.
     """
     from ib_sriov_cni.agent.daemon import AgentSettings, Daemon
-    from ib_sriov_cni.attach.host import Host
-    from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
     from ib_sriov_cni.telemetry.log import Log
 
     os.environ["CNI_PATH"] = given["cni_path"] or os.environ.get("CNI_PATH") or DEFAULT_CNI_PATH
-    host = Host(
-        log=Log(level=given["log_level"], context={"cmd": "agent"}),
-        state_dir=given["state_dir"] or site.path(DEFAULT_STATE_DIR),
-        lock_dir=site.path("/run/ib-sriov"),
-        sysfs_root=site.path("/sys"),
-        proc_root=site.path("/proc"),
-    )
+    log = Log(level=given["log_level"], context={"cmd": "agent"})
+    host = site.open_host_with(log, state_dir=given["state_dir"])
     settings = AgentSettings(
         listen=given["listen"],
         grace=given["grace"],
@@ -97,7 +90,7 @@ def command(site: Site, /, **given: Any) -> None:
         events=given["events"],
         log_file=given["log_file"],
         cri_socket=given["cri_socket"].removeprefix("unix://"),
-        run_dir=site.path("/run/ib-sriov"),
+        run_dir=site.path(LOCK_FOLDER),
         proc_root=site.path("/proc"),
     )
     with host:
@@ -106,5 +99,5 @@ def command(site: Site, /, **given: Any) -> None:
         except ValueError as fault:
             raise click.BadParameter(str(fault), param_hint="--listen") from None
         except OSError as fault:
-            raise Failure(f"listen on {settings.listen}: {error_of(fault)}", "another address: --listen") from None
+            raise Failure(f"listen on {settings.listen}: {describe_os_error(fault)}", "use another --listen") from None
         daemon.run()

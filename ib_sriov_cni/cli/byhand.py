@@ -1,4 +1,4 @@
-"""What `add` and `del` share: a network configuration and a Request from options, in place of a runtime's."""
+"""What `add` and `del` share: they make the configuration and the request that a runtime would send."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from ib_sriov_cni.cli.output import Failure
+from ib_sriov_cni.cli.output import Failure, Function
 from ib_sriov_cni.core.errors import TryAgainLater
+from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH
 from ipam.protocol.request import parse_request
 
 if TYPE_CHECKING:
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
     from ipam.protocol.request import Request
 
 NETWORK = "by-hand"
-MARK = "IB_SRIOV_BY_HAND"  # in CNI_ARGS, and so in the record: what was added by hand may be deleted by hand
-VERSION = "1.1.0"
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+MARK = "IB_SRIOV_BY_HAND"  # in CNI_ARGS, and so in the record: `del` may delete what `add` made
 
 
-def target_options(function: Decorated) -> Decorated:
-    """Declare --pid, --netns, --ifname and --network."""
+def target_options(function: Function) -> Function:
+    """Add the options --pid, --netns, --ifname and --network to a command."""
     options = (
-        click.option("--pid", type=click.IntRange(1), help="A process in the container, for its network namespace."),
-        click.option("--netns", metavar="NAME|PATH", help="A network namespace: a name of `ip netns`, or a path."),
+        click.option(
+            "--pid", type=click.IntRange(1), help="A process in the container, whose network namespace is used."
+        ),
+        click.option("--netns", metavar="NAME|PATH", help="A network namespace: its name in `ip netns`, or a path."),
         click.option("--ifname", default="net1", show_default=True, help="The interface's name in the namespace."),
-        click.option("--network", default=NETWORK, show_default=True, help="The name of the network it is kept under."),
+        click.option(
+            "--network", default=NETWORK, show_default=True, help="The network name to record the attachment under."
+        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -39,45 +41,45 @@ def target_options(function: Decorated) -> Decorated:
 
 
 def find_netns(site: Site, pid: int | None, netns: str | None, *, gone: bool = False) -> tuple[str, str]:
-    """Give (path of the namespace, containerID to use for it). Failure if there is none, unless it may be `gone`."""
+    """Return (path of the namespace, container ID to use for it). Failure if it does not exist, except with `gone`."""
     if (pid is None) == (netns is None):
-        raise click.UsageError("give one of --pid and --netns")
+        raise click.UsageError("set either --pid or --netns")
     if pid is not None:
         path = f"/proc/{pid}/ns/net"
         if not gone and not os.path.exists(site.path(f"/proc/{pid}")):
-            raise Failure(f"process {pid}: there is none", "crictl inspect, or podman inspect, tells a container's pid")
+            raise Failure(f"there is no process {pid}", "crictl inspect or podman inspect shows a container's pid")
         return path, f"pid-{pid}"
     name = str(netns)
     if "/" in name:
         return name, _container_id(os.path.basename(name.rstrip("/")))
     path = f"/run/netns/{name}"
     if not gone and not os.path.exists(path):
-        raise Failure(f"network namespace {name}: there is none of that name", "`ip netns list` lists them")
+        raise Failure(f"there is no network namespace {name}", "`ip netns list` lists them")
     return path, _container_id(name)
 
 
 def _container_id(name: str) -> str:
-    """Make a containerID (C3) of a name."""
+    """Return a valid container ID (C3) that contains the name."""
     allowed = [letter if (letter.isalnum() and letter.isascii()) or letter in "_.-" else "-" for letter in name]
     return f"netns-{''.join(allowed)}"
 
 
 def make_request(command: str, conf: dict[str, object], *, netns: str, container_id: str, ifname: str) -> Request:
-    """Make the Request that a runtime would have caused, through the parser that reads a runtime's."""
+    """Return the request that a runtime would send, from the parser that reads a runtime's."""
     environ = {name: item for name, item in os.environ.items() if not name.startswith("CNI_")}
     environ |= {
         "CNI_COMMAND": command,
         "CNI_CONTAINERID": container_id,
         "CNI_NETNS": netns,
         "CNI_IFNAME": ifname,
-        "CNI_PATH": os.environ.get("CNI_PATH", "/opt/cni/bin"),
+        "CNI_PATH": os.environ.get("CNI_PATH", DEFAULT_CNI_PATH),
         "CNI_ARGS": f"IgnoreUnknown=1;{MARK}=1",
     }
     return parse_request(environ, json.dumps(conf).encode(), known_args=frozenset())
 
 
 def read_base(path: str) -> dict[str, object]:
-    """Read the one configuration of type ib-sriov in a file."""
+    """Return the only configuration of type ib-sriov in a file. Failure if there is none, or more than one."""
     from ib_sriov_cni.cli.config import read_text
     from ib_sriov_cni.cli.documents import read_configurations
 
@@ -85,13 +87,13 @@ def read_base(path: str) -> dict[str, object]:
     ours = [each for each in found if each.ours]
     if len(ours) != 1:
         faults = "; ".join([fault for each in found for fault in each.faults])
-        words = f"{path}: {len(ours)} configurations of type ib-sriov in it, one is wanted"
-        raise Failure(words + (f" ({faults})" if faults else ""), f"`ib-sriov config validate {path}` tells more")
+        message = f"{path} must contain one configuration of type ib-sriov (it contains {len(ours)})"
+        raise Failure(message + (f": {faults}" if faults else ""), f"see `ib-sriov config validate {path}`")
     return ours[0].conf
 
 
 def undo_when_terminated() -> None:
-    """Make SIGTERM undo what is half done, as ^C does; without it the next DEL or gc would have to."""
+    """Make SIGTERM undo what is half done, as ^C does; otherwise it would be left to the next DEL or gc."""
 
     def interrupt(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)
@@ -101,6 +103,6 @@ def undo_when_terminated() -> None:
 
 
 def warn_without_root() -> None:
-    """Say beforehand what the kernel's refusal would say less clearly."""
+    """Warn in advance; the kernel's own error would be less clear."""
     if os.geteuid() != 0:
-        sys.stderr.write("not root: the kernel will hardly allow it\n")
+        sys.stderr.write("not running as root: the kernel will probably refuse this\n")

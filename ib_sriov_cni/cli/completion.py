@@ -15,7 +15,7 @@ Examples:
   zsh:   ib-sriov completion zsh > "${fpath[1]}/_ib-sriov"
   fish:  ib-sriov completion fish > ~/.config/fish/completions/ib-sriov.fish
 
-For the running shell alone: eval "$(ib-sriov completion bash)"
+For the current shell only: eval "$(ib-sriov completion bash)"
 """
 
 
@@ -23,10 +23,10 @@ For the running shell alone: eval "$(ib-sriov completion bash)"
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print the completion script of a shell."""
+    """Print the completion script for a shell."""
     kind = get_completion_class(shell)
     if kind is None:  # click has all three
-        raise Failure(f"click knows no completion for {shell}")
-    # The script alone: .source() would start a bash to ask for its version.
-    maker = kind(context.find_root().command, {}, "ib-sriov", "_IB_SRIOV_COMPLETE")
-    click.echo(maker.source_template % maker.source_vars())
+        raise Failure(f"click has no completion for {shell}")
+    # Not .source(), which would start a bash to ask for its version.
+    completion = kind(context.find_root().command, {}, "ib-sriov", "_IB_SRIOV_COMPLETE")
+    click.echo(completion.source_template % completion.source_vars())

@@ -1,4 +1,4 @@
-"""`ib-sriov config`: network configurations of type ib-sriov, validated, explained, and as a JSON Schema."""
+"""`ib-sriov config`: validate and explain network configurations of type ib-sriov, or print their JSON Schema."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import sys
 
 import click
 
-from ib_sriov_cni.cli.documents import OURS, Found, effective, read_configurations, validate
-from ib_sriov_cni.cli.keys import BY_NAME, KEYS, PROTOCOL, make_schema, nearest
+from ib_sriov_cni.cli.documents import Configuration, list_effective, read_configurations, validate
+from ib_sriov_cni.cli.keys import BY_NAME, KEYS, PROTOCOL_KEYS, find_nearest, make_schema
 from ib_sriov_cni.cli.output import (
-    FAILED,
-    FOUND,
-    NO_SUCH,
-    OK,
+    EXIT_NOT_FOUND,
+    EXIT_OK,
+    EXIT_PROBLEM,
     Failure,
-    error_of,
-    finish,
-    note,
+    complete_from,
+    describe_os_error,
+    exit_with,
     output_option,
     print_json,
+    print_note,
+    print_rich,
     print_table,
-    show,
 )
+from ib_sriov_cni.doctor.facts import PLUGIN
 
 EXAMPLES = """\
 Examples:
@@ -32,8 +33,8 @@ Examples:
   ib-sriov config schema > ib-sriov.schema.json
 """
 VALIDATE_EXAMPLES = f"""\
-FILE is a NetworkAttachmentDefinition or a CNI configuration (a plugin's or a list of plugins), as YAML or JSON, with
-any number of documents; - reads standard input. Plugins of another type than {OURS} are passed over.
+FILE contains NetworkAttachmentDefinitions or CNI configurations (of one plugin or a list of plugins), as YAML or JSON,
+in any number of documents; - reads standard input. Plugins of other types than {PLUGIN} are skipped.
 
 Examples:
 
@@ -42,77 +43,76 @@ Examples:
   ib-sriov config validate /etc/cni/net.d/*.conflist
   kubectl get net-attach-def -A -o yaml | ib-sriov config validate -
 
-The exit status is 0 if an ADD would take every configuration, 1 if one has a fault or, with --strict, a warning.
+The exit status is 0 if an ADD would accept every configuration, 1 if one has an error or, with --strict, a warning.
 """
 
 
 @click.group(epilog=EXAMPLES)
 def command() -> None:
-    """Validate, explain and describe network configurations."""
+    """Validate and explain network configurations, or print their JSON Schema."""
 
 
 @command.command("validate", epilog=VALIDATE_EXAMPLES)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option("--strict", is_flag=True, help="Warnings count as faults.")
+@click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the effective configuration.")
 @output_option
 def validate_command(files: tuple[str, ...], *, strict: bool, quiet: bool, output: str) -> None:
-    """Say what is wrong with a configuration, and what it comes to with defaults.
+    """Report what is wrong with a configuration, and print it with all defaults.
 
-    The parser is the one that every ADD uses. Keys that nobody reads are warned of, with the nearest known one.
+    The parser is the one that every ADD uses. An unknown key gives a warning that names the most similar known key.
     """
-    found: list[Found] = []
+    found: list[Configuration] = []
     for path in files:
         found += read_configurations(read_text(path), "standard input" if path == "-" else path)
     for each in found:
         if each.ours:
             validate(each)
     if output == "json":
-        print_json({"configurations": [_document(each) for each in found]})
+        print_json({"configurations": [_make_document(each) for each in found]})
     else:
         for i, each in enumerate(found):
             if i:
                 click.echo()
-            _print(each, quiet=quiet)
+            _print_result(each, quiet=quiet)
     bad = any(each.faults or (strict and each.warnings) for each in found)
     if not bad and not any(each.ours for each in found):
-        note(f"there is no configuration of type {OURS} in it")
-    finish(FOUND if bad else OK)
+        print_note(f"there is no configuration of type {PLUGIN}")
+    exit_with(EXIT_PROBLEM if bad else EXIT_OK)
 
 
 def read_text(path: str) -> str:
-    """Read a file, or standard input for "-"."""
+    """Return the text of a file, or of standard input for "-". Raises Failure."""
     try:
         if path == "-":
             return sys.stdin.read()
         with open(path, encoding="utf-8") as file:
             return file.read()
     except UnicodeDecodeError as fault:
-        raise Failure(f"{path}: it is no text (UTF-8): {fault.reason}", status=FAILED) from None
+        raise Failure(f"{path} is not UTF-8 text: {fault.reason}") from None
     except OSError as fault:
-        raise Failure(error_of(fault), status=FAILED) from None
+        raise Failure(describe_os_error(fault)) from None
 
 
-def _print(found: Found, *, quiet: bool) -> None:
+def _print_result(found: Configuration, *, quiet: bool) -> None:
     from rich.text import Text
 
-    verdict = ("fault", "bold red") if found.faults else ("fine", "green") if found.ours else ("passed over", "dim")
+    verdict = ("invalid", "bold red") if found.faults else ("valid", "green") if found.ours else ("skipped", "dim")
     name = f"  network {found.name}" if found.name else ""
     plugin = f"  type {found.plugin}" if found.plugin and not found.ours else ""
-    show(Text.assemble((f"{found.place}: ", "bold"), verdict, name, plugin))
+    print_rich(Text.assemble((f"{found.place}: ", "bold"), verdict, name, plugin))
     for fault in found.faults:
-        show(Text.assemble(("  fault    ", "bold red"), fault))
+        print_rich(Text.assemble(("  error    ", "bold red"), fault))
     for warning in found.warnings:
-        show(Text.assemble(("  warning  ", "yellow"), warning))
+        print_rich(Text.assemble(("  warning  ", "yellow"), warning))
     if found.parsed is not None and not found.faults and not quiet:
         click.echo()
-        rows = effective(found.parsed, found.conf)
-        table = [(f"  {key}", words, source) for key, words, source in rows]
-        print_table(("  KEY", "VALUE", "FROM"), table, fold=("VALUE",))
+        rows = [(f"  {key}", value, source) for key, value, source in list_effective(found.parsed, found.conf)]
+        print_table(("  KEY", "VALUE", "FROM"), rows, fold=("VALUE",))
 
 
-def _document(found: Found) -> dict[str, object]:
-    rows = effective(found.parsed, found.conf) if found.parsed is not None and not found.faults else []
+def _make_document(found: Configuration) -> dict[str, object]:
+    rows = list_effective(found.parsed, found.conf) if found.parsed is not None and not found.faults else []
     return {
         "place": found.place,
         "network": found.name or None,
@@ -120,7 +120,7 @@ def _document(found: Found) -> dict[str, object]:
         "ok": not found.faults,
         "faults": found.faults,
         "warnings": found.warnings,
-        "effective": {key: {"value": words, "from": source} for key, words, source in rows} or None,
+        "effective": {key: {"value": value, "from": source} for key, value, source in rows} or None,
     }
 
 
@@ -134,29 +134,25 @@ Examples:
 """
 
 
-def _complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    return [name for name in [*BY_NAME, *PROTOCOL] if name.startswith(incomplete)]
-
-
 @command.command("explain", epilog=EXPLAIN_EXAMPLES)
-@click.argument("key", required=False, shell_complete=_complete)
+@click.argument("key", required=False, shell_complete=complete_from([*BY_NAME, *PROTOCOL_KEYS]))
 @output_option
 def explain_command(key: str | None, output: str) -> None:
-    """Explain every key of a configuration, or one."""
-    if key is not None and key not in BY_NAME and key not in PROTOCOL:
-        near = nearest(key, [*BY_NAME, *PROTOCOL])
-        hint = f"is {near} meant?" if near else "`ib-sriov config explain` lists them all"
-        raise Failure(f"{key} is no key of a configuration of type {OURS}", hint, status=NO_SUCH)
+    """Explain one key of a configuration, or all of them."""
+    if key is not None and key not in BY_NAME and key not in PROTOCOL_KEYS:
+        near = find_nearest(key, [*BY_NAME, *PROTOCOL_KEYS])
+        hint = f"did you mean {near}?" if near else "`ib-sriov config explain` lists all keys"
+        raise Failure(f"{key} is not a key of a configuration of type {PLUGIN}", hint, status=EXIT_NOT_FOUND)
     documents = {
         each.name: {
-            "type": _plain(each.words),
-            "default": _plain(each.default),
-            "meaning": _plain(each.meaning),
+            "type": _strip_markup(each.type_text),
+            "default": _strip_markup(each.default),
+            "meaning": _strip_markup(each.meaning),
             "example": each.example,
         }
         for each in KEYS
     }
-    documents |= {name: {"meaning": _plain(words)} for name, words in PROTOCOL.items()}
+    documents |= {name: {"meaning": _strip_markup(text)} for name, text in PROTOCOL_KEYS.items()}
     if output == "json":
         print_json(documents if key is None else documents[key])
         return
@@ -174,15 +170,15 @@ def explain_command(key: str | None, output: str) -> None:
         click.echo(f'  example  "{key}": {found["example"]}')
 
 
-def _plain(words: str) -> str:
-    """Say a text of the reference without its marks."""
+def _strip_markup(text: str) -> str:
+    """Return a text of the reference without its Markdown."""
     import re
 
-    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", words).replace("`", "")
+    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text).replace("`", "")
 
 
 SCHEMA_EXAMPLES = """\
-Editors take it: for the YAML language server, put this into the first line of a file.
+Editors can use it: for the YAML language server, make this the first line of a file.
 
 \b
   # yaml-language-server: $schema=ib-sriov.schema.json
@@ -198,7 +194,7 @@ Examples:
 def schema_command() -> None:
     """Print the JSON Schema (2020-12) of a configuration.
 
-    It takes what the parser takes. What it cannot say: that 1.0 is no whole number, and what host-local computes from
+    It accepts what the parser accepts. It cannot express that 1.0 is not an integer, or what host-local computes from
     its ranges.
     """
     print_json(make_schema())

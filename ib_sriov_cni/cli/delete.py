@@ -1,4 +1,4 @@
-"""`ib-sriov del`: undo what `ib-sriov add` did. The same code as DEL."""
+"""`ib-sriov del`: undo what `ib-sriov add` did. Runs the same code as DEL."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.cli.byhand import MARK, find_netns, target_options, warn_without_root
 from ib_sriov_cni.cli.find import complete_attachment, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
-    NO_SUCH,
+    EXIT_NOT_FOUND,
     Failure,
     Site,
-    note,
     output_option,
     pass_site,
     print_json,
+    print_note,
     state_dir_option,
     verbose_option,
 )
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ib_sriov_cni.node.inventory import Attachment
 
 EXAMPLES = """\
-An attachment that a runtime made is the runtime's to delete: end the pod. --force deletes it all the same, and takes
-the interface from a living pod.
+An attachment that a runtime made is for the runtime to delete: end the pod. --force deletes it anyway, and takes the
+interface away from a live pod.
 
 Examples:
 
@@ -43,7 +43,7 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("name", metavar="[ATTACHMENT]", required=False, shell_complete=complete_attachment)
 @target_options
-@click.option("--force", is_flag=True, help="Also what a runtime made.")
+@click.option("--force", is_flag=True, help="Also delete what a runtime attached.")
 @output_option
 @verbose_option
 @state_dir_option
@@ -51,40 +51,41 @@ Examples:
 def command(
     site: Site, /, *, name: str | None, force: bool, output: str, verbose: bool, state_dir: str, **target: Any
 ) -> None:
-    """Detach what was attached by hand: the VF comes home as it was.
+    """Detach what was attached by hand, and restore the VF.
 
-    It may be named like any attachment, or by the --pid or --netns that it was added with. A namespace that is gone by
-    now does not matter.
+    Name the attachment, or use the --pid or --netns that it was added with. The namespace need not exist any more.
     """
     with site.open_host(state_dir=state_dir, verbose=verbose) as host:
         attachments = read_attachments(host).attachments
         if name is not None:
             if target["pid"] is not None or target["netns"] is not None:
-                raise click.UsageError("give a name, or one of --pid and --netns")
-            held = find_attachment(name, attachments)
+                raise click.UsageError("set only one of ATTACHMENT, --pid and --netns")
+            attachment = find_attachment(name, attachments)
         else:
             _, container_id = find_netns(site, target["pid"], target["netns"], gone=True)
             key = AttachmentKey(network=target["network"], container_id=container_id, ifname=target["ifname"])
-            held = _find(key, attachments)
-        if MARK not in held.record.args and not force:
-            words = f"{held.name} was attached by a runtime, not by hand"
-            raise Failure(words, "end the pod; --force takes its interface away all the same")
+            attachment = _find(key, attachments)
+        if MARK not in attachment.record.args and not force:
+            message = f"{attachment.name} was attached by a runtime, not by hand"
+            raise Failure(message, "end the pod; --force takes its interface away anyway")
         warn_without_root()
-        request = make_del_request(held.record)
+        request = make_del_request(attachment.record)
         delete(host, request, parse_netconf(request, lenient=True))
     if output == "json":
-        print_json({"id": held.key.path, "pci": held.record.pci, "outcome": "released"})
+        print_json({"id": attachment.key.path, "pci": attachment.record.pci, "outcome": "released"})
     else:
-        note(f"{held.key.path}: released, VF {held.record.pci} is at home")
+        print_note(f"{attachment.key.path}: released; VF {attachment.record.pci} is back on the host")
 
 
 def _find(key: AttachmentKey, attachments: tuple[Attachment, ...]) -> Attachment:
     wanted = (key.container_id, key.ifname)
-    there = [held for held in attachments if (held.key.container_id, held.key.ifname) == wanted]
-    for held in there:
-        # Of --config's network it may be: what is the only one is meant.
-        if held.key == key or len(there) == 1:
-            return held
-    known = ", ".join([held.key.path for held in attachments if MARK in held.record.args]) or "none"
-    words = f"{key.container_id}: nothing of network {key.network} is attached there as {key.ifname}"
-    raise Failure(words, f"attached by hand: {known}", status=NO_SUCH)
+    matching = [
+        attachment for attachment in attachments if (attachment.key.container_id, attachment.key.ifname) == wanted
+    ]
+    for attachment in matching:
+        # With --config, `add` may have used another network name; a single match is what is meant.
+        if attachment.key == key or len(matching) == 1:
+            return attachment
+    known = ", ".join([attachment.key.path for attachment in attachments if MARK in attachment.record.args]) or "none"
+    message = f"{key.container_id}: no interface {key.ifname} of network {key.network} is attached there"
+    raise Failure(message, f"attached by hand: {known}", status=EXIT_NOT_FOUND)

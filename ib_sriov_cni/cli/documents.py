@@ -1,7 +1,7 @@
-"""Network configurations in files as people have them: JSON or YAML, one or many, alone or inside something else.
+"""Finds and validates the network configurations in a JSON or YAML text.
 
-Understood are a plugin's configuration, a list of plugins ("plugins"), a NetworkAttachmentDefinition with either in
-spec.config, a Kubernetes List of these, and several YAML documents in one file.
+A text may contain a plugin's configuration, a list of plugins ("plugins"), a NetworkAttachmentDefinition with either in
+spec.config, a Kubernetes List of these, and several YAML documents.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from ib_sriov_cni.cli.keys import unknown_keys
+from ib_sriov_cni.cli.keys import describe_unknown_keys
 from ib_sriov_cni.core.configuration import NetConf, parse_netconf
 from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH, PLUGIN
 from ipam.host_local.config import parse_settings
 from ipam.protocol.request import Request, parse_configuration, parse_request
 
-RESOURCE = "k8s.v1.cni.cncf.io/resourceName"
-OURS = "ib-sriov"
+RESOURCE_ANNOTATION = "k8s.v1.cni.cncf.io/resourceName"
 
 
 @dataclass(kw_only=True)
-class Found:
-    """One configuration, or why there is none."""
+class Configuration:
+    """One configuration that was found in a text, or why it could not be read."""
 
     place: str  # "fabric.yaml, document 2, plugins[0]"
     conf: dict[str, object] = field(default_factory=dict)
@@ -35,30 +35,30 @@ class Found:
 
     @property
     def ours(self) -> bool:
-        """Whether the plugin is this one."""
-        return self.plugin == OURS
+        """Whether the configuration is for this plugin."""
+        return self.plugin == PLUGIN
 
 
-def read_configurations(text: str, source: str) -> list[Found]:
-    """Give every configuration in a text; what cannot be read is one Found with a fault."""
-    found: list[Found] = []
-    documents, fault = _documents(text)
+def read_configurations(text: str, source: str) -> list[Configuration]:
+    """Return every configuration in a text; what cannot be read becomes a Configuration with a fault."""
+    found: list[Configuration] = []
+    documents, fault = _parse_documents(text)
     if fault:
-        return [Found(place=source, faults=[fault])]
+        return [Configuration(place=source, faults=[fault])]
     for number, document in enumerate(documents, 1):
         place = source if len(documents) == 1 else f"{source}, document {number}"
         if isinstance(document, dict) and len(documents) == 1 and "kind" not in document and text.lstrip()[:1] == "{":
-            # As it was written: the plugin refuses a key that is there twice, and a document has lost it.
+            # The text itself: the plugin refuses duplicate keys, which the parsed document no longer has.
             found += _in_configuration(text.encode(), place, kind="")
         elif document is not None:
             found += _in_document(document, place)
     if not found:
-        found.append(Found(place=source, faults=["there is no network configuration in it"]))
+        found.append(Configuration(place=source, faults=["no network configuration found"]))
     return found
 
 
-def _documents(text: str) -> tuple[list[object], str]:
-    """Give the documents, or a fault. JSON is tried first: it may have tabs, which YAML refuses."""
+def _parse_documents(text: str) -> tuple[list[object], str]:
+    """Return the documents, or a fault. JSON is tried first: it may contain tabs, which YAML refuses."""
     fault = ""
     if text.lstrip()[:1] in {"{", "["}:
         try:
@@ -70,15 +70,15 @@ def _documents(text: str) -> tuple[list[object], str]:
     try:
         return list(yaml.safe_load_all(text)), ""
     except (yaml.YAMLError, ValueError, RecursionError) as refusal:
-        words = " ".join(str(refusal).split())
-        return [], f"neither JSON ({fault}) nor YAML ({words})" if fault else f"not YAML: {words}"
+        reason = " ".join(str(refusal).split())
+        return [], f"neither JSON ({fault}) nor YAML ({reason})" if fault else f"not YAML: {reason}"
 
 
-def _in_document(document: object, place: str) -> list[Found]:
+def _in_document(document: object, place: str) -> list[Configuration]:
     if isinstance(document, list):
         return [found for i, item in enumerate(document) for found in _in_document(item, f"{place}[{i}]")]
     if not isinstance(document, dict):
-        return [Found(place=place, faults=["it is no object"])]
+        return [Configuration(place=place, faults=["not a JSON object"])]
     kind = document.get("kind")
     if kind == "List":
         items = document.get("items")
@@ -87,13 +87,13 @@ def _in_document(document: object, place: str) -> list[Found]:
     if kind == "NetworkAttachmentDefinition":
         return _in_definition(document, place)
     if kind is not None and "apiVersion" in document:
-        return [Found(place=place, warnings=[f"a {kind} is not looked at"])]
+        return [Configuration(place=place, warnings=[f"skipped: kind {kind} is not a network configuration"])]
     try:
         text = json.dumps(document, default=str).encode()
-    except (ValueError, RecursionError):  # YAML's anchors allow it
-        return [Found(place=place, faults=["it is nested without end, or goes round in a circle"])]
-    except TypeError as fault:  # and keys that are no words
-        return [Found(place=place, faults=[f"it cannot be JSON: {fault}"])]
+    except (ValueError, RecursionError):  # possible with YAML's anchors
+        return [Configuration(place=place, faults=["it is nested too deeply, or contains itself"])]
+    except TypeError as fault:  # a key that is not a string
+        return [Configuration(place=place, faults=[f"it cannot be converted to JSON: {fault}"])]
     return _in_configuration(text, place, kind="")
 
 
@@ -101,29 +101,29 @@ def _object(found: object) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _in_definition(document: dict[str, object], place: str) -> list[Found]:
+def _in_definition(document: dict[str, object], place: str) -> list[Configuration]:
     metadata = _object(document.get("metadata"))
     name = str(metadata.get("name") or "")
     place = f"{place} ({name})" if name else place
     config = _object(document.get("spec")).get("config")
     if config in (None, ""):
-        words = "spec.config is empty: Multus reads the configuration of that name from its folder on the node"
-        return [Found(place=place, kind="NetworkAttachmentDefinition", name=name, warnings=[words])]
+        text = "spec.config is empty: Multus reads the configuration of this name from its folder on the node"
+        return [Configuration(place=place, kind="NetworkAttachmentDefinition", name=name, warnings=[text])]
     if not isinstance(config, str):
-        words = "spec.config is no text: write the JSON as a string (config: |)"
-        return [Found(place=place, kind="NetworkAttachmentDefinition", name=name, faults=[words])]
+        text = "spec.config is not a string: write the JSON as text (config: |)"
+        return [Configuration(place=place, kind="NetworkAttachmentDefinition", name=name, faults=[text])]
     found = _in_configuration(config.encode(), f"{place}, spec.config", kind="NetworkAttachmentDefinition", name=name)
     for each in found:
         each.annotations = _object(metadata.get("annotations"))
     return found
 
 
-def _in_configuration(text: bytes, place: str, *, kind: str, name: str = "") -> list[Found]:
-    """Read a plugin's configuration or a list of plugins; Multus gives the definition's name to one without."""
+def _in_configuration(text: bytes, place: str, *, kind: str, name: str = "") -> list[Configuration]:
+    """Read one plugin's configuration or a list of plugins. `name` is the definition's, for those without a name."""
     try:
         conf = parse_configuration(text)
     except CniError as fault:
-        return [Found(place=place, kind=kind, name=name, faults=[fault.msg])]
+        return [Configuration(place=place, kind=kind, name=name, faults=[fault.msg])]
     given = str(conf.get("name") or name)
     plugins = conf.get("plugins")
     if plugins is None:
@@ -131,94 +131,96 @@ def _in_configuration(text: bytes, place: str, *, kind: str, name: str = "") -> 
             conf["name"] = name
         return [_plugin(conf, place, kind=kind or "plugin", name=given)]
     if not isinstance(plugins, list) or not plugins:
-        return [Found(place=place, kind=kind or "list", name=given, faults=["plugins is no list of plugins"])]
+        return [
+            Configuration(
+                place=place, kind=kind or "list", name=given, faults=["plugins must be a list of at least one plugin"]
+            )
+        ]
     found = []
     for i, item in enumerate(plugins):
         inner = f"{place}, plugins[{i}]"
         if not isinstance(item, dict):
-            found.append(Found(place=inner, kind=kind or "list", name=given, faults=["it is no object"]))
+            found.append(Configuration(place=inner, kind=kind or "list", name=given, faults=["not a JSON object"]))
             continue
-        # As libcni makes each plugin's: name and version of the list (conf.go, InjectConf).
+        # As libcni does: each plugin gets the list's name and version (conf.go, InjectConf).
         shared = {"name": given, "cniVersion": conf.get("cniVersion", "")}
         found.append(_plugin({**item, **shared}, inner, kind=kind or "list", name=given))
     return found
 
 
-def _plugin(conf: dict[str, object], place: str, *, kind: str, name: str) -> Found:
+def _plugin(conf: dict[str, object], place: str, *, kind: str, name: str) -> Configuration:
     plugin = conf.get("type")
-    words = plugin if isinstance(plugin, str) else ""
-    found = Found(place=place, conf=conf, kind=kind, name=name, plugin=words)
-    if not words:
-        found.faults.append(f"type is missing; this plugin's is {OURS}")
+    type_name = plugin if isinstance(plugin, str) else ""
+    found = Configuration(place=place, conf=conf, kind=kind, name=name, plugin=type_name)
+    if not type_name:
+        found.faults.append(f"type is missing (for this plugin, {PLUGIN})")
     return found
 
 
-def request_of(conf: dict[str, object]) -> Request:
-    """Make the ADD of a configuration. Raises CniError for what is no network configuration at all."""
+def make_add_request(conf: dict[str, object]) -> Request:
+    """Return an ADD with a configuration. Raises CniError if it is not a network configuration at all."""
     environ = {
         "CNI_COMMAND": "ADD",
         "CNI_CONTAINERID": "validate",
         "CNI_NETNS": "/nowhere",
         "CNI_IFNAME": "net1",
-        "CNI_PATH": "/opt/cni/bin",
+        "CNI_PATH": DEFAULT_CNI_PATH,
         "CNI_ARGS": "IgnoreUnknown=1",
     }
     return parse_request(environ, json.dumps(conf, default=str).encode(), known_args=frozenset())
 
 
-def validate(found: Found) -> None:
-    """Have the parsers that every ADD uses read it, and note faults and warnings."""
+def validate(found: Configuration) -> None:
+    """Parse a configuration as an ADD does, and add the faults and warnings to it."""
     try:
-        request = request_of(found.conf)
+        request = make_add_request(found.conf)
     except CniError as fault:
-        found.faults += _split(fault)
+        found.faults += _list_faults(fault)
         return
     try:
-        # The device is the device plugin's to give, for each pod its own.
+        # The device plugin gives each pod its own device.
         found.parsed = parse_netconf(request, needs_device=False)
     except CniError as fault:
-        found.faults += _split(fault)
+        found.faults += _list_faults(fault)
     if parse_netconf(request, lenient=True).ipam_type == "host-local":
         try:
             parse_settings(request)
         except CniError as fault:
-            found.faults += [words for words in _split(fault) if words not in found.faults]
-    found.warnings += unknown_keys(found.conf) + _advice(found)
+            found.faults += [text for text in _list_faults(fault) if text not in found.faults]
+    found.warnings += describe_unknown_keys(found.conf) + _advice(found)
 
 
-def _split(fault: CniError) -> list[str]:
-    """Give the faults of one message one by one."""
-    words = fault.msg
-    if words.startswith("network ") and ": " in words:
-        words = words.partition(": ")[2]
-    return words.split("; ")
+def _list_faults(fault: CniError) -> list[str]:
+    """Return the single faults in an error's message."""
+    text = fault.msg
+    if text.startswith("network ") and ": " in text:
+        text = text.partition(": ")[2]
+    return text.split("; ")
 
 
-def _advice(found: Found) -> list[str]:
-    """What is allowed, and hardly meant."""
+def _advice(found: Configuration) -> list[str]:
+    """Return warnings about what is allowed but probably not intended."""
     conf, parsed = found.conf, found.parsed
     ipam = _object(conf.get("ipam"))
     advice = []
     if conf.get("cniVersion") in (None, ""):
-        advice.append("cniVersion is missing, which means 0.1.0: no CHECK, and results of the oldest shape")
+        advice.append("cniVersion is missing, which means 0.1.0: no CHECK, and results in the oldest format")
     if parsed is not None and parsed.ib_kubernetes and "infinibandGUID" not in _object(conf.get("capabilities")):
-        words = "ibKubernetesEnabled without capabilities.infinibandGUID: the GUID comes by cni-args alone"
-        advice.append(words)
+        advice.append("ibKubernetesEnabled without capabilities.infinibandGUID: only cni-args can pass the GUID")
     if found.kind != "NetworkAttachmentDefinition":
         return advice
-    if parsed is not None and parsed.device is None and RESOURCE not in found.annotations:
-        words = f"neither deviceID nor the annotation {RESOURCE}: nothing gives its pods a VF"
-        advice.append(words)
+    if parsed is not None and parsed.device is None and RESOURCE_ANNOTATION not in found.annotations:
+        advice.append(f"neither deviceID nor the annotation {RESOURCE_ANNOTATION} is set: its pods get no VF")
     if conf.get("guid") not in (None, ""):
-        advice.append("guid: every pod of this network asks for the same GUID, and the second one is refused")
+        advice.append("guid: every pod of this network asks for the same GUID, so the second pod is refused")
     if ipam.get("type") == "host-local" and ipam.get("slices") is None:
-        words = "host-local without slices: each node gives the same addresses; on more than one node add "
-        advice.append(words + '"slices": {"flannel": true} (docs/ipam.md), or use whereabouts')
+        text = "host-local without slices: every node assigns the same addresses; with more than one node, add "
+        advice.append(text + '"slices": {"flannel": true} (docs/ipam.md), or use whereabouts')
     return advice
 
 
-def effective(parsed: NetConf, conf: dict[str, object]) -> list[tuple[str, str, str]]:
-    """Give (key, value, where it is from) with defaults, as an ADD would take it."""
+def list_effective(parsed: NetConf, conf: dict[str, object]) -> list[tuple[str, str, str]]:
+    """Return (key, value, source) for each key, defaults included, as an ADD would use it."""
     from ib_sriov_cni.cli.keys import BY_NAME
     from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
     from ipam.protocol.versions import VERSIONS
@@ -228,10 +230,10 @@ def effective(parsed: NetConf, conf: dict[str, object]) -> list[tuple[str, str, 
         "deviceID": str(parsed.device or ""),
         "guid": str(parsed.guid) if parsed.guid is not None else "",
         "link_state": parsed.link_state,
-        "rdmaIsolation": _bool(parsed.rdma_isolation),
+        "rdmaIsolation": _render_bool(parsed.rdma_isolation),
         "pkey": f"{parsed.pkey:#06x}" if parsed.pkey else "",
         "mtu": str(parsed.mtu or ""),
-        "ibKubernetesEnabled": _bool(parsed.ib_kubernetes),
+        "ibKubernetesEnabled": _render_bool(parsed.ib_kubernetes),
         "ipam": parsed.ipam_type,
         "portTimeout": f"{parsed.port_timeout:g}",
         "lockTimeout": f"{parsed.lock_timeout:g}",
@@ -240,16 +242,16 @@ def effective(parsed: NetConf, conf: dict[str, object]) -> list[tuple[str, str, 
         "logFile": parsed.log_file,
         "stateDir": parsed.state_dir or DEFAULT_STATE_DIR,
     }
-    rows = [("cniVersion", str(conf.get("cniVersion") or VERSIONS[0]), _from("cniVersion", conf))]
+    rows = [("cniVersion", str(conf.get("cniVersion") or VERSIONS[0]), _configured_or_default("cniVersion", conf))]
     rows += [(name, values[name], _source(name, parsed, conf)) for name in BY_NAME]
-    return [(name, words or "none", source) for name, words, source in rows]
+    return [(name, value or "none", source) for name, value, source in rows]
 
 
-def _bool(found: bool) -> str:  # noqa: FBT001  # one value, said in JSON's words
+def _render_bool(found: bool) -> str:  # noqa: FBT001  # a value, not a switch
     return "true" if found else "false"
 
 
-def _from(name: str, conf: dict[str, object]) -> str:
+def _configured_or_default(name: str, conf: dict[str, object]) -> str:
     return "configuration" if conf.get(name) not in (None, "") else "default"
 
 
@@ -261,4 +263,4 @@ def _source(name: str, parsed: NetConf, conf: dict[str, object]) -> str:
         return "runtimeConfig" if runtime.get("deviceID") else "configuration" if conf.get("deviceID") else "pciBusID"
     if name == "pkey" and args.get("pkey") not in (None, ""):
         return "args.cni"
-    return _from(name, conf)
+    return _configured_or_default(name, conf)

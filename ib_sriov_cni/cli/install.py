@@ -1,8 +1,8 @@
-"""`ib-sriov install`: put a packed program into the folder that runtimes look into, while it may be in use there.
+"""`ib-sriov install`: put a packed program into the folder of CNI plugins, even while the old one is in use.
 
-Nobody sees half a program, and a running one is never written to: it is written beside the old one under a name of
-its own, asked for its VERSION there, and renamed over it. A one-folder tree has its other files in a folder of a name
-that no other build has, which is complete before the program is renamed.
+Runtimes never see half a program, and a running one is never written to: the new program is written under a temporary
+name next to the old one, must answer VERSION there, and is then renamed over it. The other files of a one-folder build
+are in a folder whose name is unique to the build, and which is complete before the program is renamed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from dataclasses import dataclass
 
 import click
 
-from ib_sriov_cni.cli.output import Failure, error_of, output_option, print_json
+from ib_sriov_cni.cli.output import Failure, describe_os_error, output_option, print_json
+from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH, PLUGIN
 from ib_sriov_cni.state.directory import remove_quietly, sync_folder
 
-DEFAULT_FOLDER = "/opt/cni/bin"
-NAME = "ib-sriov"
-SELF = "/proc/self/exe"  # the file that runs, also when another has its name by now
+SELF = "/proc/self/exe"  # the running program, even if its name now belongs to another file
 TEMPORARY = ".ib-sriov-new-"
-TREE = ".ib-sriov-tree-"  # what a one-folder build calls its other files' folder, with its content's digest
+TREE = ".ib-sriov-tree-"  # the folder of a one-folder build's other files; a digest of its content follows
 VERSION_SECONDS = 60.0
-PAUSE = 0.2
-END = {signal.SIGTERM, signal.SIGINT}  # a container's main process has no default action for them
+POLL_SECONDS = 0.2
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}  # a container's main process has no default action for them
 EXAMPLES = """\
 Examples:
 
@@ -42,36 +41,40 @@ Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A packed program: its file, and the folder of its other files ("" for the one file)."""
+    """A packed program: its file, and the folder of its other files ("" for a one-file build)."""
 
     program: str
     tree: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What has the name in the folder: words for it, the digest of its content ("" for no file)."""
+class Existing:
+    """What is at the target path: a description, and the digest of its content ("" if it is not a file)."""
 
-    words: str
+    description: str
     digest: str = ""
     mode: int = 0
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("source", required=False, default="", metavar="[SOURCE]")
-@click.option("--to", "folder", metavar="FOLDER", default=DEFAULT_FOLDER, show_default=True, help="Where to put it.")
-@click.option("--name", metavar="NAME", default=NAME, show_default=True, help="The name it gets there.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@click.option(
+    "--to", "folder", metavar="FOLDER", default=DEFAULT_CNI_PATH, show_default=True, help="Where to install it."
+)
+@click.option("--name", metavar="NAME", default=PLUGIN, show_default=True, help="Its name in that folder.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
 @click.option(
     "--wait", "seconds", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Wait for FOLDER to appear."
 )
-@click.option("--stay", is_flag=True, help="Afterwards, run until SIGTERM: for a container that must not end.")
+@click.option(
+    "--stay", is_flag=True, help="Afterwards, keep running until SIGTERM, for a container that must not exit."
+)
 @output_option
 def command(source: str, folder: str, name: str, *, dry_run: bool, seconds: float, stay: bool, output: str) -> None:
-    """Put this program into the folder of CNI plugins.
+    """Install this program into the folder of CNI plugins.
 
-    SOURCE is another packed program: the file, or the one-folder tree with the program in it. The program is written
-    under a temporary name, must answer VERSION, and then replaces the old one in one step; calls that are running are
+    SOURCE is another packed program to install instead: its file, or the folder of a one-folder build. The program is
+    written under a temporary name, must answer VERSION, and then replaces the old one in one step. Running calls are
     not disturbed.
     """
     if "/" in name or name in {"", ".", ".."}:
@@ -79,62 +82,68 @@ def command(source: str, folder: str, name: str, *, dry_run: bool, seconds: floa
     found = find_source(source)
     _await_folder(folder, seconds)
     target = os.path.join(folder, name)
-    before = look_at(target)
+    before = read_existing(target)
     digest = digest_of(found.program)
     same = before.digest == digest and before.mode == 0o755 and not _tree_is_missing(found, folder)
-    verb = "already there" if same else "would be installed" if dry_run else "installed"
+    outcome = "already there" if same else "would be installed" if dry_run else "installed"
     version = "" if dry_run else ask_version(target if same else install(found, folder, name))
-    if stay:  # from here on, nobody who reads what is printed is too early to end it
-        signal.pthread_sigmask(signal.SIG_BLOCK, END)
+    if stay:  # before printing: whoever reads the output may send the signal at once
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     if output == "json":
-        told = {"target": target, "sha256": digest, "before": before.words, "done": verb, "cniVersions": version}
-        print_json(told)
+        document = {
+            "target": target,
+            "sha256": digest,
+            "before": before.description,
+            "done": outcome,
+            "cniVersions": version,
+        }
+        print_json(document)
     else:
-        click.echo(f"{target}: {verb} (sha256 {digest[:16]}); before: {before.words}")
+        click.echo(f"{target}: {outcome} (sha256 {digest[:16]}); before: {before.description}")
         if version:
             click.echo(f"it answers VERSION: {version}")
     if stay:
         sys.stdout.flush()
-        signal.sigwait(END)
+        signal.sigwait(STOP_SIGNALS)
 
 
 def find_source(given: str) -> Source:
-    """Give the packed program to install: what was named, or the one that runs. Raises Failure."""
+    """Return the packed program to install: the one given, or the running one. Raises Failure."""
     if not given:
         if not getattr(sys, "frozen", False):
             raise Failure(
-                "this program runs from source, which cannot be installed",
-                "name a packed program: make build makes dist/ib-sriov",
+                "this program runs from source, so it cannot be installed",
+                "pass a packed program as SOURCE: `make build` makes dist/ib-sriov",
             )
         return Source(program=SELF, tree=getattr(sys, "packed_tree", ""))
-    program = os.path.join(given, NAME) if os.path.isdir(given) else given
+    program = os.path.join(given, PLUGIN) if os.path.isdir(given) else given
     if not os.path.isfile(program):
-        raise Failure(f"{program}: there is no such file", "name a packed program, or the folder of one")
+        raise Failure(f"{program}: no such file", "pass a packed program, or the folder of a one-folder build")
     if not os.path.isdir(given):
         return Source(program=program)
     trees = sorted(entry for entry in os.listdir(given) if entry.startswith(TREE))
     if len(trees) != 1:
-        raise Failure(f"{given} has {len(trees)} folders {TREE}…, a one-folder build has one")
+        raise Failure(f"{given} contains {len(trees)} folders named {TREE}…, a one-folder build has exactly one")
     return Source(program=program, tree=os.path.join(given, trees[0]))
 
 
-def look_at(target: str) -> Found:
-    """Say what has the name. Raises Failure for what must not be replaced."""
+def read_existing(target: str) -> Existing:
+    """Return what is at the path. Raises Failure if it must not be replaced."""
     if os.path.islink(target):
-        return Found(words=f"a symbolic link to {os.readlink(target)}")
+        return Existing(description=f"a symbolic link to {os.readlink(target)}")
     if not os.path.lexists(target):
-        return Found(words="nothing")
+        return Existing(description="nothing")
     if not os.path.isfile(target):
-        raise Failure(f"{target} is not a file", "remove it, or give another --name")
+        raise Failure(f"{target} is not a file", "remove it, or use another --name")
     status = os.stat(target)
     digest = digest_of(target)
     when = time.strftime("%Y-%m-%d", time.gmtime(status.st_mtime))
-    words = f"a file of {status.st_size} bytes from {when} (sha256 {digest[:16]})"
-    return Found(words=words, digest=digest, mode=status.st_mode & 0o7777)
+    description = f"a file of {status.st_size} bytes from {when} (sha256 {digest[:16]})"
+    return Existing(description=description, digest=digest, mode=status.st_mode & 0o7777)
 
 
 def install(source: Source, folder: str, name: str) -> str:
-    """Put the program into place; gives its path. Raises Failure, and then everything is as it was."""
+    """Install the program and return its path. Raises Failure; then nothing has changed."""
     target = os.path.join(folder, name)
     temporary = os.path.join(folder, f"{TEMPORARY}{os.getpid()}")
     try:
@@ -145,15 +154,15 @@ def install(source: Source, folder: str, name: str) -> str:
         os.rename(temporary, target)
         sync_folder(folder)
     except OSError as fault:
-        raise Failure(f"install {target}: {error_of(fault)}", _hint(fault)) from None
+        raise Failure(f"install {target}: {describe_os_error(fault)}", _hint(fault)) from None
     finally:
         remove_quietly(temporary)
-    _tidy(folder, os.path.basename(source.tree))
+    _remove_leftovers(folder, os.path.basename(source.tree))
     return target
 
 
 def ask_version(program: str) -> str:
-    """Run it as a runtime does, with nothing but CNI_COMMAND; gives the CNI versions it answers. Raises Failure."""
+    """Run it with nothing but CNI_COMMAND=VERSION; return the CNI versions that it supports. Raises Failure."""
     try:
         done = subprocess.run(
             [program],
@@ -164,28 +173,28 @@ def ask_version(program: str) -> str:
             check=False,
         )
     except OSError as fault:
-        hint = "is the folder mounted noexec, or the file for another machine?"
-        raise Failure(f"run {program}: {error_of(fault)}", hint) from None
+        hint = "is the folder mounted noexec, or the file built for another machine?"
+        raise Failure(f"run {program}: {describe_os_error(fault)}", hint) from None
     except subprocess.TimeoutExpired:
         raise Failure(f"run {program}: no answer to VERSION within {VERSION_SECONDS:g} s") from None
     try:
         versions = [str(version) for version in json.loads(done.stdout)["supportedVersions"]]
     except (ValueError, KeyError, TypeError):
-        said = (done.stdout + done.stderr).decode(errors="replace").strip()[:300]
+        printed = (done.stdout + done.stderr).decode(errors="replace").strip()[:300]
         raise Failure(
-            f"run {program}: it ended with {done.returncode} and no answer to VERSION: {said or 'it said nothing'}",
-            "it is no CNI plugin, or this host's C library is too old for it (packaging/README.md)",
+            f"run {program}: exit status {done.returncode}, no answer to VERSION: {printed or 'no output'}",
+            "it is not a CNI plugin, or this host's C library is too old for it (packaging/README.md)",
         ) from None
     return ", ".join(versions)
 
 
 def digest_of(path: str) -> str:
-    """SHA-256 of a file, as hexadecimal digits. Raises Failure."""
+    """Return the SHA-256 of a file, in hexadecimal. Raises Failure."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as fault:
-        raise Failure(f"read {path}: {error_of(fault)}") from None
+        raise Failure(f"read {path}: {describe_os_error(fault)}") from None
 
 
 def _await_folder(folder: str, seconds: float) -> None:
@@ -193,13 +202,13 @@ def _await_folder(folder: str, seconds: float) -> None:
     while not os.path.isdir(folder):
         if time.monotonic() >= deadline:
             waited = f" within {seconds:g} s" if seconds else ""
-            raise Failure(f"{folder}: there is no such folder{waited}", "make it, or give another one: --to FOLDER")
-        time.sleep(min(PAUSE, max(0.0, deadline - time.monotonic())))
+            raise Failure(f"{folder}: no such folder{waited}", "create it, or use another one (--to)")
+        time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
 
 def _write(source: str, path: str) -> None:
-    """Copy a program into a new file, which is on the disk when this returns."""
-    remove_quietly(path)  # of a process that had our number and was killed
+    """Copy a program into a new file, and sync it to disk."""
+    remove_quietly(path)  # left by a killed process that had the same pid
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
     with open(fd, "wb") as out, open(source, "rb") as file:
         shutil.copyfileobj(file, out, 1 << 20)
@@ -209,7 +218,7 @@ def _write(source: str, path: str) -> None:
 
 
 def _put_tree(tree: str, folder: str) -> None:
-    """Copy a one-folder build's other files; a folder of that name is whole, and the same by its name."""
+    """Copy a one-folder build's other files. A folder of that name is complete, and the name says it is the same."""
     target = os.path.join(folder, os.path.basename(tree))
     if os.path.isdir(target):
         return
@@ -231,24 +240,24 @@ def _tree_is_missing(source: Source, folder: str) -> bool:
     return bool(source.tree) and not os.path.isdir(os.path.join(folder, os.path.basename(source.tree)))
 
 
-def _tidy(folder: str, current: str) -> None:
-    """Remove what earlier installations left, but not the tree of the last one: calls of it may be running."""
+def _remove_leftovers(folder: str, current: str) -> None:
+    """Remove what earlier installations left, but keep the newest old tree: its program may still be running."""
     trees = []
     for entry in os.scandir(folder):
-        if entry.name.startswith(TEMPORARY) and not _runs(entry.name.removeprefix(TEMPORARY)):
+        if entry.name.startswith(TEMPORARY) and not _is_running(entry.name.removeprefix(TEMPORARY)):
             remove_quietly(entry.path)
         elif entry.name.startswith(TREE) and entry.name != current and entry.is_dir(follow_symlinks=False):
-            number = entry.name.rpartition(".")[2]
-            if number.isdigit() and not _runs(number):
+            suffix = entry.name.rpartition(".")[2]
+            if suffix.isdigit() and not _is_running(suffix):
                 shutil.rmtree(entry.path, ignore_errors=True)
-            elif not number.isdigit():
+            elif not suffix.isdigit():
                 trees.append((entry.stat().st_ctime, entry.path))
     for _, path in sorted(trees)[:-1]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _runs(number: str) -> bool:
-    return number == str(os.getpid()) or os.path.isdir(f"/proc/{number}")
+def _is_running(pid: str) -> bool:
+    return pid == str(os.getpid()) or os.path.isdir(f"/proc/{pid}")
 
 
 def _sync(path: str) -> None:
@@ -265,6 +274,6 @@ def _hint(fault: OSError) -> str:
     return {
         errno.EACCES: "run it as root",
         errno.EPERM: "run it as root",
-        errno.EROFS: "the folder is on a read-only file system: the node's image says where its CNI plugins go",
+        errno.EROFS: "the folder is on a read-only file system: see the node's image for where CNI plugins go",
         errno.ENOSPC: "the file system is full",
     }.get(fault.errno or 0, "")

@@ -1,8 +1,8 @@
-"""The keys of a network configuration of `type: ib-sriov`: the one table behind `config explain`, `config schema`,
-`config validate`'s warnings, and the reference in docs/configuration.md.
+"""The keys of a network configuration of `type: ib-sriov`: the table behind `config explain`, `config schema`, the
+warnings of `config validate`, and the reference in docs/configuration.md.
 
-core/configuration.py is what decides; a test with generated configurations holds the schema to it. What JSON Schema
-cannot say: that 1.0 is no whole number, and what host-local computes from its ranges.
+The parser in core/configuration.py is authoritative; a test with generated configurations compares the schema with it.
+JSON Schema cannot express that 1.0 is not an integer, or what host-local computes from its ranges.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ib_sriov_cni.core.configuration import IB_KUBERNETES_KEY, IPOIB_MTU_MAX, IPOIB_MTU_MIN, LOG_LEVELS, MAX_SECONDS
+from ib_sriov_cni.core.configuration import IPOIB_MTU_MAX, IPOIB_MTU_MIN, LOG_LEVELS, MAX_SECONDS
 from ib_sriov_cni.core.values import LINK_STATES
 from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
 from ipam.protocol.versions import VERSIONS
 
 Schema = dict[str, Any]
 
-# The end of the text in ECMA-262 and in Python alike, where $ would let a line's end pass.
-END = r"(?![\s\S])"
-HEX = "[0-9a-fA-F]"
-NAME = rf"^[a-zA-Z0-9][a-zA-Z0-9_.\-]*{END}"
-PCI = rf"^{HEX}{{4,8}}:{HEX}{{2}}:[01]{HEX}\.[0-7]{END}"
-GUID = rf"^\s*(?:0[xX])?(?:{HEX}{{16}}|{HEX}{{4}}(?::{HEX}{{4}}){{3}}|{HEX}{{2}}(?::{HEX}{{2}}){{7}})\s*{END}"
-NO_GUID = rf"^\s*(?:0[xX])?(?:[0:]+\s*{END}|[fF][fF])"
-PKEY = rf"^(?:0[xX])?0*{HEX}{{1,4}}{END}"
-NO_PKEY = rf"^(?:0[xX])?0*(?:8000)?{END}"
-PATH = rf"^/[^\u0000]*{END}"
+# The end of the text, in both ECMA-262 and Python; $ would also match before a trailing newline.
+END_OF_TEXT = r"(?![\s\S])"
+HEX_DIGIT = "[0-9a-fA-F]"
+NAME_PATTERN = rf"^[a-zA-Z0-9][a-zA-Z0-9_.\-]*{END_OF_TEXT}"
+PCI_PATTERN = rf"^{HEX_DIGIT}{{4,8}}:{HEX_DIGIT}{{2}}:[01]{HEX_DIGIT}\.[0-7]{END_OF_TEXT}"
+GUID_DIGITS = f"{HEX_DIGIT}{{16}}|{HEX_DIGIT}{{4}}(?::{HEX_DIGIT}{{4}}){{3}}|{HEX_DIGIT}{{2}}(?::{HEX_DIGIT}{{2}}){{7}}"
+GUID_PATTERN = rf"^\s*(?:0[xX])?(?:{GUID_DIGITS})\s*{END_OF_TEXT}"
+BAD_GUID_PATTERN = rf"^\s*(?:0[xX])?(?:[0:]+\s*{END_OF_TEXT}|[fF][fF])"
+PKEY_PATTERN = rf"^(?:0[xX])?0*{HEX_DIGIT}{{1,4}}{END_OF_TEXT}"
+BAD_PKEY_PATTERN = rf"^(?:0[xX])?0*(?:8000)?{END_OF_TEXT}"
+PATH_PATTERN = rf"^/[^\u0000]*{END_OF_TEXT}"
 
 
 def _text(pattern: str, *excluded: str) -> Schema:
@@ -42,21 +43,21 @@ def _seconds() -> Schema:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigKey:
-    """One key. `words` says its type as the reference does, `default` what holds without it."""
+    """One key. `type_text` is its type in the words of the reference, `default` what applies without it."""
 
-    name: str  # with dots: ipam.type
-    words: str
+    name: str
+    type_text: str
     default: str
     meaning: str
     schema: Schema
     example: str  # JSON
-    empty: bool = False  # "" counts as absent; null always does
+    empty_is_absent: bool = False  # "" counts as absent; null always does
 
     @property
     def allowed(self) -> Schema:
-        """The schema of what the parser takes, null and "" included."""
+        """The schema of what the parser accepts, including null and ""."""
         choices: list[Schema] = [{"type": "null"}]
-        if self.empty:
+        if self.empty_is_absent:
             choices.append({"const": ""})
         return {"anyOf": [self.schema, *choices], "description": self.meaning}
 
@@ -64,58 +65,58 @@ class ConfigKey:
 KEYS = (
     ConfigKey(
         name="deviceID",
-        words="PCI address of a VF",
+        type_text="PCI address of a VF",
         default="required for ADD",
-        meaning="Multus puts it here (also as `pciBusID`), or into `runtimeConfig.deviceID`, which comes first",
-        schema=_text(PCI),
+        meaning="Multus sets it (also as `pciBusID`), or sets `runtimeConfig.deviceID`, which takes precedence",
+        schema=_text(PCI_PATTERN),
         example='"0000:3b:00.2"',
-        empty=True,
+        empty_is_absent=True,
     ),
     ConfigKey(
         name="guid",
-        words="GUID",
+        type_text="GUID",
         default="none",
-        meaning="the VF's node and port GUID; see [guids.md](guids.md) for the order of sources; colons or none",
-        schema=_text(GUID, NO_GUID),
+        meaning="the VF's node and port GUID, with or without colons; [guids.md](guids.md) has the order of sources",
+        schema=_text(GUID_PATTERN, BAD_GUID_PATTERN),
         example='"02:11:22:33:44:55:66:77"',
-        empty=True,
+        empty_is_absent=True,
     ),
     ConfigKey(
         name="link_state",
-        words="`auto`, `enable`, `disable`",
-        default="none: left alone",
+        type_text="`auto`, `enable`, `disable`",
+        default="none: unchanged",
         meaning="the VF's link state on the PF; DEL restores it",
         schema={"enum": list(LINK_STATES)},
         example='"auto"',
-        empty=True,
+        empty_is_absent=True,
     ),
     ConfigKey(
         name="rdmaIsolation",
-        words="bool",
+        type_text="bool",
         default="false",
-        meaning="move the RDMA device into the pod too; needs the RDMA namespace mode `exclusive`",
+        meaning="also move the RDMA device into the pod; needs the RDMA namespace mode `exclusive`",
         schema={"type": "boolean"},
         example="true",
     ),
     ConfigKey(
         name="pkey",
-        words='P_Key, `"0x8001"`',
+        type_text='P_Key, `"0x8001"`',
         default="none",
-        meaning="must be in the table of the VF's port; see [P_Keys](#p_keys)",
+        meaning="the partition; must be in the P_Key table of the VF's port; see [P_Keys](#p_keys)",
         schema={
             "anyOf": [
-                _text(PKEY, NO_PKEY),
+                _text(PKEY_PATTERN, BAD_PKEY_PATTERN),
                 {"type": "integer", "minimum": 1, "maximum": 0xFFFF, "not": {"const": 0x8000}},
             ]
         },
         example='"0x8001"',
-        empty=True,
+        empty_is_absent=True,
     ),
     ConfigKey(
         name="mtu",
-        words="bytes",
+        type_text="bytes",
         default="none: the kernel's",
-        meaning="of the interface in the pod",
+        meaning="the MTU of the interface in the pod",
         schema={
             "anyOf": [{"type": "integer", "minimum": IPOIB_MTU_MIN, "maximum": IPOIB_MTU_MAX}, {"const": 0}],
         },
@@ -123,18 +124,18 @@ KEYS = (
     ),
     ConfigKey(
         name="ibKubernetesEnabled",
-        words="bool",
+        type_text="bool",
         default="false",
-        meaning="refuse (code 11) until ib-kubernetes has given a GUID",
+        meaning="fail with code 11 until ib-kubernetes has assigned a GUID",
         schema={"type": "boolean"},
         example="true",
     ),
     ConfigKey(
         name="ipam",
-        words="object",
+        type_text="object",
         default="none: no addresses",
-        meaning="`host-local` is bundled and runs in process ([ipam.md](ipam.md)); other types are executed from "
-        "CNI_PATH; `dhcp` is refused, it cannot speak over IPoIB",
+        meaning="`host-local` is bundled and runs in the same process ([ipam.md](ipam.md)); other plugins are executed "
+        "from CNI_PATH; `dhcp` is refused because it does not work over IPoIB",
         schema={
             "type": "object",
             "anyOf": [
@@ -149,81 +150,80 @@ KEYS = (
     ),
     ConfigKey(
         name="portTimeout",
-        words="seconds",
+        type_text="seconds",
         default="10",
-        meaning="how long to wait for the port to become ACTIVE; 0 does not wait",
+        meaning="how long to wait for the port to become ACTIVE; 0: do not wait",
         schema=_seconds(),
         example="30",
     ),
     ConfigKey(
         name="lockTimeout",
-        words="seconds",
+        type_text="seconds",
         default="60",
-        meaning="how long to wait for the VF's lock, then code 11",
+        meaning="how long to wait for the VF's lock before failing with code 11",
         schema=_seconds(),
         example="60",
     ),
     ConfigKey(
         name="ipamTimeout",
-        words="seconds",
+        type_text="seconds",
         default="90",
-        meaning="how long an executed IPAM plugin may take; then it is killed and the call fails",
+        meaning="how long an executed IPAM plugin may take before it is killed and the call fails",
         schema=_seconds(),
         example="90",
     ),
     ConfigKey(
         name="logLevel",
-        words=", ".join([f"`{level}`" for level in LOG_LEVELS]),
+        type_text=", ".join([f"`{level}`" for level in LOG_LEVELS]),
         default="`info`",
-        meaning="from which level on lines are written",
+        meaning="the lowest level that is logged",
         schema={"enum": list(LOG_LEVELS)},
         example='"debug"',
-        empty=True,
+        empty_is_absent=True,
     ),
     ConfigKey(
         name="logFile",
-        words="absolute path",
+        type_text="absolute path",
         default="none",
-        meaning="one line a step; without it the lines go to stderr, with it only warnings and worse do; a symbolic "
-        "link is not followed",
-        schema=_text(PATH),
+        meaning="where to log, one line per step; without it the log goes to stderr, with it only warnings and errors "
+        "do; a symbolic link is not followed",
+        schema=_text(PATH_PATTERN),
         example='"/var/log/ib-sriov.log"',
-        empty=True,
+        empty_is_absent=True,
     ),
     ConfigKey(
         name="stateDir",
-        words="absolute path",
+        type_text="absolute path",
         default=f"`{DEFAULT_STATE_DIR}`",
-        meaning="records of attachments",
-        schema=_text(PATH),
+        meaning="where the records of attachments are kept",
+        schema=_text(PATH_PATTERN),
         example=f'"{DEFAULT_STATE_DIR}"',
-        empty=True,
+        empty_is_absent=True,
     ),
 )
 BY_NAME = {key.name: key for key in KEYS}
 
-# What the specification and the neighbours put into a configuration: known, and not ours to explain at length.
-PROTOCOL = {
-    "cniVersion": f"version of the CNI specification, {VERSIONS[0]} to {VERSIONS[-1]}; absent: {VERSIONS[0]}",
-    "name": "the network; letters, digits, `_`, `.`, `-`, the first a letter or digit; at most 255",
+# Keys that the CNI specification, runtimes and Multus define.
+PROTOCOL_KEYS = {
+    "cniVersion": f"version of the CNI specification, {VERSIONS[0]} to {VERSIONS[-1]}; default {VERSIONS[0]}",
+    "name": "the network's name: letters, digits, `_`, `.`, `-`, the first a letter or digit; at most 255 characters",
     "type": "`ib-sriov`: the name of the executable",
-    "capabilities": "what Multus may put into runtimeConfig: `infinibandGUID`, `deviceID`, `CNIDeviceInfoFile`, `ips`",
-    "runtimeConfig": "what the runtime puts in: `deviceID`, `infinibandGUID`, `CNIDeviceInfoFile`, `ips`, `ipRanges`",
-    "args": "`args.cni`: what a pod's annotation asks for: `guid`, `pkey`, `ips`, and ib-kubernetes' mark",
-    "pciBusID": "the VF, where `deviceID` is not given",
-    "dns": "handed on",
-    "prevResult": "what the plugins before made; CHECK needs it",
+    "capabilities": "what Multus may pass in runtimeConfig: `infinibandGUID`, `deviceID`, `CNIDeviceInfoFile`, `ips`",
+    "runtimeConfig": "what the runtime passes: `deviceID`, `infinibandGUID`, `CNIDeviceInfoFile`, `ips`, `ipRanges`",
+    "args": "`args.cni` has what a pod's annotation asks for: `guid`, `pkey`, `ips`, and ib-kubernetes' mark",
+    "pciBusID": "the VF, if `deviceID` is not set",
+    "dns": "passed on to an executed IPAM plugin",
+    "prevResult": "the result of the previous plugins, or of ADD; CHECK needs it",
     "cni.dev/valid-attachments": "GC: the attachments to keep",
-    "cni.dev/attachments": "GC: the same, in older runtimes",
+    "cni.dev/attachments": "GC: the same, from older runtimes",
 }
-RUNTIME_CONFIG = ("deviceID", "infinibandGUID", "CNIDeviceInfoFile", "ips", "ipRanges", "mac")
-ARGS_CNI = ("guid", "pkey", "ips", IB_KUBERNETES_KEY)
-HOST_LOCAL = (
+RUNTIME_CONFIG_KEYS = ("deviceID", "infinibandGUID", "CNIDeviceInfoFile", "ips", "ipRanges", "mac")
+HOST_LOCAL_KEYS = (
     *("type", "subnet", "rangeStart", "rangeEnd", "gateway", "ranges", "routes", "resolvConf", "dataDir", "slices"),
 )
-RANGE = ("subnet", "rangeStart", "rangeEnd", "gateway")
-ROUTE = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
-SLICES = ("flannel", "indexFile", "index", "count")
+RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
+ROUTE_KEYS = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
+SLICES_KEYS = ("flannel", "indexFile", "index", "count")
 
 
 # ---- the schema
@@ -235,15 +235,15 @@ def _nullable(schema: Schema) -> Schema:
 
 def _host_local() -> Schema:
     text = _nullable({"type": "string"})
-    one = {"type": "object", "required": ["subnet"], "properties": dict.fromkeys(RANGE, text)}
+    one = {"type": "object", "required": ["subnet"], "properties": dict.fromkeys(RANGE_KEYS, text)}
     number = _nullable({"type": "integer"})
-    fields = {**dict.fromkeys(ROUTE[:2], text), **dict.fromkeys(ROUTE[2:], number)}
+    fields = {**dict.fromkeys(ROUTE_KEYS[:2], text), **dict.fromkeys(ROUTE_KEYS[2:], number)}
     route = {"type": "object", "required": ["dst"], "properties": fields}
     count = _nullable({"type": "integer", "minimum": 1})
     return {
         "type": "object",
         "properties": {
-            **dict.fromkeys(RANGE, text),
+            **dict.fromkeys(RANGE_KEYS, text),
             "ranges": _nullable({"type": "array", "items": {"type": "array", "items": one}}),
             "routes": _nullable({"type": "array", "items": route}),
             "resolvConf": text,
@@ -253,8 +253,8 @@ def _host_local() -> Schema:
     }
 
 
-def _given(*path: str) -> Schema:
-    """Whether there is something at a path: not null and not ""."""
+def _is_set(*path: str) -> Schema:
+    """Return a schema that holds if the value at a path is neither absent nor null nor ""."""
     schema: Schema = {"not": {"enum": [None, ""]}}
     for name in reversed(path):
         schema = {"type": "object", "required": [name], "properties": {name: schema}}
@@ -268,38 +268,38 @@ def _at(path: tuple[str, ...], schema: Schema) -> Schema:
 
 
 def _first_of(schema: Schema, *paths: tuple[str, ...]) -> Schema:
-    """The first one given counts, and only that one is looked at (C19)."""
+    """Return a schema that applies `schema` to the first of the paths that is set, and to no other (C19)."""
     chain: Schema = {}
     for path in reversed(paths):
-        chain = {"if": _given(*path), "then": _at(path, schema), "else": chain}
+        chain = {"if": _is_set(*path), "then": _at(path, schema), "else": chain}
     return chain
 
 
 def make_schema() -> Schema:
-    """Give the JSON Schema (2020-12) of a network configuration of `type: ib-sriov`."""
+    """Return the JSON Schema (2020-12) of a network configuration of `type: ib-sriov`."""
     device, guid, pkey = [BY_NAME[name].schema for name in ("deviceID", "guid", "pkey")]
-    sourced = {"deviceID", "guid", "pkey"}
+    several_sources = {"deviceID", "guid", "pkey"}  # see allOf below
     properties: Schema = {
-        "cniVersion": {"enum": [*VERSIONS, "", None], "description": PROTOCOL["cniVersion"]},
-        "name": {"type": "string", "pattern": NAME, "maxLength": 255, "description": PROTOCOL["name"]},
-        "type": {**_nullable({"type": "string"}), "description": PROTOCOL["type"]},
-        "capabilities": {**_nullable({"type": "object"}), "description": PROTOCOL["capabilities"]},
+        "cniVersion": {"enum": [*VERSIONS, "", None], "description": PROTOCOL_KEYS["cniVersion"]},
+        "name": {"type": "string", "pattern": NAME_PATTERN, "maxLength": 255, "description": PROTOCOL_KEYS["name"]},
+        "type": {**_nullable({"type": "string"}), "description": PROTOCOL_KEYS["type"]},
+        "capabilities": {**_nullable({"type": "object"}), "description": PROTOCOL_KEYS["capabilities"]},
         "runtimeConfig": {
             **_nullable({"type": "object"}),
-            "description": PROTOCOL["runtimeConfig"],
-            "properties": {"CNIDeviceInfoFile": {"anyOf": [_text(PATH), {"enum": ["", None]}]}},
+            "description": PROTOCOL_KEYS["runtimeConfig"],
+            "properties": {"CNIDeviceInfoFile": {"anyOf": [_text(PATH_PATTERN), {"enum": ["", None]}]}},
         },
         "args": {
             **_nullable({"type": "object"}),
-            "description": PROTOCOL["args"],
+            "description": PROTOCOL_KEYS["args"],
             "properties": {"cni": _nullable({"type": "object"})},
         },
         "dns": _nullable({"type": "object"}),
-        "prevResult": {**_nullable({"type": "object"}), "description": PROTOCOL["prevResult"]},
-        "pciBusID": {"description": PROTOCOL["pciBusID"]},
+        "prevResult": {**_nullable({"type": "object"}), "description": PROTOCOL_KEYS["prevResult"]},
+        "pciBusID": {"description": PROTOCOL_KEYS["pciBusID"]},
     }
     for key in KEYS:
-        properties[key.name] = {"description": key.meaning} if key.name in sourced else key.allowed
+        properties[key.name] = {"description": key.meaning} if key.name in several_sources else key.allowed
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Network configuration of type ib-sriov",
@@ -319,8 +319,8 @@ def make_schema() -> Schema:
 
 
 def render_reference() -> str:
-    """Give the table of docs/configuration.md."""
-    rows = [f"| `{key.name}` | {key.words}; {_default(key)} | {key.meaning} |" for key in KEYS]
+    """Return the table of keys in docs/configuration.md."""
+    rows = [f"| `{key.name}` | {key.type_text}; {_default(key)} | {key.meaning} |" for key in KEYS]
     return "\n".join(["| key | type; default | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -328,25 +328,29 @@ def _default(key: ConfigKey) -> str:
     return key.default if key.default.startswith(("none", "required")) else f"default {key.default}"
 
 
-# ---- what is unknown
+# ---- unknown keys
 
 
-def unknown_keys(conf: Mapping[str, object]) -> list[str]:
-    """Say of each key that nobody reads which known one is nearest."""
-    found = [_unknown(name, "", [*BY_NAME, *PROTOCOL]) for name in conf if name not in BY_NAME and name not in PROTOCOL]
+def describe_unknown_keys(conf: Mapping[str, object]) -> list[str]:
+    """Return a warning for each unknown key, with the most similar known key."""
+    found = [
+        _describe_unknown(name, "", [*BY_NAME, *PROTOCOL_KEYS])
+        for name in conf
+        if name not in BY_NAME and name not in PROTOCOL_KEYS
+    ]
     parts: list[tuple[str, object, Iterable[str]]] = [
-        ("runtimeConfig.", conf.get("runtimeConfig"), RUNTIME_CONFIG),
+        ("runtimeConfig.", conf.get("runtimeConfig"), RUNTIME_CONFIG_KEYS),
         ("args.", conf.get("args"), ("cni",)),
     ]
     ipam = conf.get("ipam")
     if isinstance(ipam, dict) and ipam.get("type") == "host-local":
-        parts += [("ipam.", ipam, HOST_LOCAL), ("ipam.slices.", ipam.get("slices"), SLICES)]
-        parts += [(f"ipam.routes[{i}].", item, ROUTE) for i, item in enumerate(_list(ipam.get("routes")))]
+        parts += [("ipam.", ipam, HOST_LOCAL_KEYS), ("ipam.slices.", ipam.get("slices"), SLICES_KEYS)]
+        parts += [(f"ipam.routes[{i}].", item, ROUTE_KEYS) for i, item in enumerate(_list(ipam.get("routes")))]
         for i, ranges in enumerate(_list(ipam.get("ranges"))):
-            parts += [(f"ipam.ranges[{i}][{j}].", item, RANGE) for j, item in enumerate(_list(ranges))]
+            parts += [(f"ipam.ranges[{i}][{j}].", item, RANGE_KEYS) for j, item in enumerate(_list(ranges))]
     for place, holder, known in parts:
         if isinstance(holder, dict):
-            found += [_unknown(name, place, known) for name in holder if name not in set(known)]
+            found += [_describe_unknown(name, place, known) for name in holder if name not in set(known)]
     return found
 
 
@@ -354,17 +358,17 @@ def _list(found: object) -> list[object]:
     return found if isinstance(found, list) else []
 
 
-def _unknown(name: str, place: str, known: Iterable[str]) -> str:
-    near = nearest(name, known)
-    return f"{place}{name} is no key of it and is ignored" + (f"; is {place}{near} meant?" if near else "")
+def _describe_unknown(name: str, place: str, known: Iterable[str]) -> str:
+    near = find_nearest(name, known)
+    return f"{place}{name} is not a known key and is ignored" + (f"; did you mean {place}{near}?" if near else "")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Give the known word that is most like `name`, "" if none is: case, `_` and `-` do not count."""
-    plain = {_plain(word): word for word in known}
-    found = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.7)
+def find_nearest(name: str, known: Iterable[str]) -> str:
+    """Return the word in `known` that is most similar to `name`, "" if none is; case, `_` and `-` do not count."""
+    plain = {_normalize(word): word for word in known}
+    found = difflib.get_close_matches(_normalize(name), plain, n=1, cutoff=0.7)
     return plain[found[0]] if found else ""
 
 
-def _plain(word: str) -> str:
+def _normalize(word: str) -> str:
     return word.lower().replace("_", "").replace("-", "")

@@ -1,17 +1,17 @@
-"""What the commands share: where they look, how they print, and with which status they end.
+"""What the commands share: where they look, how they print, and their exit statuses.
 
 Exit statuses, the same for every command:
 
-    0  OK          done, and nothing is wrong
-    1  FOUND       something is wrong: a difference, a fault of a configuration, a failed check
-    2              wrong usage (click's own)
-    3  NO_SUCH     there is no such attachment, or more than one
-    4  FAILED      it could not be done: the message says what refused and why
-    5  INCOMPLETE  done, but not everything could be seen
+    0  EXIT_OK          done, and nothing is wrong
+    1  EXIT_PROBLEM     something is wrong: a difference, an invalid configuration, a failed check
+    2                   wrong usage (click's own)
+    3  EXIT_NOT_FOUND   no attachment matches, or more than one does
+    4  EXIT_FAILED      the command failed; the message says what and why
+    5  EXIT_INCOMPLETE  done, but some information could not be read
 
-What was asked for goes to standard output, in a table for people or as JSON for programs (`-o json`); everything else,
-hints and what could not be seen, goes to standard error. Colour is for terminals only; NO_COLOR turns it off there too
-(no-color.org).
+The requested output goes to standard output, as a table for people or as JSON for programs (`-o json`). Everything
+else, such as hints and what could not be read, goes to standard error. Colour is used on terminals only; NO_COLOR turns
+it off there too (no-color.org).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from ib_sriov_cni.doctor.facts import LOCK_FOLDER
 from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
 
 if TYPE_CHECKING:
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.telemetry.log import Log
 
-OK, FOUND, NO_SUCH, FAILED, INCOMPLETE = 0, 1, 3, 4, 5
-# Without a terminal nobody knows how wide a line may be: a table is as wide as what is in it.
+Function = TypeVar("Function", bound=Callable[..., Any])  # of a command, for decorators
+EXIT_OK, EXIT_PROBLEM, EXIT_NOT_FOUND, EXIT_FAILED, EXIT_INCOMPLETE = 0, 1, 3, 4, 5
+OUTCOME_FAILED = "failed"  # of a release or a repair
+# Without a terminal there is no line width: a table is as wide as its content.
 UNLIMITED = 10_000
-STYLES = {
+STATE_STYLES = {
     "free": "green",
     "in use": "cyan",
     "alive": "green",
@@ -52,30 +56,36 @@ STYLES = {
 
 
 class Site:
-    """Where a command looks and acts: the host, unless a test hands in another root.
+    """Where a command looks and acts: this host, unless a test passes another root.
 
-    `root` stands before every path of the host: sysfs, proc, the state directory, /etc, /run. It is given by
-    `main(…, obj=Site(root=…))` alone; there is no option for it.
+    `root` is prepended to every path of the host: sysfs, proc, the state directory, /etc, /run. Only tests set it, with
+    `main(…, obj=Site(root=…))`; there is no option for it.
     """
 
     def __init__(self, root: str = "", *, environ: dict[str, str] | None = None) -> None:
-        """Nothing is opened."""
+        """Open nothing yet."""
         self.root = root
         self.environ = dict(os.environ) if environ is None else environ
 
     def path(self, path: str) -> str:
-        """Give a path of the host."""
+        """Return where this process finds a path of the host."""
         return f"{self.root}{path}"
 
     def open_host(self, *, state_dir: str = "", verbose: bool = False, log_file: str = "") -> Host:
-        """Make the bundle of doors; `verbose` tells each step on standard error."""
-        from ib_sriov_cni.attach.host import Host
+        """Return the host; `verbose` logs each step to standard error."""
         from ib_sriov_cni.telemetry.log import Log
 
+        level = "info" if verbose or log_file else "warning"
+        return self.open_host_with(Log(level=level, path=log_file, context={"cmd": "cli"}), state_dir=state_dir)
+
+    def open_host_with(self, log: Log, *, state_dir: str = "") -> Host:
+        """Return the host, with a log of the caller's."""
+        from ib_sriov_cni.attach.host import Host
+
         return Host(
-            log=Log(level="info" if verbose or log_file else "warning", path=log_file, context={"cmd": "cli"}),
+            log=log,
             state_dir=state_dir or self.path(DEFAULT_STATE_DIR),
-            lock_dir=self.path("/run/ib-sriov"),
+            lock_dir=self.path(LOCK_FOLDER),
             sysfs_root=self.path("/sys"),
             proc_root=self.path("/proc"),
         )
@@ -85,10 +95,10 @@ pass_site = click.make_pass_decorator(Site, ensure=True)
 
 
 class Failure(click.ClickException):
-    """An end with a message and a hint, as a person wants to read them."""
+    """Ends the command with a message and a hint."""
 
-    def __init__(self, message: str, hint: str = "", *, status: int = FAILED, code: int = 0) -> None:
-        """`code` is that of the CNI error, where there is one (docs/configuration.md, Error codes)."""
+    def __init__(self, message: str, hint: str = "", *, status: int = EXIT_FAILED, code: int = 0) -> None:
+        """`code` is that of the CNI error, if there is one (docs/configuration.md, Error codes)."""
         super().__init__(message)
         self.hint = hint
         self.exit_code = status  # type: ignore[misc]  # click declares it for the class, and reads it from here
@@ -103,8 +113,8 @@ class Failure(click.ClickException):
             console.print(f"  [bold]what to do:[/] {_escaped(self.hint)}", highlight=False, soft_wrap=True)
 
 
-def error_of(fault: OSError) -> str:
-    """Say an OSError as a sentence of its own."""
+def describe_os_error(fault: OSError) -> str:
+    """Return the reason of an OSError, with its file name if it has one."""
     reason = fault.strerror or str(fault)
     return f"{fault.filename}: {reason}" if fault.filename else reason
 
@@ -124,16 +134,26 @@ state_dir_option = click.option(
     "--state-dir",
     metavar="PATH",
     default="",
-    help=f"Where the records are, if the configuration says stateDir.  [default: {DEFAULT_STATE_DIR}]",
+    help=f"The state directory, if the configuration sets stateDir.  [default: {DEFAULT_STATE_DIR}]",
 )
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Tell each step on standard error.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Log each step to standard error.")
+
+
+def complete_from(words: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return a function for `shell_complete` that offers those of `words` that match."""
+    offered = list(words)
+
+    def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+        return [word for word in offered if word.startswith(incomplete)]
+
+    return complete
 
 
 # ---- printing
 
 
 def open_console(file: Any = None) -> Console:
-    """Give a rich console for a stream, standard output unless told."""
+    """Return a rich console for a stream (default: standard output)."""
     from rich.console import Console
 
     stream = file or sys.stdout
@@ -155,9 +175,9 @@ def print_json(document: object) -> None:
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Sequence[str] | None = None) -> Table:
-    """Make a plain table, words in capitals above, no lines: good to read and good for awk. "" shows as "-".
+    """Return a plain table without lines, easy to read and to parse with awk. An empty cell shows as "-".
 
-    `fold` names the columns of prose, which a narrow terminal may break into lines; the last one unless told.
+    `fold` names the columns that a narrow terminal may break into several lines; by default the last one.
     """
     from rich.table import Table
     from rich.text import Text
@@ -168,19 +188,19 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: S
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column not in prose)
     for row in listed:
-        table.add_row(*[Text(cell, style=style_of(cell)) if cell else Text("-", style="dim") for cell in row])
+        table.add_row(*[Text(cell, style=state_style(cell)) if cell else Text("-", style="dim") for cell in row])
     return table
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Sequence[str] | None = None) -> None:
-    """Print a plain table; one without columns of prose runs over a narrow terminal's edge, whole values in it."""
-    show(make_table(columns, rows, fold=fold), wide=fold is not None and not fold)
+    """Print a plain table; with `fold=()` it runs over the edge of a narrow terminal and keeps its values whole."""
+    print_rich(make_table(columns, rows, fold=fold), wide=fold is not None and not fold)
 
 
 def drop_columns(
     columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, dispensable: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """Leave columns out, the first of `dispensable` first, until the rest is not wider than `width`."""
+    """Drop columns, in the order of `dispensable`, until the rest is at most `width` wide."""
     kept = list(columns)
     for name in ("", *dispensable):
         kept = [column for column in kept if column != name]
@@ -191,8 +211,8 @@ def drop_columns(
     return kept, [[row[columns.index(column)] for column in kept] for row in rows]
 
 
-def show(*what: RenderableType, wide: bool = False) -> None:
-    """Print on standard output, without the blanks that rich fills lines with; `wide`: as wide as it is."""
+def print_rich(*what: RenderableType, wide: bool = False) -> None:
+    """Print to standard output, without rich's trailing blanks; with `wide`, wider than the terminal if need be."""
     console = open_console()
     if console.is_terminal and not wide:
         for each in what:
@@ -207,20 +227,20 @@ def show(*what: RenderableType, wide: bool = False) -> None:
     click.echo(text, color=console.is_terminal)
 
 
-def style_of(word: str) -> str:
-    """Give the colour of a state's word, "" for any other."""
-    return STYLES.get(word.lower(), "")
+def state_style(word: str) -> str:
+    """Return the style of a state's name, "" for any other word."""
+    return STATE_STYLES.get(word.lower(), "")
 
 
-def note(text: str) -> None:
-    """Say something beside the point, on standard error."""
+def print_note(text: str) -> None:
+    """Print to standard error."""
     click.echo(text, err=True)
 
 
-def tell_unseen(unseen: Sequence[str]) -> None:
-    """Say what could not be seen."""
+def print_unseen(unseen: Sequence[str]) -> None:
+    """Print what could not be read, to standard error."""
     for what in unseen:
-        note(f"not seen: {what}")
+        print_note(f"could not read: {what}")
 
 
 def _escaped(text: str) -> str:
@@ -229,16 +249,16 @@ def _escaped(text: str) -> str:
     return escape(text)
 
 
-def finish(status: int) -> NoReturn:
-    """End with that status."""
+def exit_with(status: int) -> NoReturn:
+    """End the command with that status."""
     click.get_current_context().exit(status)
 
 
-# ---- words for numbers
+# ---- times
 
 
-def since_words(since: float, now: float) -> str:
-    """Say how long ago something was, in one unit or two: 45s, 12m, 3h12m, 5d4h."""
+def render_age(since: float, now: float) -> str:
+    """Return how long ago `since` was, in one unit or two: 45s, 12m, 3h12m, 5d4h."""
     seconds = max(0, int(now - since))
     days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
     if days:
@@ -248,13 +268,8 @@ def since_words(since: float, now: float) -> str:
     return f"{minutes}m" if minutes else f"{seconds}s"
 
 
-def time_words(since: float) -> str:
-    """Say a Unix time in UTC, as the log does."""
+def render_time(since: float) -> str:
+    """Return a Unix time as ISO 8601 in UTC, as in the log."""
     import time
 
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since))
-
-
-def counted(number: int, one: str, many: str = "") -> str:
-    """Say a number of things."""
-    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,24 +1,25 @@
-"""`ib-sriov repair`: put right what can be put right without touching a living pod's traffic."""
+"""`ib-sriov repair`: repair what can be repaired without disturbing a live pod's traffic."""
 
 from __future__ import annotations
 
 import click
 
-from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment, read_attachments
+from ib_sriov_cni.cli.find import NAMES_OF_ATTACHMENT, attachment_argument, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
-    FAILED,
-    FOUND,
-    INCOMPLETE,
-    OK,
+    EXIT_FAILED,
+    EXIT_INCOMPLETE,
+    EXIT_OK,
+    EXIT_PROBLEM,
+    OUTCOME_FAILED,
     Site,
-    finish,
-    note,
+    exit_with,
     output_option,
     pass_site,
     print_json,
+    print_note,
     print_table,
+    print_unseen,
     state_dir_option,
-    tell_unseen,
     verbose_option,
 )
 from ib_sriov_cni.core.errors import CniError
@@ -26,21 +27,21 @@ from ib_sriov_cni.node.apply_repair import apply_repair
 from ib_sriov_cni.node.repair import ORDER, Problem, Repair, plan_repairs
 
 EXAMPLES = f"""\
-ATTACHMENT is {WAYS}; without one, the whole node is looked at.
+ATTACHMENT is {NAMES_OF_ATTACHMENT}; without one, the whole node is checked.
 
 \b
-What it can do:
-  owner       make a living attachment the owner of its VF again
-  disown      remove the owner of a VF whose record is gone
+Kinds of repair:
+  owner       make a live attachment the owner of its VF again
+  disown      remove the owner of a VF if that attachment has no record
   release     release a dead attachment, as gc does
-  link-state  set a VF's link state on its PF back
-  up          bring an interface in the pod up
-  address     put an address back that is still reserved
-  route       put a route back
-  bind        give a VF without driver to its PF's
+  link-state  restore a VF's link state on its PF
+  up          bring up an interface in the pod
+  address     add a missing address that is still reserved
+  route       add a missing route
+  bind        bind a VF without a driver to its PF's driver
   leftover    remove damaged records and half-written files older than a week
 
-What it cannot do without cutting a living pod off is named, with what you can do.
+What cannot be repaired without cutting off a live pod is listed, with what you can do.
 
 Examples:
 
@@ -50,18 +51,20 @@ Examples:
   ib-sriov repair worker-0
   ib-sriov repair --kind release --kind bind
 
-The exit status is 0 if nothing is wrong any more, 1 if something is left (with --dry-run: if there is something to do),
-4 if a repair failed.
+The exit status is 0 if nothing is wrong any more, 1 if something is left to repair (with --dry-run: if there is
+something to repair), 4 if a repair failed.
 """
-WOULD, DONE, NOTHING, FAILURE = "would be done", "done", "nothing to do any more", "failed"
-LEFT = "left: see --disruptive"
+WOULD_REPAIR, REPAIRED, NOT_NEEDED = "would be done", "done", "nothing to do any more"
+LEFT_OUT = "left: see --disruptive"
 
 
 @click.command(epilog=EXAMPLES)
 @attachment_argument(required=False, many=True)
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only repairs of that kind; repeatable.")
-@click.option("--disruptive", is_flag=True, help="Also what stops a living pod's traffic, such as link state disable.")
+@click.option("--dry-run", is_flag=True, help="Print what would be repaired, and change nothing.")
+@click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only repairs of this kind; repeatable.")
+@click.option(
+    "--disruptive", is_flag=True, help="Also make repairs that stop a live pod's traffic, such as link state disable."
+)
 @output_option
 @verbose_option
 @state_dir_option
@@ -77,10 +80,9 @@ def command(
     verbose: bool,
     state_dir: str,
 ) -> None:
-    """Put right what can be put right, and name what cannot.
+    """Repair what can be repaired, and list what cannot.
 
-    Everything is looked at first. Then each repair takes its VF's lock, looks whether the reason is still there, and
-    acts.
+    First everything is read. Then each repair takes its VF's lock, checks that it is still needed, and acts.
     """
     _check_kinds(kinds)
     outcomes: list[tuple[Repair, str, str]] = []
@@ -93,43 +95,44 @@ def command(
         findings = [each for each in plan.findings if not keys or each.key in keys]
         for repair in repairs:
             if not repair.harmless and not disruptive:
-                outcomes.append((repair, LEFT, ""))
+                outcomes.append((repair, LEFT_OUT, ""))
             elif dry_run:
-                outcomes.append((repair, WOULD, ""))
+                outcomes.append((repair, WOULD_REPAIR, ""))
             else:
                 try:
-                    outcomes.append((repair, DONE if apply_repair(host, repair) else NOTHING, ""))
+                    outcomes.append((repair, REPAIRED if apply_repair(host, repair) else NOT_NEEDED, ""))
                 except CniError as fault:
-                    outcomes.append((repair, FAILURE, str(fault)))
+                    outcomes.append((repair, OUTCOME_FAILED, str(fault)))
     if output == "json":
         _print_json(outcomes, findings, plan.unseen)
     else:
-        _print(outcomes, findings)
-        tell_unseen(plan.unseen)
-    words = {outcome for _, outcome, _ in outcomes}
-    if FAILURE in words:
-        finish(FAILED)
-    finish(FOUND if findings or words & {WOULD, LEFT} else INCOMPLETE if plan.unseen else OK)
+        _print_table(outcomes, findings)
+        print_unseen(plan.unseen)
+    reached = {outcome for _, outcome, _ in outcomes}
+    if OUTCOME_FAILED in reached:
+        exit_with(EXIT_FAILED)
+    left = findings or reached & {WOULD_REPAIR, LEFT_OUT}
+    exit_with(EXIT_PROBLEM if left else EXIT_INCOMPLETE if plan.unseen else EXIT_OK)
 
 
 def _check_kinds(kinds: tuple[str, ...]) -> None:
     for kind in kinds:
         if kind not in ORDER:
-            raise click.BadParameter(f"{kind!r} is none of {', '.join(ORDER)}", param_hint="--kind")
+            raise click.BadParameter(f"{kind!r} is not one of {', '.join(ORDER)}", param_hint="--kind")
 
 
-def _print(outcomes: list[tuple[Repair, str, str]], findings: list[Problem]) -> None:
+def _print_table(outcomes: list[tuple[Repair, str, str]], findings: list[Problem]) -> None:
     if outcomes:
         rows = [[each.kind, each.pod, each.what, each.why, outcome] for each, outcome, _ in outcomes]
         print_table(("KIND", "POD", "WHAT", "WHY", "OUTCOME"), rows, fold=("WHAT", "WHY"))
     elif not findings:
-        note("nothing to repair")
+        print_note("nothing to repair")
     for repair, _, fault in outcomes:
         if fault:
-            note(f"failed: {repair.what}: {fault}")
+            print_note(f"failed: {repair.what}: {fault}")
     for finding in findings:
         who = f"{finding.pod}: " if finding.pod else ""
-        note(f"left to you: {who}{finding.what}\n  what to do: {finding.hint}")
+        print_note(f"not repaired: {who}{finding.what}\n  what to do: {finding.hint}")
 
 
 def _print_json(outcomes: list[tuple[Repair, str, str]], findings: list[Problem], unseen: tuple[str, ...]) -> None:

@@ -1,30 +1,33 @@
-"""`ib-sriov show`: one attachment from near, its record beside what the kernel has."""
+"""`ib-sriov show`: one attachment in detail, its record next to the state in the kernel."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
 
-from ib_sriov_cni.cli.facts import attachment_document, clock, guid_words, record_document
-from ib_sriov_cni.cli.find import WAYS, attachment_argument, find_attachment, read_attachments
+from ib_sriov_cni.cli.facts import make_attachment_document, render_guid
+from ib_sriov_cni.cli.find import NAMES_OF_ATTACHMENT, attachment_argument, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
-    FOUND,
-    INCOMPLETE,
-    OK,
+    EXIT_INCOMPLETE,
+    EXIT_OK,
+    EXIT_PROBLEM,
     Site,
-    finish,
+    exit_with,
     output_option,
     pass_site,
     print_json,
-    show,
-    since_words,
+    print_rich,
+    print_unseen,
+    render_age,
+    render_time,
     state_dir_option,
-    style_of,
-    tell_unseen,
-    time_words,
+    state_style,
 )
 from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.core.record import render_record
+from ib_sriov_cni.doctor.report import render_count
 from ib_sriov_cni.node.inventory import Attachment
 from ib_sriov_cni.node.live_state import Live, differences, read_live
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.comparison import Difference
 
 EXAMPLES = f"""\
-ATTACHMENT is {WAYS}.
+ATTACHMENT is {NAMES_OF_ATTACHMENT}.
 
 Examples:
 
@@ -43,7 +46,7 @@ Examples:
   ib-sriov show 0000:3b:00.2
   ib-sriov show 4f5e6d -o json
 
-The exit status is 0 if the attachment is alive and as its record says, 1 if not, 3 if there is none of that name.
+The exit status is 0 if the attachment is alive and as its record says, 1 if not, 3 if no attachment matches.
 """
 
 
@@ -53,38 +56,38 @@ The exit status is 0 if the attachment is alive and as its record says, 1 if not
 @state_dir_option
 @pass_site
 def command(site: Site, *, name: str, output: str, state_dir: str) -> None:
-    """Show one attachment: its record, what the kernel has, and any difference."""
+    """Show one attachment: its record, the state in the kernel, and any difference."""
     with site.open_host(state_dir=state_dir) as host:
         inventory = read_attachments(host)
-        held = find_attachment(name, inventory.attachments)
-        unseen, live, faults = _look(host, held)
-        record_file = host.records.file_of(held.key)
+        attachment = find_attachment(name, inventory.attachments)
+        unseen, live, faults = _read_state(host, attachment)
+        record_file = host.records.file_of(attachment.key)
     if output == "json":
         print_json(
             {
-                "attachment": attachment_document(held),
+                "attachment": make_attachment_document(attachment),
                 "recordFile": record_file,
-                "record": record_document(held),
-                "live": live_document(live) if live else None,
+                "record": render_record(attachment.record),
+                "live": make_live_document(live) if live else None,
                 "differences": [{"kind": fault.kind, "words": str(fault)} for fault in faults],
                 "unseen": unseen,
             }
         )
     else:
-        _print(held, live, faults, record_file)
-        tell_unseen(unseen)
-    finish(FOUND if faults else INCOMPLETE if unseen else OK)
+        _print_attachment(attachment, live, faults, record_file)
+        print_unseen(unseen)
+    exit_with(EXIT_PROBLEM if faults else EXIT_INCOMPLETE if unseen else EXIT_OK)
 
 
-def _look(host: Host, held: Attachment) -> tuple[list[str], Live | None, list[Difference]]:
+def _read_state(host: Host, attachment: Attachment) -> tuple[list[str], Live | None, list[Difference]]:
     try:
-        return [], read_live(host, held.record), differences(host, held)
+        return [], read_live(host, attachment.record), differences(host, attachment)
     except CniError as fault:
         return [str(fault)], None, []
 
 
-def live_document(live: Live) -> dict[str, object]:
-    """Give what the kernel has."""
+def make_live_document(live: Live) -> dict[str, object]:
+    """Return the state in the kernel as a document."""
     link = live.link
     return {
         "interface": {
@@ -113,59 +116,59 @@ def live_document(live: Live) -> dict[str, object]:
     }
 
 
-def _print(held: Attachment, live: Live | None, faults: list[Difference], record_file: str) -> None:
+def _print_attachment(attachment: Attachment, live: Live | None, faults: list[Difference], record_file: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    record = held.record
+    record = attachment.record
     grid = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, show_header=False)
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
 
-    def line(name: str, words: str, style: str = "") -> None:
-        grid.add_row(name, Text(words, style=style) if words else Text("-", style="dim"))
+    def line(name: str, text: str, style: str = "") -> None:
+        grid.add_row(name, Text(text, style=style) if text else Text("-", style="dim"))
 
-    line("attachment", held.name)
-    since = f"{time_words(record.since)}, {since_words(record.since, clock())} ago"
-    line("state", held.state + (f": {held.why}" if held.why else ""), style_of(held.state))
-    if held.busy:
-        line("busy", f"the VF's lock is held by {held.busy}")
+    line("attachment", attachment.name)
+    since = f"{render_time(record.since)}, {render_age(record.since, time.time())} ago"
+    line("state", attachment.state + (f": {attachment.why}" if attachment.why else ""), state_style(attachment.state))
+    if attachment.busy:
+        line("busy", f"the VF's lock is held by {attachment.busy}")
     line("since", since)
-    line("network", f"{held.key.network}, interface {held.key.ifname}")
-    line("container", held.key.container_id)
+    line("network", f"{attachment.key.network}, interface {attachment.key.ifname}")
+    line("container", attachment.key.container_id)
     line("namespace", record.netns_path)
-    line("VF", f"{record.pci}{'' if held.owner else ', which it does not own'}, driver {record.driver}")
-    line("port GUID", f"{guid_words(record.port_guid)}{_before(held)}")
-    line("node GUID", guid_words(record.node_guid))
-    line("addresses", ", ".join(held.addresses))
-    line("link state", record.link_state or f"left alone ({record.had_link_state or 'the PF does not tell'})")
+    line("VF", f"{record.pci}{'' if attachment.owner else ', which it does not own'}, driver {record.driver}")
+    line("port GUID", f"{render_guid(record.port_guid)}{_describe_change(attachment)}")
+    line("node GUID", render_guid(record.node_guid))
+    line("addresses", ", ".join(attachment.addresses))
+    line("link state", record.link_state or f"unchanged ({record.had_link_state or 'the PF does not report it'})")
     line("isolation", "the RDMA device is in the pod" if record.rdma_isolation else "the RDMA device stays on the host")
     if record.child_pkey:
-        line("P_Key", f"{record.child_pkey:#06x}, an interface of its own beside the VF's")
+        line("P_Key", f"{record.child_pkey:#06x}, on a separate interface on top of the VF's")
     line("record", record_file)
     grid.add_row("", "")
     if live is not None:
-        for name, words in live_lines(live):
-            line(name, words)
-    show(grid)
+        for name, text in describe_live(live):
+            line(name, text)
+    print_rich(grid)
     click.echo()
     if faults:
-        show(Text(f"{len(faults)} difference{'s' if len(faults) > 1 else ''}:", style="bold red"))
+        print_rich(Text(f"{render_count(len(faults), 'difference')}:", style="bold red"))
         for fault in faults:
             click.echo(f"  {fault}")
     elif live is not None:
-        show(Text("Everything is as the record says.", style="green"))
+        print_rich(Text("Everything is as the record says.", style="green"))
 
 
-def _before(held: Attachment) -> str:
-    record = held.record
+def _describe_change(attachment: Attachment) -> str:
+    record = attachment.record
     if not record.sets_guid:
-        return ", as the VF had it"
-    return f", set (before: {guid_words(record.had_port_guid) or 'not known'})"
+        return ", which the VF already had"
+    return f", set (before: {render_guid(record.had_port_guid) or 'unknown'})"
 
 
-def live_lines(live: Live) -> list[tuple[str, str]]:
-    """Say what the kernel has."""
+def describe_live(live: Live) -> list[tuple[str, str]]:
+    """Return the state in the kernel as lines, each with its label."""
     link = live.link
     lines = []
     if link is None:
@@ -181,5 +184,5 @@ def live_lines(live: Live) -> list[tuple[str, str]]:
     lines.append(("", f"driver {live.driver or 'none'}"))
     if live.config is not None:
         config = live.config
-        lines.append(("on the PF", f"link state {config.link_state or 'not told'}, port GUID {config.port_guid}"))
+        lines.append(("on the PF", f"link state {config.link_state or 'not reported'}, port GUID {config.port_guid}"))
     return lines

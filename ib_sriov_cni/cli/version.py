@@ -1,4 +1,4 @@
-"""`ib-sriov version`: this program's version, and those of what it stands on."""
+"""`ib-sriov version`: the versions of this program and its dependencies."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @output_option
 def command(output: str) -> None:
-    """Print the versions of this program and of what it stands on.
+    """Print the versions of this program and its dependencies.
 
-    A bug report wants them all: -o json.
+    For a bug report, use -o json, which prints them all.
     """
     if output == "table":
         click.echo(f"ib-sriov {__version__}")
@@ -53,15 +53,15 @@ def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return None  # packed into one file, say
+        return None  # for example, packed into one file
 
 
 def _pyverbs() -> str | None:
-    """Distributions give rdma-core's version to pyverbs; a build by hand gives none."""
+    """Return pyverbs' version, which in distributions is rdma-core's; pyverbs built by hand has none."""
     try:
         found = metadata.version("pyverbs")
     except metadata.PackageNotFoundError:
         import importlib.util
 
-        return "of unknown version" if importlib.util.find_spec("pyverbs") else None
+        return "unknown version" if importlib.util.find_spec("pyverbs") else None
     return found

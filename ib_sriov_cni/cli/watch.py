@@ -1,4 +1,4 @@
-"""`ib-sriov watch`: the node as it changes; redrawn on a terminal, a line a change everywhere else."""
+"""`ib-sriov watch`: the node as it changes: a table that is redrawn on a terminal, otherwise one line per change."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ib_sriov_cni.cli.facts import COLUMNS, guid_of, guid_words, make_tree, stray_row, strays, vf_document, vf_row
+from ib_sriov_cni.cli.facts import (
+    COLUMNS,
+    find_without_vf,
+    make_tree,
+    make_vf_document,
+    make_vf_row,
+    make_without_vf_row,
+    read_guid,
+    render_guid,
+)
 from ib_sriov_cni.cli.output import (
-    OK,
+    EXIT_OK,
     Site,
     drop_columns,
-    finish,
+    exit_with,
     make_table,
     open_console,
     output_option,
     pass_site,
+    print_unseen,
+    render_time,
     state_dir_option,
-    tell_unseen,
-    time_words,
 )
 from ib_sriov_cni.kernel.netlink_socket import LinkEvents
 from ib_sriov_cni.node.inventory import Inventory
@@ -32,8 +41,8 @@ if TYPE_CHECKING:
 
     from ib_sriov_cni.attach.host import Host
 
-SETTLE_SECONDS = 0.05  # an attachment is a dozen events: look once they pause
-DISPENSABLE = ("NETWORK", "IF", "PF", "SINCE", "GUID", "ADDRESS")  # on a narrow terminal, in this order
+SETTLE_SECONDS = 0.05  # an ADD causes a dozen events: read once they pause
+DISPENSABLE = ("NETWORK", "IF", "PF", "SINCE", "GUID", "ADDRESS")  # dropped on a narrow terminal, in this order
 EXAMPLES = """\
 Examples:
 
@@ -43,19 +52,19 @@ Examples:
   ib-sriov watch | logger -t ib-sriov
   ib-sriov watch -o json | jq .
 
-It ends with ^C, with status 0.
+^C ends it, with exit status 0.
 """
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--tree", is_flag=True, help="As a tree.")
+@click.option("--tree", is_flag=True, help="Draw a tree.")
 @click.option(
     "--interval",
     type=click.FloatRange(0.1, 3600),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
-    help="How often to look when the kernel tells of no event: not everything has one.",
+    help="How often to read the node if the kernel reports no event; not every change causes one.",
 )
 @output_option
 @state_dir_option
@@ -63,24 +72,24 @@ It ends with ^C, with status 0.
 def command(site: Site, *, tree: bool, interval: float, output: str, state_dir: str) -> None:
     """Watch PFs, VFs and attachments as they change.
 
-    On a terminal the table is drawn anew whenever a network device changes. When standard output is no terminal, or
-    with -o json, each change is a line: the states at the start first.
+    On a terminal, the table is redrawn whenever a network device changes. If standard output is not a terminal, or with
+    -o json, each change is one line, after one line per VF for its state at the start.
     """
     console = open_console()
     events = LinkEvents()
-    # As ^C does: the terminal is to be given back as it was.
+    # Like ^C, so that the terminal is restored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with site.open_host(state_dir=state_dir) as host:
             if console.is_terminal and output != "json":
                 _draw(host, events, interval, tree=tree)
             else:
-                _tell(host, events, interval, as_json=output == "json")
+                _print_changes(host, events, interval, as_json=output == "json")
     except KeyboardInterrupt:
         pass
     finally:
         events.close()
-    finish(OK)
+    exit_with(EXIT_OK)
 
 
 def _wait(events: LinkEvents, interval: float) -> None:
@@ -96,52 +105,56 @@ def _draw(host: Host, events: LinkEvents, interval: float, *, tree: bool) -> Non
     with Live(console=open_console(), auto_refresh=False, screen=True) as live:
         while True:
             inventory = read_inventory(host)
-            live.update(_picture(inventory, live.console.width, tree=tree), refresh=True)
+            live.update(_make_picture(inventory, live.console.width, tree=tree), refresh=True)
             _wait(events, interval)
 
 
-def _picture(inventory: Inventory, width: int, *, tree: bool) -> RenderableType:
+def _make_picture(inventory: Inventory, width: int, *, tree: bool) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
     now = time.time()
-    head = Text(f"ib-sriov watch  {time_words(now)}  ^C ends", style="dim")
+    head = Text(f"ib-sriov watch  {render_time(now)}  ^C to end", style="dim")
     if tree:
         body: RenderableType = make_tree(inventory, now)
     else:
-        rows = [vf_row(pf, vf, now, wide=False) for pf in inventory.pfs for vf in pf.vfs]
-        rows += [stray_row(held, now, wide=False) for held in strays(inventory)]
+        rows = [make_vf_row(pf, vf, now, wide=False) for pf in inventory.pfs for vf in pf.vfs]
+        rows += [make_without_vf_row(attachment, now, wide=False) for attachment in find_without_vf(inventory)]
         body = make_table(*drop_columns(COLUMNS, rows, width, DISPENSABLE), fold=())
-    unseen = [Text(f"not seen: {what}", style="yellow") for what in inventory.unseen]
+    unseen = [Text(f"could not read: {what}", style="yellow") for what in inventory.unseen]
     return Group(head, Text(), body, *unseen)
 
 
-def _tell(host: Host, events: LinkEvents, interval: float, *, as_json: bool) -> None:
+def _print_changes(host: Host, events: LinkEvents, interval: float, *, as_json: bool) -> None:
     before: dict[str, tuple[str, str]] = {}
     first = True
     while True:
         inventory = read_inventory(host)
         if first:
-            tell_unseen(inventory.unseen)
+            print_unseen(inventory.unseen)
         now: dict[str, tuple[str, str]] = {}
         for pf in inventory.pfs:
             for vf in pf.vfs:
-                held = vf.attachment
-                who = f"{held.name} {held.key.ifname} {' '.join(held.addresses)}".strip() if held else ""
-                # Whose it is counts only while it is somebody's; the GUID is told, and no change of its own.
+                attachment = vf.attachment
+                who = (
+                    f"{attachment.name} {attachment.key.ifname} {' '.join(attachment.addresses)}".strip()
+                    if attachment
+                    else ""
+                )
+                # A change is one of the state or of who holds the VF; the GUID is printed, but not a change by itself.
                 now[vf.pci] = (vf.state, who)
                 if before.get(vf.pci) == now[vf.pci]:
                     continue
                 was = before.get(vf.pci, ("", ""))
                 if as_json:
-                    line = {"time": time_words(time.time()), "was": was[0] or None, **vf_document(vf)}
+                    line = {"time": render_time(time.time()), "was": was[0] or None, **make_vf_document(vf)}
                     click.echo(json.dumps(line, default=str))
                 else:
                     change = f"{was[0]} -> {vf.state}" if was[0] else vf.state
-                    words = f"{time_words(time.time())} {vf.pci} {change} {who} {guid_words(guid_of(vf))}"
+                    words = f"{render_time(time.time())} {vf.pci} {change} {who} {render_guid(read_guid(vf))}"
                     click.echo(" ".join(words.split()))
         for pci in before.keys() - now.keys():
-            gone = {"time": time_words(time.time()), "pci": pci, "was": before[pci][0], "state": "gone"}
+            gone = {"time": render_time(time.time()), "pci": pci, "was": before[pci][0], "state": "gone"}
             click.echo(json.dumps(gone) if as_json else f"{gone['time']} {pci} {gone['was']} -> gone")
         before, first = now, False
         _wait(events, interval)

@@ -1,7 +1,7 @@
-"""Reading in processes of their own, all at once and with one deadline.
+"""Run readers in child processes, all at once and with one deadline.
 
-A question to a firmware that hangs does not come back, and its process cannot even be killed before the driver gives
-up. It is left behind then: it ends with us as soon as it can, and the others' answers count.
+A query to firmware that hangs does not return, and its process cannot even be killed until the driver gives up. Such a
+process is abandoned (it dies with its parent as soon as the driver lets it), and the answers of the others count.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-LIMIT = 1 << 26  # bytes of an answer
+MAX_ANSWER = 1 << 26  # bytes
 
 
 class Answers:
-    """What became of the questions: `found` by name, `faults` with a reason, `hung` without an answer in time."""
+    """What the readers returned: `found` by name, `faults` with a reason, `hung` without an answer in time."""
 
     def __init__(self) -> None:
         self.found: dict[str, object] = {}
@@ -31,41 +31,41 @@ class Answers:
 
 
 def read_bounded(readers: Mapping[str, Callable[[], object]], seconds: float) -> Answers:
-    """Run every reader in a process of its own and give their answers, after `seconds` at the latest."""
+    """Run each reader in its own process and return their answers, after `seconds` at the latest."""
     answers = Answers()
     running: dict[int, tuple[str, int]] = {}  # our end of the pipe: name, process
-    heard: dict[int, bytes] = {}
+    received: dict[int, bytes] = {}
     waiter = poll()
     for name, reader in readers.items():
         ours, theirs = os.pipe2(os.O_CLOEXEC)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _answer(reader, theirs, parent)
+            _run_reader(reader, theirs, parent)
         os.close(theirs)
-        running[ours], heard[ours] = (name, pid), b""
+        running[ours], received[ours] = (name, pid), b""
         waiter.register(ours, POLLIN)
     deadline = time.monotonic() + seconds
     while running and (left := deadline - time.monotonic()) > 0:
         for fd, _event in waiter.poll(int(left * 1000) + 1):
             part = os.read(fd, 1 << 16)
-            heard[fd] += part
-            if part and len(heard[fd]) < LIMIT:
+            received[fd] += part
+            if part and len(received[fd]) < MAX_ANSWER:
                 continue
             name, pid = running.pop(fd)
             waiter.unregister(fd)
             os.close(fd)
-            _end(pid)
-            _sort_in(answers, name, heard[fd])
+            _kill(pid)
+            _store_answer(answers, name, received[fd])
     for fd, (name, pid) in running.items():
         os.close(fd)
-        _end(pid)
+        _kill(pid)
         answers.hung.append(name)
         answers.faults[name] = f"no answer within {seconds:g} s"
     return answers
 
 
-def _sort_in(answers: Answers, name: str, text: bytes) -> None:
+def _store_answer(answers: Answers, name: str, text: bytes) -> None:
     try:
         good, answer = pickle.loads(text)  # noqa: S301  # our own child wrote it
     except Exception:  # noqa: BLE001  # whatever half a pickle raises
@@ -77,8 +77,8 @@ def _sort_in(answers: Answers, name: str, text: bytes) -> None:
         answers.faults[name] = str(answer)
 
 
-def _answer(reader: Callable[[], object], pipe: int, parent: int) -> None:
-    """Read, write the answer, end; nothing may escape into the parent's code."""
+def _run_reader(reader: Callable[[], object], pipe: int, parent: int) -> None:
+    """In the child: read, write the answer, exit. No exception may reach the parent's code."""
     try:
         syscalls.end_with_parent(parent)
         nowhere = os.open("/dev/null", os.O_RDWR)
@@ -86,7 +86,7 @@ def _answer(reader: Callable[[], object], pipe: int, parent: int) -> None:
             os.dup2(nowhere, stream)
         text = pickle.dumps((True, reader()))
     except BaseException as fault:  # noqa: BLE001  # a forked child has no caller to raise to
-        text = pickle.dumps((False, describe(fault)))
+        text = pickle.dumps((False, describe_exception(fault)))
     try:
         while text:
             text = text[os.write(pipe, text) :]
@@ -94,8 +94,8 @@ def _answer(reader: Callable[[], object], pipe: int, parent: int) -> None:
         os._exit(0)
 
 
-def describe(fault: BaseException) -> str:
-    """Give the words of a fault, for people."""
+def describe_exception(fault: BaseException) -> str:
+    """Return an exception's text as a message shows it."""
     if isinstance(fault, CniError):
         return fault.msg
     if isinstance(fault, OSError) and fault.strerror:
@@ -103,8 +103,8 @@ def describe(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {fault}"
 
 
-def _end(pid: int) -> None:
-    """Kill it and reap it if it can be: one that sleeps in the driver cannot, and must not keep us."""
+def _kill(pid: int) -> None:
+    """Kill the process, and reap it if possible: one that sleeps in the driver stays, and we do not wait for it."""
     try:
         os.kill(pid, 9)
         os.waitpid(pid, os.WNOHANG)

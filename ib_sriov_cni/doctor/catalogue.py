@@ -1,4 +1,4 @@
-"""All checks, in the order in which things depend on each other, and what chooses among them. No I/O."""
+"""All checks, in the order in which they depend on each other, and the selection from them. No I/O."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def choose(only: Iterable[str], without: Iterable[str]) -> list[Check]:
-    """Give the checks of these ids, all if there is none, less those of the others. KeyError for an unknown id."""
+def select_checks(only: Iterable[str], without: Iterable[str]) -> list[Check]:
+    """Return the checks with ids in `only` (all if it is empty) and not in `without`. KeyError for an unknown id."""
     wanted, unwanted = list(only), set(without)
-    for identity in (*wanted, *unwanted):
-        _ = CHECKS[identity]
+    for check_id in (*wanted, *unwanted):
+        _ = CHECKS[check_id]
     return [check for check in CHECKS.values() if (not wanted or check.id in wanted) and check.id not in unwanted]
 
 
 def run_checks(checks: Iterable[Check], facts: AllFacts) -> list[Finding]:
-    """Run them in their order."""
+    """Run the checks in this order and return all their findings."""
     return [finding for check in checks for finding in check.run(facts)]
 
 
 def render_checks() -> str:
-    """Give the part of docs/doctor.md that lists the checks."""
+    """Return the part of docs/doctor.md that lists the checks."""
     from textwrap import wrap
 
     lines = []

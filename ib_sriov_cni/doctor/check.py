@@ -25,128 +25,128 @@ class Outcome(Value):
 
 
 def ok(text: str) -> Outcome:
-    """Say that it is right."""
+    """Return an outcome for something that is right."""
     return Outcome(status=OK, text=text)
 
 
 def note(text: str, hint: str = "") -> Outcome:
-    """Say that it is right, and worth knowing."""
+    """Return an outcome for something that is right and worth knowing."""
     return Outcome(status=NOTE, text=text, hint=hint)
 
 
 def warn(text: str, hint: str) -> Outcome:
-    """Say what is left over or will hurt some."""
+    """Return an outcome for something that is left over, or that will affect some pods."""
     return Outcome(status=WARN, text=text, hint=hint)
 
 
 def fail(text: str, hint: str) -> Outcome:
-    """Say what is wrong."""
+    """Return an outcome for something that is wrong."""
     return Outcome(status=FAIL, text=text, hint=hint)
 
 
 def skip(text: str, hint: str = "") -> Outcome:
-    """Say what could not be seen, and why."""
+    """Return an outcome for something that could not be checked; the text says why."""
     return Outcome(status=SKIP, text=text, hint=hint)
 
 
-class Unseen(Exception):
+class TopicUnread(Exception):
     """A topic that a check needs could not be read."""
 
 
-class Seen:
-    """The facts as checks use them: a topic that could not be read ends the check (Unseen)."""
+class Facts:
+    """The facts as checks use them: asking for a topic that could not be read ends the check (TopicUnread)."""
 
     def __init__(self, facts: AllFacts) -> None:
-        self.facts = facts
+        self.all = facts
 
     def _get(self, topic: str, found: T | None) -> T:
         if found is None:
-            raise Unseen(self.facts.unseen.get(topic, "it was not read"))
+            raise TopicUnread(self.all.unread.get(topic, "it was not read"))
         return found
 
     @property
     def hca(self) -> HcaFacts:
         """HCAs and modules."""
-        return self._get("hca", self.facts.hca)
+        return self._get("hca", self.all.hca)
 
     @property
     def ports(self) -> dict[str, PortFacts]:
         """Ports by RDMA device."""
-        return self._get("ports", self.facts.ports)
+        return self._get("ports", self.all.ports)
 
     @property
     def vf_configs(self) -> dict[str, dict[int, VfConfig]]:
-        """What PFs say of their VFs."""
-        return self._get("vf_configs", self.facts.vf_configs)
+        """What each PF says of its VFs, by the PF's PCI address and the VF index."""
+        return self._get("vf_configs", self.all.vf_configs)
 
     @property
     def sm(self) -> dict[str, SmAnswer]:
-        """Answers of subnet managers by the PF's RDMA device."""
-        return self._get("sm", self.facts.sm)
+        """Answers of subnet managers, by the PF's RDMA device."""
+        return self._get("sm", self.all.sm)
 
     @property
     def verbs(self) -> dict[str, PortReport | str]:
-        """Devices that were opened."""
-        return self._get("verbs", self.facts.verbs)
+        """RDMA devices that were opened, or the reason why one could not be."""
+        return self._get("verbs", self.all.verbs)
 
     @property
     def config(self) -> ConfigFacts:
         """Configurations."""
-        return self._get("config", self.facts.config)
+        return self._get("config", self.all.config)
 
     @property
-    def known_config(self) -> ConfigFacts:
-        """The same for checks that have nothing to say if no configuration could be read."""
+    def readable_config(self) -> ConfigFacts:
+        """Configurations, for checks that have nothing to say if no configuration could be read."""
         if self.config.unread and not self.config.networks:
-            raise Unseen("configurations are for root to read here")
+            raise TopicUnread("only root can read the configurations on this node")
         return self.config
 
     @property
     def state(self) -> StateFacts:
         """Records, leases, locks."""
-        return self._get("state", self.facts.state)
+        return self._get("state", self.all.state)
 
     @property
     def node(self) -> NodeFacts:
         """Kernel, programs, kubelet."""
-        return self._get("node", self.facts.node)
+        return self._get("node", self.all.node)
 
 
 class Check(Value):
-    """One check. `advice` says, for people, what it looks at and what to do; it stands in docs/doctor.md."""
+    """One check. `advice` says what it looks at and what to do; docs/doctor.md and `--explain` show it."""
 
     id: str
     title: str
     advice: str
-    look: Callable[[Seen], Iterator[Outcome]]
+    function: Callable[[Facts], Iterator[Outcome]]
 
     def run(self, facts: AllFacts) -> list[Finding]:
-        """Give its findings, at least one. No fault of a check ends the examination."""
+        """Return the check's findings, at least one. An exception in a check becomes a finding."""
         outcomes: list[Outcome] = []
         try:
-            outcomes += self.look(Seen(facts))
-        except Unseen as reason:
-            outcomes.append(skip(f"not seen: {reason}"))
-        except Exception as fault:  # noqa: BLE001  # half a node at three in the morning has shapes nobody thought of
-            outcomes.append(skip(f"this check failed itself: {type(fault).__name__}: {fault}", "report it"))
+            outcomes += self.function(Facts(facts))
+        except TopicUnread as reason:
+            outcomes.append(skip(f"not checked: {reason}"))
+        except Exception as fault:  # noqa: BLE001  # a half-broken node has states that nobody thought of
+            outcomes.append(skip(f"this check itself failed: {type(fault).__name__}: {fault}", "report this as a bug"))
         if not outcomes:
-            outcomes.append(Outcome(status=NONE, text="nothing to look at"))
+            outcomes.append(Outcome(status=NONE, text="nothing to check"))
         return [Finding(check=self.id, status=each.status, text=each.text, hint=each.hint) for each in outcomes]
 
 
 class Checks:
-    """The checks of one module, in the order in which they stand there."""
+    """The checks of one module, in the order in which it defines them."""
 
     def __init__(self) -> None:
         self.all: list[Check] = []
 
     def add(
-        self, identity: str, title: str, advice: str
-    ) -> Callable[[Callable[[Seen], Iterator[Outcome]]], Callable[[Seen], Iterator[Outcome]]]:
-        """Register a check; a decorator."""
+        self, check_id: str, title: str, advice: str
+    ) -> Callable[[Callable[[Facts], Iterator[Outcome]]], Callable[[Facts], Iterator[Outcome]]]:
+        """Return a decorator that registers a function as a check."""
 
-        def register(look: Callable[[Seen], Iterator[Outcome]]) -> Callable[[Seen], Iterator[Outcome]]:
-            self.all.append(Check(id=identity, title=title, advice=advice, look=look))
-            return look
+        def register(function: Callable[[Facts], Iterator[Outcome]]) -> Callable[[Facts], Iterator[Outcome]]:
+            self.all.append(Check(id=check_id, title=title, advice=advice, function=function))
+            return function
 
         return register

@@ -1,4 +1,4 @@
-"""What is known of a node, as values; `None` for a topic that could not be read. No I/O."""
+"""What is known about a node, as values; `None` for a topic that could not be read. No I/O."""
 
 from __future__ import annotations
 
@@ -12,29 +12,36 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.values import Guid, PciAddress, PortReport, VfConfig
 
 
+DEFAULT_CNI_PATH = "/opt/cni/bin"
+LOCK_FOLDER = "/run/ib-sriov"
+PLUGIN = "ib-sriov"  # the `type` in a configuration, and the name of the program
+RUNTIME_FOLDER, MULTUS_FOLDER = "/etc/cni/net.d", "/etc/cni/multus/net.d"
+MULTUS_PROGRAMS = ("multus", "multus-shim")  # thin Multus, and the shim that calls the daemon of thick Multus
+
+
 class Roots(Value):
-    """Where the node's trees are. `root` goes before every other path (a node's file system mounted at /host)."""
+    """Where the node's trees are. `root` is prepended to every other path (a node's file system mounted at /host)."""
 
     root: str = ""
     sysfs: str = "/sys"
     proc: str = "/proc"
 
     def path(self, path: str) -> str:
-        """Give where a path of the node is found from here."""
+        """Return where this process finds a path of the node."""
         return f"{self.root}{path}"
 
 
 class Options(Value):
-    """What the doctor was asked."""
+    """What the command line asks for."""
 
-    cni_path: tuple[str, ...] = ("/opt/cni/bin",)
-    config_files: tuple[str, ...] = ()  # given by hand: NetworkAttachmentDefinitions or CNI configurations
-    seconds: float = 5.0  # for each of the two rounds of reading
-    # What is to be said of a configuration's keys that nobody reads; the command line has the table of keys.
-    unknown_keys: Callable[[dict[str, object]], list[str]] | None = None
+    cni_path: tuple[str, ...] = (DEFAULT_CNI_PATH,)
+    config_files: tuple[str, ...] = ()  # --config: NetworkAttachmentDefinitions or CNI configurations
+    seconds: float = 5.0  # for each of the two stages of reading
+    # Returns a warning for each unknown key of a configuration; the command line has the table of keys.
+    describe_unknown_keys: Callable[[dict[str, object]], list[str]] | None = None
 
 
-# ---- the HCA, from sysfs, without asking its firmware
+# ---- the HCA, from sysfs, without queries to its firmware
 
 
 class Netdev(Value):
@@ -42,19 +49,19 @@ class Netdev(Value):
 
     name: str
     up: bool
-    carrier: bool  # IPoIB has one when it has joined its broadcast group
+    carrier: bool  # IPoIB has one once it has joined its broadcast group
 
 
-class VfFacts(Value):
-    """A VF. Its RDMA device may be in a pod: then its GUIDs are unknown."""
+class HcaVf(Value):
+    """A VF of an HCA. Its RDMA device may be in a pod: then its GUIDs are None."""
 
     pci: PciAddress
     index: int
     driver: str
-    override: str  # the one driver that may have it, "" for any
+    override: str  # the only driver that may bind it, "" for any
     netdev: Netdev | None
     rdma: str
-    rdma_here: bool
+    rdma_here: bool  # in the host's namespace
     node_guid: Guid | None
     port_guid: Guid | None
 
@@ -75,24 +82,24 @@ class Hca(Value):
     netdev: Netdev | None
     total_vfs: int | None  # None: no SR-IOV capability
     num_vfs: int
-    autoprobe: bool  # new VFs are given to their driver
-    ofed: bool  # its VFs are set by OFED's files
-    vfs: tuple[VfFacts, ...]
+    autoprobe: bool  # new VFs are bound to their driver
+    ofed: bool  # its VFs are configured through OFED's files
+    vfs: tuple[HcaVf, ...]
 
     @property
     def label(self) -> str:
-        """Name it for a message."""
+        """What messages call it."""
         return f"PF {self.netdev.name} ({self.pci})" if self.netdev else f"PF {self.pci}"
 
 
 class HcaFacts(Value):
-    """Everything on the PCI bus that matters."""
+    """HCAs, and the kernel's RDMA subsystem."""
 
     hcas: tuple[Hca, ...]
-    ethernet: tuple[str, ...]  # RDMA devices that are no InfiniBand
+    ethernet: tuple[str, ...]  # RDMA devices that are Ethernet (RoCE)
     modules: frozenset[str]
     rdma_mode: str  # "shared" or "exclusive"; "" without ib_core
-    verbs_nodes: tuple[str, ...]  # uverbs devices that have no node in /dev/infiniband
+    verbs_nodes: tuple[str, ...]  # uverbs devices without a node in /dev/infiniband
 
 
 # ---- what firmware and fabric say
@@ -101,31 +108,36 @@ class HcaFacts(Value):
 class PortFacts(Value):
     """Port 1 of an RDMA device."""
 
-    state: str  # "ACTIVE", "DOWN", "INIT" ..., "" when it does not say
+    state: str  # "ACTIVE", "DOWN", "INIT" ..., "" if it reports none
     physical: str  # "LinkUp", "Polling", "Disabled" ...
     lid: int
     sm_lid: int
     sm_sl: int
-    pkeys: tuple[int, ...]  # the table by index, 0 where nothing is set; empty if it was not read
+    pkeys: tuple[int, ...]  # the table by index, 0 for an empty entry; () if it was not read
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the port can carry traffic."""
+        return self.state == "ACTIVE"
 
 
 class SmAnswer(Value):
-    """What became of a question to the subnet administrator."""
+    """The result of a query to the subnet administrator."""
 
-    fault: str  # "" when it answered
-    seen: bool  # False: the question could not be asked (rights, ib_umad)
+    fault: str  # "" if it answered
+    asked: bool  # False: the query could not be sent (rights, ib_umad)
 
 
 # ---- configurations
 
 
 class Network(Value):
-    """A network configuration of type ib-sriov, wherever it was found."""
+    """A network configuration of type ib-sriov."""
 
-    origin: str  # its file, or whose record has it
+    origin: str  # its file, or the record that contains it
     name: str
     faults: tuple[str, ...]
-    unknown: tuple[str, ...] = ()  # what is to be said of keys that nobody reads
+    unknown: tuple[str, ...] = ()  # a warning for each unknown key
     isolation: bool = False
     link_state: str = ""
     pkey: int | None = None
@@ -134,11 +146,11 @@ class Network(Value):
     log_file: str = ""
     state_dir: str = ""
     data_dir: str = ""  # of host-local's leases
-    guid: str = ""  # named in the configuration itself: every pod would get the same one
+    guid: str = ""  # set in the configuration itself: every pod would get the same one
 
 
 class Pool(Value):
-    """A set of addresses on this node."""
+    """A range set of host-local, as far as this node allocates from it."""
 
     network: str
     ranges: str
@@ -148,33 +160,32 @@ class Pool(Value):
 
 
 class BrokenFile(Value):
-    """A configuration file that cannot be read as one."""
+    """A configuration file that cannot be parsed."""
 
     path: str
     reason: str
-    ours: bool  # it names ib-sriov, or was given by hand
+    ours: bool  # it mentions ib-sriov, or was passed with --config
 
 
 class ConfigFacts(Value):
-    """The configurations on this node and those given by hand."""
+    """The configurations on this node and those passed with --config."""
 
     networks: tuple[Network, ...]
     broken: tuple[BrokenFile, ...]
-    unread: tuple[str, ...]  # without the right to
-    given: bool  # some were given by hand
-    files: tuple[str, ...]  # in /etc/cni/net.d, in the order in which runtimes look
+    unread: tuple[str, ...]  # files and folders that only root can read
+    files: tuple[str, ...]  # in /etc/cni/net.d, in the order in which runtimes read them
     multus: tuple[tuple[str, dict[str, object]], ...]  # path and content of Multus's own configurations
-    multus_missing: tuple[str, ...]  # files that these name and that are not there
+    multus_missing: tuple[str, ...]  # kubeconfigs that these name and that do not exist
     pools: tuple[Pool, ...]
     slice_faults: tuple[tuple[str, str], ...]  # message and hint
-    slices: tuple[str, ...]  # the slices that were found, for people
+    slices: tuple[str, ...]  # this node's slices, in words
 
 
 # ---- what the plugin keeps
 
 
 class Lease(Value):
-    """A lease of host-local in a network of ours."""
+    """A lease of host-local in a network of this plugin."""
 
     network: str
     address: str
@@ -184,7 +195,7 @@ class Lease(Value):
 
 
 class RecordFacts(Value):
-    """A record, and whether its attachment lives."""
+    """A record, and whether its attachment is alive."""
 
     key: AttachmentKey
     pci: str
@@ -192,18 +203,18 @@ class RecordFacts(Value):
     since: float
     guid: Guid
     alive: bool
-    busy: bool  # its VF's lock is held: a call is on its way
-    this_boot: bool
-    vf_there: bool
+    busy: bool  # its VF's lock is held: a call is in progress
+    this_boot: bool  # the attachment was made since the last boot
+    vf_exists: bool
 
     @property
     def label(self) -> str:
-        """Name it for a message."""
+        """What messages call it: the pod, or the container."""
         return self.pod or f"container {self.key.container_id[:12]}"
 
 
 class Folder(Value):
-    """A folder the plugin writes to."""
+    """A folder that the plugin writes to."""
 
     path: str
     exists: bool
@@ -216,7 +227,7 @@ class Folder(Value):
 
 
 class HeldLock(Value):
-    """A VF's lock that is held now."""
+    """A VF's lock that is held at the moment."""
 
     pci: str
     pid: int
@@ -253,12 +264,12 @@ class ProgramFacts(Value):
 
 
 class DevicePlugin(Value):
-    """What kubelet's device manager knows."""
+    """What kubelet's device manager knows about device plugins."""
 
     kubelet: bool
     sockets: tuple[str, ...]
-    resources: tuple[tuple[str, tuple[str, ...]], ...] | None  # name, devices; None: not read
-    devinfo: tuple[tuple[str, str, str], ...]  # file, PCI address, RDMA device named there
+    resources: tuple[tuple[str, tuple[str, ...]], ...] | None  # name, devices; None if not read
+    devinfo: tuple[tuple[str, str, str], ...]  # file, and the PCI address and RDMA device it names
     reason: str  # why resources were not read
 
 
@@ -277,17 +288,17 @@ class NodeFacts(Value):
 
 
 class AllFacts(Value):
-    """All topics. `unseen` tells of each topic that is None why."""
+    """All topics; `unread` has the reason for each topic that is None."""
 
     hca: HcaFacts | None = None
     ports: dict[str, PortFacts] | None = None  # by RDMA device
-    vf_configs: dict[str, dict[int, VfConfig]] | None = None  # by PF, VF index
+    vf_configs: dict[str, dict[int, VfConfig]] | None = None  # by PF and VF index
     sm: dict[str, SmAnswer] | None = None  # by PF's RDMA device
-    verbs: dict[str, PortReport | str] | None = None  # by RDMA device; a text is why it could not be opened
+    verbs: dict[str, PortReport | str] | None = None  # by RDMA device; a str is why it could not be opened
     config: ConfigFacts | None = None
     state: StateFacts | None = None
     node: NodeFacts | None = None
-    unseen: dict[str, str] = {}  # noqa: RUF012  # topic to reason
+    unread: dict[str, str] = {}  # noqa: RUF012  # topic to reason
     hung: tuple[str, ...] = ()  # topics that did not answer in time
     seconds: float = 5.0
     own_version: str = ""

@@ -1,12 +1,12 @@
-"""Facts of the configurations that name us: on the node, in records of live attachments, and given by hand.
+"""Reads the configurations of type ib-sriov: on the node, in records, and in files passed with --config.
 
 Where configurations are found::
 
-    /etc/cni/net.d/*.conf, *.conflist, *.json       what the runtime reads, the first by name alone
+    /etc/cni/net.d/*.conf, *.conflist, *.json       what the runtime reads: only the first by name
     /etc/cni/multus/net.d/                          what Multus reads for a NetworkAttachmentDefinition without config
-    files and folders given by hand                 CNI configurations or NetworkAttachmentDefinitions, JSON or YAML
+    files and folders passed with --config          CNI configurations or NetworkAttachmentDefinitions, JSON or YAML
 
-Every configuration is read by the plugin's own parsers, as an ADD would read it but for the VF.
+The plugin's own parsers read every configuration, as for an ADD except for the VF.
 """
 
 from __future__ import annotations
@@ -16,8 +16,19 @@ import os
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
-from ib_sriov_cni.doctor.bounded import describe
-from ib_sriov_cni.doctor.facts import BrokenFile, ConfigFacts, Network, Pool
+from ib_sriov_cni.doctor.bounded import describe_exception
+from ib_sriov_cni.doctor.facts import (
+    DEFAULT_CNI_PATH,
+    MULTUS_FOLDER,
+    MULTUS_PROGRAMS,
+    PLUGIN,
+    RUNTIME_FOLDER,
+    BrokenFile,
+    ConfigFacts,
+    Network,
+    Pool,
+)
+from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR, list_names
 from ipam.host_local.config import parse_place, parse_settings
 from ipam.host_local.ranges import range_of, render_set
 from ipam.host_local.slices import cut_sets, find_slice
@@ -34,49 +45,47 @@ if TYPE_CHECKING:
     from ipam.host_local.config import Settings
     from ipam.protocol.request import Request
 
-RUNTIME_FOLDER, MULTUS_FOLDER = "/etc/cni/net.d", "/etc/cni/multus/net.d"
-STATE_FOLDER = "/var/lib/cni/ib-sriov"
-ENDINGS = (".conf", ".conflist", ".json")
-GIVEN_ENDINGS = (*ENDINGS, ".yaml", ".yml")
-TYPE = "ib-sriov"
-MULTUS = ("multus", "multus-shim")
-LIMIT = 1 << 20  # bytes of a configuration
-MOST_COUNTED = 1 << 20  # addresses of a pool that are counted one by one
-# What an ADD without Multus would be called with; the names say nothing here.
-ENVIRON = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "doctor", "CNI_IFNAME": "net1", "CNI_PATH": "/opt/cni/bin"}
+RUNTIME_SUFFIXES = (".conf", ".conflist", ".json")
+OPTION_SUFFIXES = (*RUNTIME_SUFFIXES, ".yaml", ".yml")
+MAX_CONFIG = 1 << 20  # bytes
+MAX_COUNTED = 1 << 20  # the largest pool whose addresses are tried one by one
+# Enough for the parser of requests; the values do not matter.
+ENVIRON = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "doctor", "CNI_IFNAME": "net1", "CNI_PATH": DEFAULT_CNI_PATH}
+# What Multus and the runtime add to the configuration for one pod.
+POD_KEYS = frozenset(("deviceID", "pciBusID", "runtimeConfig", "args", "prevResult"))
 
 
 class _Found:
-    """What is collected on the way."""
+    """What has been found so far."""
 
     def __init__(self) -> None:
-        self.confs: list[tuple[str, dict[str, object]]] = []  # origin, configuration of one plugin of our type
+        self.confs: list[tuple[str, dict[str, object]]] = []  # origin, configuration of one plugin
         self.broken: list[BrokenFile] = []
         self.unread: list[str] = []
         self.multus: list[tuple[str, dict[str, object]]] = []
 
 
 def read_configs(roots: Roots, options: Options) -> ConfigFacts:
-    """Read every configuration there is."""
+    """Return every configuration, and what each of them amounts to on this node."""
     found = _Found()
-    files = _names(roots.path(RUNTIME_FOLDER), ENDINGS)
+    files = _list_files(roots.path(RUNTIME_FOLDER), RUNTIME_SUFFIXES)
     for folder in (RUNTIME_FOLDER, MULTUS_FOLDER):
         if os.path.isdir(roots.path(folder)) and not os.access(roots.path(folder), os.R_OK | os.X_OK):
             found.unread.append(folder)
-        for name in _names(roots.path(folder), ENDINGS):
-            _read_file(found, roots.path(f"{folder}/{name}"), f"{folder}/{name}", given=False)
+        for name in _list_files(roots.path(folder), RUNTIME_SUFFIXES):
+            _read_file(found, roots.path(f"{folder}/{name}"), f"{folder}/{name}", from_option=False)
     for path in options.config_files:
         for each in _expand(path):
-            _read_file(found, each, each, given=True)
+            _read_file(found, each, each, from_option=True)
     _read_records(found, roots)
     pools: dict[str, list[Pool]] = {}
     slice_faults: dict[tuple[str, str], None] = {}
     slices: dict[str, None] = {}
     networks = []
     for origin, conf in found.confs:
-        network, request = _parse(origin, conf)
-        if options.unknown_keys:
-            network = replace(network, unknown=tuple(options.unknown_keys(conf)))
+        network, request = _parse_network(origin, conf)
+        if options.describe_unknown_keys:
+            network = replace(network, unknown=tuple(options.describe_unknown_keys(conf)))
         networks.append(network)
         if request is not None and network.ipam_type == BUNDLED and not network.faults:
             settings = parse_settings(request)
@@ -92,70 +101,69 @@ def read_configs(roots: Roots, options: Options) -> ConfigFacts:
         networks=tuple(networks),
         broken=tuple(found.broken),
         unread=tuple(found.unread),
-        given=bool(options.config_files),
         files=tuple(files),
         multus=tuple(found.multus),
-        multus_missing=tuple(_missing(roots, found)),
+        multus_missing=tuple(_missing_kubeconfigs(roots, found)),
         pools=tuple([pool for each in pools.values() for pool in each]),
         slice_faults=tuple(slice_faults),
         slices=tuple(slices),
     )
 
 
-def _missing(roots: Roots, found: _Found) -> list[str]:
+def _missing_kubeconfigs(roots: Roots, found: _Found) -> list[str]:
     named = [conf.get("kubeconfig") for _, conf in found.multus]
     return [path for path in named if isinstance(path, str) and path and not os.path.lexists(roots.path(path))]
 
 
-def _names(folder: str, endings: tuple[str, ...]) -> list[str]:
-    try:
-        return sorted([name for name in os.listdir(folder) if name.endswith(endings)])
-    except OSError:
-        return []
+def _list_files(folder: str, suffixes: tuple[str, ...]) -> list[str]:
+    return [name for name in list_names(folder) if name.endswith(suffixes)]
 
 
 def _expand(path: str) -> list[str]:
-    """A folder stands for the configurations in it."""
+    """Return the path, or the configurations in it if it is a folder."""
     if os.path.isdir(path):
-        return [f"{path}/{name}" for name in _names(path, GIVEN_ENDINGS)]
+        return [f"{path}/{name}" for name in _list_files(path, OPTION_SUFFIXES)]
     return [path]
 
 
 def _read_text(path: str) -> str:
     with open(path, encoding="utf-8") as file:
-        return file.read(LIMIT)
+        return file.read(MAX_CONFIG)
 
 
-def _read_file(found: _Found, path: str, shown: str, *, given: bool) -> None:
+def _read_file(found: _Found, path: str, shown: str, *, from_option: bool) -> None:
     try:
         text = _read_text(path)
     except PermissionError:
         found.unread.append(shown)
         return
     except (OSError, UnicodeDecodeError) as fault:
-        reason = "not UTF-8" if isinstance(fault, UnicodeDecodeError) else describe(fault)
-        found.broken.append(BrokenFile(path=shown, reason=reason, ours=given))
+        reason = "not UTF-8" if isinstance(fault, UnicodeDecodeError) else describe_exception(fault)
+        found.broken.append(BrokenFile(path=shown, reason=reason, ours=from_option))
         return
     try:
         documents = parse_documents(text, yaml=path.endswith((".yaml", ".yml")))
         confs = [pair for document in documents for pair in _unwrap(shown, document)]
     except ValueError as fault:
-        found.broken.append(BrokenFile(path=shown, reason=str(fault), ours=given or TYPE in text))
+        found.broken.append(BrokenFile(path=shown, reason=str(fault), ours=from_option or PLUGIN in text))
         return
     for origin, conf in confs:
-        if conf.get("type") == TYPE:
+        if conf.get("type") == PLUGIN:
             found.confs.append((origin, conf))
-        elif conf.get("type") in MULTUS:
+        elif conf.get("type") in MULTUS_PROGRAMS:
             found.multus.append((shown, conf))
             delegates = conf.get("delegates")
             nested = [item for item in delegates if isinstance(item, dict)] if isinstance(delegates, list) else []
             found.confs += [
-                (origin, item) for each in nested for origin, item in _plugins(shown, each) if item.get("type") == TYPE
+                (origin, item)
+                for each in nested
+                for origin, item in _plugins(shown, each)
+                if item.get("type") == PLUGIN
             ]
 
 
 def parse_documents(text: str, *, yaml: bool) -> list[object]:
-    """Give the JSON document, or the YAML documents, of a text. ValueError says what is wrong."""
+    """Return the JSON document or the YAML documents in a text. Raises ValueError with the reason."""
     if not yaml:
         try:
             return [loads(text)]
@@ -170,9 +178,9 @@ def parse_documents(text: str, *, yaml: bool) -> list[object]:
 
 
 def _unwrap(shown: str, document: object) -> Iterator[tuple[str, dict[str, object]]]:
-    """Give the plugins of a configuration, a list of plugins, a definition, or a List of definitions."""
+    """Yield the plugins of a configuration, a list of plugins, a NetworkAttachmentDefinition, or a Kubernetes List."""
     if not isinstance(document, dict):
-        raise ValueError("not an object")  # noqa: TRY004  # of the document, not of the program
+        raise ValueError("not an object")  # noqa: TRY004  # a fault of the document, not of the program
     if document.get("kind") == "List":
         items = document.get("items")
         for item in items if isinstance(items, list) else []:
@@ -188,7 +196,7 @@ def _unwrap_definition(shown: str, document: dict[str, object]) -> Iterator[tupl
     name = metadata.get("name") if isinstance(metadata, dict) else None
     text = spec.get("config") if isinstance(spec, dict) else None
     if not isinstance(text, str) or not text:
-        return  # Multus takes the one of that name from its folder
+        return  # Multus reads the configuration of that name from its folder
     origin = f"{shown} ({name})"
     try:
         inner = loads(text)
@@ -197,7 +205,7 @@ def _unwrap_definition(shown: str, document: dict[str, object]) -> Iterator[tupl
     if not isinstance(inner, dict):
         raise ValueError(f"spec.config of {name} is not an object")  # noqa: TRY004  # likewise
     if isinstance(name, str):
-        inner.setdefault("name", name)  # as Multus does
+        inner.setdefault("name", name)  # Multus does the same
     yield from _plugins(origin, inner)
 
 
@@ -213,44 +221,33 @@ def _plugins(origin: str, conf: dict[str, object]) -> Iterator[tuple[str, dict[s
 
 
 def _read_records(found: _Found, roots: Roots) -> None:
-    """Records hold the configuration that their attachment was made by; each once."""
+    """Add the configurations that the records contain, each only once."""
     seen: set[str] = set()
-    base = roots.path(f"{STATE_FOLDER}/attachments")
-    for network in sorted(_list(base)):
-        for name in sorted(_list(f"{base}/{network}")):
+    base = roots.path(f"{DEFAULT_STATE_DIR}/attachments")
+    for network in list_names(base):
+        for name in list_names(f"{base}/{network}"):
             try:
                 doc = loads(_read_text(f"{base}/{network}/{name}"))
             except (OSError, ValueError):
-                continue  # the checks of records tell
+                continue  # the check `records` reports it
             conf = doc.get("conf") if isinstance(doc, dict) else None
             if not isinstance(doc, dict) or not isinstance(conf, dict):
                 continue
-            bare = {key: item for key, item in conf.items() if key not in _OF_ONE_POD}
+            bare = {key: item for key, item in conf.items() if key not in POD_KEYS}
             text = dumps(bare)
             if text not in seen:
                 seen.add(text)
                 found.confs.append((f"the record of {doc.get('pod') or name[:12]}", bare))
 
 
-# What Multus and the runtime put into the configuration for one pod.
-_OF_ONE_POD = frozenset(("deviceID", "pciBusID", "runtimeConfig", "args", "prevResult"))
-
-
-def _list(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
-
-
-def _parse(origin: str, conf: dict[str, object]) -> tuple[Network, Request | None]:
-    """Read a configuration as an ADD would, with every fault; the request only if there is none."""
+def _parse_network(origin: str, conf: dict[str, object]) -> tuple[Network, Request | None]:
+    """Parse a configuration as an ADD would, noting every fault; the request is None if there can be none."""
     name = conf.get("name") if isinstance(conf.get("name"), str) else ""
     try:
         request = parse_request(ENVIRON, dumps(conf).encode(), known_args=frozenset())
     except (CniError, ValueError) as fault:
-        words = fault.msg if isinstance(fault, CniError) else str(fault)
-        return Network(origin=origin, name=str(name), faults=(words,)), None
+        text = fault.msg if isinstance(fault, CniError) else str(fault)
+        return Network(origin=origin, name=str(name), faults=(text,)), None
     faults = []
     try:
         parsed = parse_netconf(request, needs_device=False)
@@ -283,20 +280,20 @@ def _parse(origin: str, conf: dict[str, object]) -> tuple[Network, Request | Non
 
 
 def _read_pools(roots: Roots, settings: Settings) -> list[Pool]:
-    """Count the addresses of this node. CniError if its slice is not known."""
+    """Count the addresses of each range set that this node allocates from. CniError if its slice is unknown."""
     sets = settings.sets
     if settings.slices:
         sets = cut_sets(sets, find_slice(settings.slices, lambda path: _read_text(roots.path(path))))
     place = replace(settings.place, data_dir=roots.path(settings.place.data_dir))
-    leased = [lease_address(name) for name in _list(f"{place.data_dir}/{place.network}")]
+    leased = [lease_address(name) for name in list_names(f"{place.data_dir}/{place.network}")]
     pools = []
     for index, range_set in enumerate(sets):
         gateways = {part.gateway for part in range_set}
         inside = [gateway for gateway in gateways if range_of(range_set, gateway)]
         size = sum(part.end - part.start + 1 for part in range_set) - len(inside)
         used = sum(address is not None and range_of(range_set, address) is not None for address in leased)
-        # A set with room cannot be exhausted, and a large one takes long to be gone through.
-        exhausted = used >= size and (size > MOST_COUNTED or is_exhausted(place, index, range_set))
+        # A set with free addresses cannot be exhausted, and going through a large one takes long.
+        exhausted = used >= size and (size > MAX_COUNTED or is_exhausted(place, index, range_set))
         pools.append(
             Pool(network=place.network, ranges=render_set(range_set), size=size, used=used, exhausted=exhausted)
         )

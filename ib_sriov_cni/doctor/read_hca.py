@@ -1,17 +1,18 @@
-"""Facts of the HCAs: the PCI tree, ports, the PF's settings of its VFs, and whether a device can be opened.
+"""Reads facts about the HCAs: the PCI tree, ports, the PF's settings of its VFs, whether a device can be opened.
 
-Only `read_hcas` asks no firmware; every other reader here may hang with it (aside.py).
+Only `read_hcas` sends no queries to the firmware; every other reader here may hang if it does (bounded.py).
 """
 
 from __future__ import annotations
 
 import os
 
-from ib_sriov_cni.core.values import IFF_UP, Guid, PciAddress, VfFunction
-from ib_sriov_cni.doctor.bounded import describe
-from ib_sriov_cni.doctor.facts import Hca, HcaFacts, Netdev, PortFacts, SmAnswer, VfFacts
+from ib_sriov_cni.core.values import IFF_UP, PciAddress, VfFunction
+from ib_sriov_cni.doctor.bounded import describe_exception
+from ib_sriov_cni.doctor.facts import Hca, HcaFacts, HcaVf, Netdev, PortFacts, SmAnswer
 from ib_sriov_cni.doctor.sa import ask_class_port_info
 from ib_sriov_cni.kernel.sysfs import Sysfs, read_attribute
+from ib_sriov_cni.state.directory import list_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ INFINIBAND = "InfiniBand"
 
 
 def read_hcas(roots: Roots) -> HcaFacts:
-    """Read every physical function that is an InfiniBand HCA, with its VFs."""
+    """Return every physical function that is an InfiniBand HCA, with its VFs."""
     sysfs = Sysfs(roots.sysfs)
-    found = [_read_hca(sysfs, roots.sysfs, pci) for pci in _names(f"{roots.sysfs}/bus/pci/devices")]
+    found = [_read_hca(sysfs, roots.sysfs, pci) for pci in list_names(f"{roots.sysfs}/bus/pci/devices")]
     hcas = [hca for hca in found if hca is not None]
-    uverbs = _names(f"{roots.sysfs}/class/infiniband_verbs")
+    uverbs = list_names(f"{roots.sysfs}/class/infiniband_verbs")
     nodes = roots.path("/dev/infiniband")
     return HcaFacts(
         hcas=tuple([hca for hca in hcas if hca.link_layer in {"", INFINIBAND}]),
@@ -44,15 +45,8 @@ def read_hcas(roots: Roots) -> HcaFacts:
     )
 
 
-def _names(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []
-
-
 def _read_mode(sysfs: str) -> str:
-    """Kernels without the notion (before 5.2) are shared."""
+    """Return "shared" for kernels before 5.2, which have no modes, and "" without ib_core."""
     if not os.path.isdir(f"{sysfs}/module/ib_core"):
         return ""
     return "exclusive" if read_attribute(f"{sysfs}/{MODE_PARAMETER}") in {"N", "0"} else "shared"
@@ -62,11 +56,12 @@ def _read_hca(sysfs: Sysfs, root: str, name: str) -> Hca | None:
     folder = f"{root}/bus/pci/devices/{name}"
     if os.path.lexists(f"{folder}/physfn"):
         return None
-    of_class = read_attribute(f"{folder}/class").startswith(INFINIBAND_CLASS)
-    if not of_class and not os.path.isdir(f"{folder}/infiniband"):
+    is_infiniband = read_attribute(f"{folder}/class").startswith(INFINIBAND_CLASS)
+    if not is_infiniband and not os.path.isdir(f"{folder}/infiniband"):
         return None
     pci = PciAddress(name)
-    rdma = next(iter(_names(f"{folder}/infiniband")), "")
+    rdma = next(iter(list_names(f"{folder}/infiniband")), "")
+    found = sysfs.read_rdma(pci) if rdma else None
     device = f"{folder}/infiniband/{rdma}"
     total = read_attribute(f"{folder}/sriov_totalvfs")
     number = read_attribute(f"{folder}/sriov_numvfs")
@@ -79,8 +74,8 @@ def _read_hca(sysfs: Sysfs, root: str, name: str) -> Hca | None:
         umad=_read_umad(root, folder),
         firmware=read_attribute(f"{device}/fw_ver") if rdma else "",
         board=read_attribute(f"{device}/board_id") if rdma else "",
-        node_guid=_guid(read_attribute(f"{device}/node_guid")) if rdma else None,
-        port_guid=_guid(read_attribute(f"{device}/ports/1/gids/0")[20:]) if rdma else None,
+        node_guid=found.node_guid if found else None,
+        port_guid=found.port_guid if found else None,
         netdev=_read_netdev(sysfs, folder, pci),
         total_vfs=int(total) if total.isdigit() else None,
         num_vfs=int(number) if number.isdigit() else 0,
@@ -91,26 +86,26 @@ def _read_hca(sysfs: Sysfs, root: str, name: str) -> Hca | None:
 
 
 def _read_umad(root: str, folder: str) -> str:
-    """The umad device of port 1."""
-    names = [name for name in _names(f"{folder}/infiniband_mad") if name.startswith("umad")]
+    """Return the umad device of port 1, "" without one."""
+    names = [name for name in list_names(f"{folder}/infiniband_mad") if name.startswith("umad")]
     ports = [(read_attribute(f"{root}/class/infiniband_mad/{name}/port"), name) for name in names]
     return next((name for port, name in ports if port in {"1", ""}), "")
 
 
 def _read_vfs(folder: str) -> list[tuple[int, PciAddress]]:
     found = []
-    for name in _names(folder):
+    for name in list_names(folder):
         if name.startswith("virtfn") and name[6:].isdigit():
             try:
                 found.append((int(name[6:]), PciAddress(os.path.basename(os.readlink(f"{folder}/{name}")))))
             except OSError:
-                continue  # just going
+                continue  # the VF is just being removed
     return sorted(found)
 
 
-def _read_vf(sysfs: Sysfs, root: str, index: int, pci: PciAddress) -> VfFacts:
+def _read_vf(sysfs: Sysfs, root: str, index: int, pci: PciAddress) -> HcaVf:
     rdma = sysfs.read_rdma(pci)
-    return VfFacts(
+    return HcaVf(
         pci=pci,
         index=index,
         driver=sysfs.read_driver(pci),
@@ -132,31 +127,24 @@ def _read_netdev(sysfs: Sysfs, folder: str, pci: PciAddress) -> Netdev | None:
     return Netdev(name=name, up=up, carrier=read_attribute(f"{folder}/net/{name}/carrier") == "1")
 
 
-def _guid(text: str) -> Guid | None:
-    try:
-        return Guid.parse(text)
-    except ValueError:
-        return None
-
-
-# ---- what the firmware is asked for
+# ---- queries to the firmware
 
 
 def read_ports(roots: Roots, names: tuple[str, ...], whole_tables: frozenset[str]) -> dict[str, PortFacts]:
-    """Read port 1 of these RDMA devices; the P_Key tables, each entry a question of its own, of some only."""
+    """Return port 1 of each RDMA device in `names`; its P_Key table, one query per entry, only for `whole_tables`."""
     return {name: _read_port(f"{roots.sysfs}/class/infiniband/{name}/ports/1", name in whole_tables) for name in names}
 
 
 def _read_port(folder: str, whole_table: bool) -> PortFacts:  # noqa: FBT001  # one caller, above
-    # They read "4: ACTIVE" and "5: LinkUp".
+    # The files contain "4: ACTIVE" and "5: LinkUp".
     state, physical = [read_attribute(f"{folder}/{name}").partition(":")[2].strip() for name in ("state", "phys_state")]
-    lid, sm_lid, sm_sl = [_number(read_attribute(f"{folder}/{name}")) for name in ("lid", "sm_lid", "sm_sl")]
-    entries = sorted(_names(f"{folder}/pkeys"), key=_number) if whole_table else []
-    pkeys = [_number(read_attribute(f"{folder}/pkeys/{name}")) for name in entries]
+    lid, sm_lid, sm_sl = [_parse_number(read_attribute(f"{folder}/{name}")) for name in ("lid", "sm_lid", "sm_sl")]
+    entries = sorted(list_names(f"{folder}/pkeys"), key=_parse_number) if whole_table else []
+    pkeys = [_parse_number(read_attribute(f"{folder}/pkeys/{name}")) for name in entries]
     return PortFacts(state=state, physical=physical, lid=lid, sm_lid=sm_lid, sm_sl=sm_sl, pkeys=tuple(pkeys))
 
 
-def _number(text: str) -> int:
+def _parse_number(text: str) -> int:
     try:
         return int(text, 0)
     except ValueError:
@@ -164,46 +152,46 @@ def _number(text: str) -> int:
 
 
 def read_vf_configs(roots: Roots, hcas: tuple[Hca, ...]) -> dict[str, dict[int, VfConfig]]:
-    """Give what each PF says of its VFs; a PF without netdev says nothing."""
+    """Return what each PF says of its VFs, by PCI address and VF index; PFs without a netdev are left out."""
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
     from ib_sriov_cni.kernel.vf_settings import VfConfigs
 
     rtnl = Rtnl()
-    doors = VfConfigs(lambda: rtnl, roots.sysfs)
+    vf_configs = VfConfigs(lambda: rtnl, roots.sysfs)
     found = {}
     for hca in hcas:
         if hca.netdev:
             function = VfFunction(
                 pci=hca.pci, pf=hca.pci, index=0, driver="", pf_driver=hca.driver, pf_netdev=hca.netdev.name
             )
-            found[str(hca.pci)] = doors.read(function)[1]
+            found[str(hca.pci)] = vf_configs.read(function)[1]
     return found
 
 
 def ask_subnet_managers(
     roots: Roots, hcas: tuple[Hca, ...], ports: Mapping[str, PortFacts], seconds: float
 ) -> dict[str, SmAnswer]:
-    """Ask the subnet manager behind each PF's port, one after the other within `seconds`."""
-    asked = [hca for hca in hcas if hca.rdma in ports and ports[hca.rdma].sm_lid]
+    """Query the subnet manager of each PF's port, one after the other, within `seconds` altogether."""
+    queried = [hca for hca in hcas if hca.rdma in ports and ports[hca.rdma].sm_lid]
     found = {}
-    for hca in asked:
+    for hca in queried:
         port = ports[hca.rdma]
         path = roots.path(f"/dev/infiniband/{hca.umad}")
         if not hca.umad:
-            found[hca.rdma] = SmAnswer(fault="it has no umad device (ib_umad)", seen=False)
+            found[hca.rdma] = SmAnswer(fault="the port has no umad device (ib_umad)", asked=False)
             continue
-        each = seconds / len(asked)
+        each = seconds / len(queried)
         try:
             fault = ask_class_port_info(path, lid=port.sm_lid, sl=port.sm_sl, pkeys=port.pkeys, seconds=each)
         except OSError as refusal:
-            found[hca.rdma] = SmAnswer(fault=describe(refusal), seen=False)
+            found[hca.rdma] = SmAnswer(fault=describe_exception(refusal), asked=False)
         else:
-            found[hca.rdma] = SmAnswer(fault=fault, seen=True)
+            found[hca.rdma] = SmAnswer(fault=fault, asked=True)
     return found
 
 
 def open_devices(names: tuple[str, ...], seconds: float) -> dict[str, PortReport | str]:
-    """Open RDMA devices as ADD's verification does; what could not be opened has the reason instead."""
+    """Open RDMA devices as ADD's verification does; return for each its report, or why it cannot be opened."""
     from ib_sriov_cni.core.errors import CniError
     from ib_sriov_cni.kernel.netns import open_own
     from ib_sriov_cni.kernel.verbs import read_port

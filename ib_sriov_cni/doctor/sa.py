@@ -1,6 +1,6 @@
-"""A question to the subnet administrator: ClassPortInfo, the one thing that every one of them answers.
+"""A query to the subnet administrator: ClassPortInfo, which every subnet administrator must answer.
 
-It goes as a management datagram by the port's umad device, to the LID that the port knows as its subnet manager's.
+It is sent as a management datagram through the port's umad device, to the LID of the port's subnet manager.
 Sources: include/uapi/rdma/ib_user_mad.h; InfiniBand Architecture Specification, 13.4 (datagrams) and 15.2 (SA).
 """
 
@@ -30,7 +30,11 @@ DEFAULT_PKEY = 0x7FFF
 
 
 def ask_class_port_info(device: str, *, lid: int, sl: int, pkeys: Sequence[int], seconds: float) -> str:
-    """Ask by the umad device at that path; "" if it answered, else why not. OSError if it could not be asked."""
+    """Send the query through the umad device at that path; return "" for a good answer, else what went wrong.
+
+    `lid` and `sl` are the subnet manager's LID and service level, `pkeys` the port's P_Key table. Raises OSError if the
+    query could not be sent.
+    """
     import fcntl
 
     fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
@@ -39,31 +43,31 @@ def ask_class_port_info(device: str, *, lid: int, sl: int, pkeys: Sequence[int],
         wanted = bytearray(REGISTRATION.pack(0, bytes(16), GSI, SUBN_ADM, SA_VERSION, bytes(3), 0))
         fcntl.ioctl(fd, REGISTER_AGENT, wanted)
         agent = REGISTRATION.unpack(wanted)[0]
-        timeout = int(seconds * 1000) // 2  # sent twice: a datagram may be lost
-        os.write(fd, make_question(agent, timeout, lid=lid, sl=sl, index=_pkey_index(pkeys)))
+        timeout = int(seconds * 1000) // 2  # the kernel sends it twice: a datagram may be lost
+        os.write(fd, make_query(agent, timeout, lid=lid, sl=sl, index=_pkey_index(pkeys)))
         return await_answer(fd, time.monotonic() + seconds + 0.5)
     finally:
         os.close(fd)
 
 
 def _pkey_index(pkeys: Sequence[int]) -> int:
-    """The subnet administrator is asked in the default partition."""
+    """Return the index of the default partition's P_Key, with which the query is sent; 0 if the table lacks it."""
     return next((index for index, pkey in enumerate(pkeys) if normalize_pkey(pkey) == DEFAULT_PKEY), 0)
 
 
-def make_question(agent: int, timeout: int, *, lid: int, sl: int, index: int) -> bytes:
-    """Give the datagram as umad takes it; `timeout` in milliseconds, `index` of the P_Key."""
+def make_query(agent: int, timeout: int, *, lid: int, sl: int, index: int) -> bytes:
+    """Return the datagram as umad takes it; `timeout` is in milliseconds, `index` is the P_Key's."""
     header = HEADER.pack(
         agent, 0, timeout, 1, SIZE, struct.pack(">I", GSI), struct.pack(">I", GSI_QKEY), struct.pack(">H", lid),
         sl, 0, 0, 0, 0, 0, bytes(16), bytes(4), index,
     )  # fmt: skip
-    # The kernel puts the agent into the upper half of the transaction's number.
+    # The kernel puts the agent's number into the upper half of the transaction ID.
     mad = MAD.pack(1, SUBN_ADM, SA_VERSION, GET, 0, 0, os.getpid() & 0xFFFF | 1, CLASS_PORT_INFO, 0, 0)
     return header + mad.ljust(SIZE, b"\0")
 
 
 def await_answer(fd: int, deadline: float) -> str:
-    """Wait for the answer; "" for a good one, else what came of it."""
+    """Wait for the answer until `deadline` (monotonic); return "" for a good answer, else what went wrong."""
     waiter = poll()
     waiter.register(fd, POLLIN)
     while (left := deadline - time.monotonic()) > 0:
@@ -74,7 +78,7 @@ def await_answer(fd: int, deadline: float) -> str:
         if status == errno.ETIMEDOUT:
             break
         if status:
-            return f"the question could not be sent: {os.strerror(status)}"
+            return f"the query could not be sent: {os.strerror(status)}"
         _, _, _, method, mad_status, *_ = MAD.unpack_from(answer, HEADER.size)
         if method == GET_RESP:
             return f"it answered with status {mad_status:#06x}" if mad_status else ""

@@ -1,4 +1,4 @@
-"""The topics of the facts, in words. No I/O."""
+"""The topics of the facts, as messages name them. No I/O."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ TOPICS = {
     "config": "the CNI configurations",
     "ports": "port states and P_Keys (sysfs, which asks the firmware)",
     "vf_configs": "the PF's settings of its VFs (netlink)",
-    "sm": "the question to the subnet manager (umad)",
+    "sm": "the query to the subnet manager (umad)",
     "verbs": "opening an RDMA device (libibverbs)",
     "state": "records, leases and locks",
     "node": "kernel, programs and kubelet's files",

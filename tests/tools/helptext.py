@@ -15,19 +15,19 @@ HEAD = """\
 `ib-sriov` called by hand, without CNI_COMMAND in the environment. This page is written by `make reference` from what
 `--help` says.
 
-Every command that reads or changes the node takes `-o json` for programs. What was asked for goes to standard output,
-everything else to standard error; a table that is piped has no colour and is as wide as what is in it. Colour is for
-terminals, and NO_COLOR turns it off there too. Most of it works without root, as far as the kernel allows; what could
-not be seen is named, and makes the exit status 5.
+Every command that reads or changes the node takes `-o json` for programs. The requested output goes to standard output,
+everything else to standard error. A table that is piped is as wide as its content and has no colour; colour is used on
+terminals only, and NO_COLOR turns it off there too. Most commands work without root as far as the kernel allows; they
+name what could not be read, and then the exit status is 5.
 
 | exit status | meaning |
 |---|---|
 | 0 | done, and nothing is wrong |
-| 1 | something is wrong: a difference, a fault of a configuration, a failed check |
+| 1 | something is wrong: a difference, an invalid configuration, a failed check |
 | 2 | wrong usage |
-| 3 | there is no such attachment, or more than one |
-| 4 | it could not be done: the message says what refused and why |
-| 5 | done, but not everything could be seen |
+| 3 | no attachment matches, or more than one does |
+| 4 | the command failed; the message says what and why |
+| 5 | done, but some information could not be read |
 """
 TABLE = re.compile(r"\| key \| type; default \| meaning \|\n(?:\|.*\n)+")
 

@@ -33,18 +33,22 @@ CASES = [
     case("hca", with_hca(driver="", rdma=""), FAIL, "has no driver", "modprobe mlx5_core"),
     case("hca", with_hca(rdma=""), FAIL, "no RDMA device here", "modprobe mlx5_ib"),
     case(
-        "firmware", change("hca", hcas=(IN_POD, replace(OTHER, firmware="1.0"))), WARN, "1.0, 28.39.1002", "one version"
+        "firmware",
+        change("hca", hcas=(IN_POD, replace(OTHER, firmware="1.0"))),
+        WARN,
+        "1.0, 28.39.1002",
+        "same version",
     ),
-    case("firmware", with_hca(firmware=""), NOTE, "tells no firmware version"),
-    case("sriov", with_hca(total_vfs=None), FAIL, "SR-IOV is not there", f"mlxconfig -d {PF} set SRIOV_EN=1"),
+    case("firmware", with_hca(firmware=""), NOTE, "reports no firmware version"),
+    case("sriov", with_hca(total_vfs=None), FAIL, "SR-IOV is not available", f"mlxconfig -d {PF} set SRIOV_EN=1"),
     case("sriov", with_hca(total_vfs=0), FAIL, "0 VFs possible", "BIOS"),
-    case("sriov", change("hca", hcas=(IN_POD, replace(OTHER, total_vfs=0))), NOTE, "0000:5e:00.0", "only if"),
+    case("sriov", change("hca", hcas=(IN_POD, replace(OTHER, total_vfs=0))), NOTE, "0000:5e:00.0", "only needed if"),
     case(
         "vfs", with_hca(num_vfs=0, vfs=()), FAIL, "has no VFs, 16", f"echo 8 > /sys/bus/pci/devices/{PF}/sriov_numvfs"
     ),
     case("vfs", with_hca(num_vfs=0, vfs=(), total_vfs=4), FAIL, "has no VFs, 4", "echo 4 > "),
-    case("vfs", with_hca(num_vfs=4), FAIL, "sriov_numvfs is 4, and 2 VFs", "dmesg"),
-    case("vfs", change("hca", hcas=(IN_POD, replace(OTHER, num_vfs=0, vfs=()))), NOTE, "has no VFs", "only if"),
+    case("vfs", with_hca(num_vfs=4), FAIL, "sriov_numvfs is 4, but 2 VFs", "dmesg"),
+    case("vfs", change("hca", hcas=(IN_POD, replace(OTHER, num_vfs=0, vfs=()))), NOTE, "has no VFs", "only needed if"),
     case("module-ipoib", change("hca", modules=MODULES - {"ib_ipoib"}), FAIL, "ib_ipoib is not", "modprobe ib_ipoib"),
     case("module-uverbs", change("hca", modules=MODULES - {"ib_uverbs"}), FAIL, "ib_uverbs is not", "modprobe ib_uv"),
     case("module-more", change("hca", modules=MODULES - {"rdma_ucm"}), NOTE, "rdma_ucm is not", "modprobe rdma_ucm"),
@@ -65,24 +69,24 @@ CASES = [
     ),
     case(
         "answers",
-        replace(HEALTHY, hung=("ports",), unseen={"ports": "x"}),
+        replace(HEALTHY, hung=("ports",), unread={"ports": "x"}),
         FAIL,
         "no answer within 5 s: port states",
         "dmesg",
     ),
-    case("answers", replace(HEALTHY, unseen={"state": "Input/output error"}), SKIP, "not read: records"),
+    case("answers", replace(HEALTHY, unread={"state": "Input/output error"}), SKIP, "not read: records"),
     case("pf-port", replace(HEALTHY, ports={"mlx5_0": DOWN}), FAIL, "port DOWN (Polling)", "cable"),
     case("pf-port", replace(HEALTHY, ports={"mlx5_0": replace(ACTIVE, state="INIT")}), FAIL, "port INIT", "opensm"),
-    case("pf-port", replace(HEALTHY, ports={}), SKIP, "does not tell"),
+    case("pf-port", replace(HEALTHY, ports={}), SKIP, "reports no state"),
     case(
         "sm",
-        replace(HEALTHY, sm={"mlx5_0": SmAnswer(fault="no answer", seen=True)}),
+        replace(HEALTHY, sm={"mlx5_0": SmAnswer(fault="no answer", asked=True)}),
         FAIL,
         "LID 1 does not answer",
         "opensm",
     ),
     case(
-        "sm", replace(HEALTHY, sm={"mlx5_0": SmAnswer(fault="/dev/x: no", seen=False)}), SKIP, "was not asked: /dev/x"
+        "sm", replace(HEALTHY, sm={"mlx5_0": SmAnswer(fault="/dev/x: no", asked=False)}), SKIP, "was not asked: /dev/x"
     ),
     case("sm", replace(HEALTHY, ports={"mlx5_0": replace(ACTIVE, sm_lid=0)}), FAIL, "SM LID 0", "opensm"),
     case("carrier", with_hca(netdev=replace(HCA.netdev, carrier=False)), WARN, "has no carrier", "partitions.conf"),
@@ -114,8 +118,10 @@ CASES = [
         "partitions.conf",
     ),
     case("pkeys", replace(HEALTHY, ports={"mlx5_0": ACTIVE}), SKIP, "no free VF with an active port"),
-    case("rdma-mode", change("hca", rdma_mode="shared"), FAIL, "is shared, and rdmaIsolation of ib", "netns_mode=0"),
-    case("rdma-mode", network(isolation=False), WARN, "is exclusive, and ib has no rdmaIsolation", "no RDMA device"),
+    case("rdma-mode", change("hca", rdma_mode="shared"), FAIL, "is shared, but rdmaIsolation of ib", "netns_mode=0"),
+    case(
+        "rdma-mode", network(isolation=False), WARN, "is exclusive, but ib does not set rdmaIsolation", "no RDMA device"
+    ),
     case("rdma-mode", change("config", networks=()), NOTE, "exclusive", "rdmaIsolation"),
     case(
         "vf-driver",
@@ -125,16 +131,18 @@ CASES = [
         f"echo {VF1} > /sys/bus",
     ),
     case(
-        "vf-devices", with_vfs(vf(0, rdma="", rdma_here=False)), FAIL, "a driver and no RDMA device", "modprobe mlx5_ib"
+        "vf-devices", with_vfs(vf(0, rdma="", rdma_here=False)), FAIL, "a driver but no RDMA device", "modprobe mlx5_ib"
     ),
-    case("vf-driver", with_vfs(vf(0, driver="", override="vfio-pci")), FAIL, "no driver", "only vfio-pci may have it"),
+    case("vf-driver", with_vfs(vf(0, driver="", override="vfio-pci")), FAIL, "no driver", "only vfio-pci may bind it"),
     case("vf-driver", with_hca(vfs=(vf(0, driver=""),), autoprobe=False), FAIL, "no driver", "sriov_drivers_autoprobe"),
-    case("vf-devices", with_vfs(vf(0, netdev=None)), WARN, "devices elsewhere, and no attachment", "ip netns"),
+    case(
+        "vf-devices", with_vfs(vf(0, netdev=None)), WARN, "devices in another namespace but no attachment", "ip netns"
+    ),
     case(
         "vf-devices",
         replace(with_vfs(vf(0, netdev=None)), state=replace(STATE, readable=False, owners=(), records=())),
         SKIP,
-        "not seen from here",
+        "not known here",
     ),
     case(
         "vf-guid-zero",
@@ -144,21 +152,25 @@ CASES = [
         "docs/guids.md",
     ),
     case("vf-guid-zero", with_vfs(vf(0, node_guid=Guid(0))), NOTE, "has no GUID"),
-    case("vf-guid-zero", with_vfs(vf(0, port_guid=Guid((1 << 64) - 1))), WARN, "no port may have", "bind anew"),
-    case("vf-guid-zero", with_hca(vfs=(vf(0, **ZERO),), port_guid=Guid(0)), FAIL, "none to derive them from", "PF"),
+    case("vf-guid-zero", with_vfs(vf(0, port_guid=Guid((1 << 64) - 1))), WARN, "no port may have", "rebind the VF"),
+    case("vf-guid-zero", with_hca(vfs=(vf(0, **ZERO),), port_guid=Guid(0)), FAIL, "none to derive one from", "PF"),
     case(
         "vf-guid-double",
         with_vfs(vf(0), vf(1, node_guid=vf(0).node_guid)),
         FAIL,
-        f"2 times: VF {VF0}, VF {VF1}",
+        f"used 2 times: VF {VF0}, VF {VF1}",
         "another",
     ),
-    case("vf-guid-double", with_vfs(vf(0, port_guid=HCA.port_guid)), FAIL, "PF eth100", "bind that VF anew"),
+    case("vf-guid-double", with_vfs(vf(0, port_guid=HCA.port_guid)), FAIL, "PF eth100", "rebind that VF"),
     case("vf-guid-double", record(guid=vf(1).port_guid), FAIL, "train/worker-0", "another"),
     case(
-        "vf-link", replace(network(link_state=""), vf_configs=SWITCHED_OFF), WARN, "disable and ib leaves it", '"auto"'
+        "vf-link",
+        replace(network(link_state=""), vf_configs=SWITCHED_OFF),
+        WARN,
+        "disable, and ib does not change it",
+        '"auto"',
     ),
-    case("vf-link", replace(HEALTHY, vf_configs=SWITCHED_OFF), OK, "every network here sets anew"),
+    case("vf-link", replace(HEALTHY, vf_configs=SWITCHED_OFF), OK, "every network here sets it at ADD"),
     case("vf-free", with_hca(vfs=IN_POD.vfs[:1]), NOTE, "none of 1 VFs is free", "ib-sriov list"),
     case("vf-free", change("state", readable=False), SKIP, "run as root"),
 ]

@@ -17,9 +17,11 @@ CASES = [
         "cannot be written: mounted",
         "remount,rw",
     ),
-    case("state-dir", folder(free_bytes=4096), WARN, "room for 4 KiB", "df -h"),
-    case("state-dir", folder(free_files=0), FAIL, "0 files only", "df -i"),
-    case("state-modes", change("state", loose=("/var/lib/cni/ib-sriov",)), WARN, "others may read", "chmod -R go="),
+    case("state-dir", folder(free_bytes=4096), WARN, "only 4 KiB", "df -h"),
+    case("state-dir", folder(free_files=0), FAIL, "and 0 files free", "df -i"),
+    case(
+        "state-modes", change("state", loose=("/var/lib/cni/ib-sriov",)), WARN, "not only root can read", "chmod -R go="
+    ),
     case("state-modes", folder(uid=1000), WARN, "not owned by root", "chown root:"),
     case("state-modes", change("state", readable=False), SKIP, "run as root"),
     case("records", change("state", damaged=("/s/x.json",)), WARN, "damaged: /s/x.json", "remove it"),
@@ -29,8 +31,8 @@ CASES = [
     ),
     case("leftovers", record(alive=False, this_boot=False), WARN, "from before the last boot", "ib-sriov gc"),
     case("leftovers", record(alive=False, busy=True), OK, "none of a dead pod"),
-    case("owners", change("state", records=()), WARN, f"owner without record: VF {VF0}", "ADD"),
-    case("owners", record(vf_there=False), WARN, "are gone", "delete these pods"),
+    case("owners", change("state", records=()), WARN, f"owner without a record: VF {VF0}", "ADD"),
+    case("owners", record(vf_exists=False), WARN, "no longer exist", "delete these pods"),
     case(
         "leases",
         change("state", leases=(replace(LEASE, container_id="lost"),)),
@@ -42,7 +44,7 @@ CASES = [
         "leases",
         change("state", leases=(replace(LEASE, container_id="go"),), go_records=("/var/lib/cni/ib-sriov/go-net1",)),
         OK,
-        "each of an attachment",
+        "all held by attachments",
     ),
     case(
         "stuck-calls",
@@ -55,7 +57,7 @@ CASES = [
         "stuck-calls",
         change("state", locks=(HeldLock(pci=VF0, pid=7, container_id="c", ifname="net1", seconds=3.0),)),
         OK,
-        "1 call on the way",
+        "1 call in progress",
     ),
     case(
         "go-records", change("state", go_records=("/var/lib/cni/ib-sriov/c-net1",)), NOTE, "1 record of the Go", "DEL"
@@ -82,33 +84,33 @@ CASES = [
     case(
         "config", change("config", broken=(BrokenFile(path="/c", reason="not JSON", ours=False),)), WARN, "/c: not JSON"
     ),
-    case("config", change("config", unread=("/c",)), SKIP, "run as root"),
-    case("config", change("config", networks=()), NOTE, "not seen", "--config nad.yaml"),
+    case("config", change("config", unread=("/c",)), SKIP, "only root can read /c", "run as root"),
+    case("config", change("config", networks=()), NOTE, "were not checked", "--config nad.yaml"),
     case(
         "config",
-        network(unknown=("linkState is no key of it",)),
+        network(unknown=("linkState is not a known key",)),
         WARN,
-        "10-ib.conf: linkState is no",
+        "10-ib.conf: linkState is not a",
         "ib-sriov config",
     ),
-    case("ipam-plugin", network(ipam_type="dhcp", faults=("ipam.type dhcp",)), OK, "no IPAM plugin but"),
-    case("config-guid", network(guid="02:00:00:00:00:00:00:01"), NOTE, "one pod at a time", "docs/guids.md"),
+    case("ipam-plugin", network(ipam_type="dhcp", faults=("ipam.type dhcp",)), OK, "only the bundled IPAM plugin"),
+    case("config-guid", network(guid="02:00:00:00:00:00:00:01"), NOTE, "only one pod at a time", "docs/guids.md"),
     case(
         "config-names",
         change("config", networks=(NETWORK, replace(NETWORK, isolation=False))),
         WARN,
-        "differ: ib",
+        "the same name: ib",
         "own name",
     ),
     case("ipam-plugin", network(ipam_type="whereabouts"), FAIL, "whereabouts is not in CNI_PATH", "install"),
     case(
-        "log-file", change("node", log_folders=(("/l/x", "its folder does not exist"),)), WARN, "logFile /l/x", "make"
+        "log-file", change("node", log_folders=(("/l/x", "its folder does not exist"),)), WARN, "logFile /l/x", "create"
     ),
     case("multus", replace(change("config", multus=()), node=replace(NODE, multus=())), NOTE, "not on this node"),
     case(
-        "multus", change("config", multus_missing=("/k",)), FAIL, "kubeconfig of Multus is not there: /k", "DaemonSet"
+        "multus", change("config", multus_missing=("/k",)), FAIL, "kubeconfig of Multus does not exist: /k", "DaemonSet"
     ),
-    case("multus", change("node", multus=()), FAIL, "wants multus, which is not", "DaemonSet"),
+    case("multus", change("node", multus=()), FAIL, "needs multus, which is not", "DaemonSet"),
     case("multus", change("config", multus=()), WARN, "names it", "DaemonSet"),
     case("multus", change("config", files=("00-cbr0.conf", "00-multus.conf")), WARN, "not the first", "rename"),
     case(
@@ -118,27 +120,33 @@ CASES = [
             node=replace(NODE, multus=("/opt/cni/bin/multus-shim",)),
         ),
         FAIL,
-        "no daemon",
+        "cannot reach its daemon",
         "kubectl",
     ),
     case("plugin", change("node", plugin=None), FAIL, "not in CNI_PATH", "ib-sriov install"),
     case("plugin", program(kind="go"), FAIL, "is the Go ib-sriov-cni", "replaces it"),
     case("plugin", program(kind="unknown", fault="it cannot be executed"), FAIL, "cannot be executed", "install"),
-    case("plugin", program(version="0.9"), WARN, "is version 0.9, this is 1.0", "install"),
-    case("plugin", program(kind="unknown"), SKIP, "does not tell what it is"),
+    case("plugin", program(version="0.9"), WARN, "is version 0.9, the doctor is 1.0", "install"),
+    case("plugin", program(kind="unknown"), SKIP, "cannot tell what"),
     case("kubelet", device_plugin(sockets=("kubelet.sock",)), WARN, "no device plugin", "SR-IOV device plugin"),
     case("kubelet", device_plugin(sockets=()), FAIL, "kubelet's socket", "systemctl status kubelet"),
-    case("kubelet", change("node", device_plugin=NO_KUBELET), OK, "no kubelet here"),
+    case("kubelet", change("node", device_plugin=NO_KUBELET), OK, "no kubelet on this node"),
     case("device-plugin", device_plugin(resources=()), FAIL, "none of 2 VFs", "selectors"),
-    case("device-plugin", device_plugin(resources=(("r", (str(VF0),)),)), WARN, f"in no resource: {VF1}", "anew"),
+    case(
+        "device-plugin",
+        device_plugin(resources=(("r", (str(VF0),)),)),
+        WARN,
+        f"in none of kubelet's resources: {VF1}",
+        "restart",
+    ),
     case(
         "device-plugin", device_plugin(resources=(("r", (str(VF0), str(VF1), "0000:99:00.1")),)), WARN, "0000:99:00.1"
     ),
     case("device-plugin", device_plugin(resources=None, reason="Permission denied"), SKIP, "Permission denied"),
     case("devinfo", device_plugin(devinfo=(("f", str(VF1), "mlx5_7"),)), NOTE, "says mlx5_7", "CNIDeviceInfoFile"),
     case("kernel", change("node", kernel=(4, 19), release="4.19.0"), FAIL, "no RDMA namespaces", "5.2"),
-    case("kernel", change("node", kernel=(5, 4), release="5.4.0"), WARN, "does not tell what GUIDs", "OFED"),
+    case("kernel", change("node", kernel=(5, 4), release="5.4.0"), WARN, "does not report the GUIDs", "OFED"),
     case("kernel", replace(change("node", kernel=(5, 4)), hca=with_hca(ofed=True).hca), NOTE, "OFED's files"),
     case("kernel", change("node", kernel=(3, 10), release="3.10.0"), WARN, "older than any", "4.18"),
-    case("kernel", change("node", kernel=(0, 0)), SKIP, "not seen"),
+    case("kernel", change("node", kernel=(0, 0)), SKIP, "not known"),
 ]

@@ -16,6 +16,7 @@ from ib_sriov_cni.doctor.facts import (
     Folder,
     Hca,
     HcaFacts,
+    HcaVf,
     Lease,
     Netdev,
     Network,
@@ -27,7 +28,6 @@ from ib_sriov_cni.doctor.facts import (
     Roots,
     SmAnswer,
     StateFacts,
-    VfFacts,
 )
 from ipam.protocol.value import replace
 from tests.unit.trees import Tree, write
@@ -40,10 +40,10 @@ ACTIVE = PortFacts(state="ACTIVE", physical="LinkUp", lid=5, sm_lid=1, sm_sl=0, 
 MODULES = frozenset(("ib_core", "ib_ipoib", "ib_uverbs", "ib_umad", "rdma_ucm", "mlx5_core", "mlx5_ib"))
 
 
-def vf(number: int, **change: Any) -> VfFacts:
+def vf(number: int, **change: Any) -> HcaVf:
     """A free VF, at home, with a GUID."""
     guid = Guid(0x0011223344556600 + number)
-    facts = VfFacts(
+    facts = HcaVf(
         pci=PciAddress(f"0000:3b:00.{number + 1}"),
         index=number,
         driver="mlx5_core",
@@ -86,7 +86,7 @@ RECORD = RecordFacts(
     alive=True,
     busy=False,
     this_boot=True,
-    vf_there=True,
+    vf_exists=True,
 )
 FOLDER = Folder(
     path="/var/lib/cni/ib-sriov",
@@ -113,7 +113,6 @@ CONFIG = ConfigFacts(
     networks=(NETWORK,),
     broken=(),
     unread=(),
-    given=False,
     files=("00-multus.conf", "10-ib.conf"),
     multus=(("/etc/cni/net.d/00-multus.conf", {"type": "multus"}),),
     multus_missing=(),
@@ -158,7 +157,7 @@ HEALTHY = AllFacts(
             1: VfConfig(node_guid=Guid(0), port_guid=Guid(0), link_state="auto"),
         }
     },
-    sm={"mlx5_0": SmAnswer(fault="", seen=True)},
+    sm={"mlx5_0": SmAnswer(fault="", asked=True)},
     verbs={
         "mlx5_0": PortReport(
             device="mlx5_0",
@@ -187,7 +186,7 @@ def with_hca(**fields: Any) -> AllFacts:
     return change("hca", hcas=(replace(IN_POD, **fields),))
 
 
-def with_vfs(*vfs: VfFacts) -> AllFacts:
+def with_vfs(*vfs: HcaVf) -> AllFacts:
     """The healthy node with these VFs, none of them in a pod."""
     return replace(with_hca(vfs=vfs, num_vfs=len(vfs)), state=replace(HEALTHY.state, records=(), owners=(), leases=()))
 

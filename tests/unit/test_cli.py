@@ -110,7 +110,7 @@ def test_completion_completes() -> None:
     ],
 )
 def test_how_long_ago(seconds: float, words: str) -> None:
-    assert output.since_words(1000.0, 1000.0 + seconds) == words
+    assert output.render_age(1000.0, 1000.0 + seconds) == words
 
 
 class Terminal(io.StringIO):

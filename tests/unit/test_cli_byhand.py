@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from ib_sriov_cni import cli
 from ib_sriov_cni.cli.byhand import MARK
-from ib_sriov_cni.cli.output import FAILED, NO_SUCH
+from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_NOT_FOUND
 from ib_sriov_cni.core.configuration import parse_netconf
 from ipam.host_local.config import parse_settings
 from ipam.protocol.request import parse_request
@@ -82,17 +82,25 @@ def test_a_configuration_to_start_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["--device", DEVICE], 2, "give one of --pid and --netns"),
-        (["--device", DEVICE, "--pid", "1", "--netns", "x"], 2, "give one of --pid and --netns"),
-        (["--device", DEVICE, "--netns", "nobody-has-this"], FAILED, "there is none of that name"),
-        (["--device", DEVICE, "--pid", "4194304"], FAILED, "process 4194304: there is none"),
-        (["--netns", HERE], FAILED, "deviceID must be the PCI address of a VF"),
-        (["--device", "eth0", "--netns", HERE], FAILED, "must be a PCI address like 0000:3b:00.2 (got 'eth0')"),
-        (["--device", DEVICE, "--netns", HERE, "--guid", "0"], FAILED, "must be a GUID"),
+        (["--device", DEVICE], 2, "set either --pid or --netns"),
+        (["--device", DEVICE, "--pid", "1", "--netns", "x"], 2, "set either --pid or --netns"),
+        (
+            ["--device", DEVICE, "--netns", "nobody-has-this"],
+            EXIT_FAILED,
+            "there is no network namespace nobody-has-this",
+        ),
+        (["--device", DEVICE, "--pid", "4194304"], EXIT_FAILED, "there is no process 4194304"),
+        (["--netns", HERE], EXIT_FAILED, "deviceID must be the PCI address of a VF"),
+        (["--device", "eth0", "--netns", HERE], EXIT_FAILED, "must be a PCI address like 0000:3b:00.2 (got 'eth0')"),
+        (["--device", DEVICE, "--netns", HERE, "--guid", "0"], EXIT_FAILED, "must be a GUID"),
         (["--device", DEVICE, "--netns", HERE, "--address", "10.0.0.1"], 2, "need --ipam-subnet"),
-        (["--device", DEVICE, "--netns", HERE, "--ifname", "a/b"], FAILED, "contains '/'"),
-        (["--device", DEVICE, "--netns", HERE, "--config", "/nowhere"], FAILED, "No such file"),
-        (["--device", DEVICE, "--netns", HERE, "--config", "/dev/null"], FAILED, "0 configurations of type ib-sriov"),
+        (["--device", DEVICE, "--netns", HERE, "--ifname", "a/b"], EXIT_FAILED, "contains '/'"),
+        (["--device", DEVICE, "--netns", HERE, "--config", "/nowhere"], EXIT_FAILED, "No such file"),
+        (
+            ["--device", DEVICE, "--netns", HERE, "--config", "/dev/null"],
+            EXIT_FAILED,
+            "must contain one configuration of type ib-sriov (it contains 0)",
+        ),
     ],
 )
 def test_what_add_refuses(words: list[str], status: int, said: str) -> None:
@@ -104,7 +112,7 @@ def test_what_add_refuses(words: list[str], status: int, said: str) -> None:
 def test_del_leaves_a_runtimes_attachment_alone(node: Node) -> None:
     record = node.record(VFS[0], boot_id="another")
     status, _, err = run("del", "w-0", node=node)
-    assert status == FAILED
+    assert status == EXIT_FAILED
     assert "attached by a runtime" in err
     assert node.host.records.read_keys() == [record.key]
     status, out, _ = run("del", "w-0", "--force", "-o", "json", node=node)
@@ -122,7 +130,7 @@ def test_del_what_was_added_by_hand(node: Node) -> None:
     node.host.records.forget(record.key)
     node.host.records.write(replace(record, key=key, conf={"name": "mine"}))
     status, _, err = run("del", "--netns", "other", node=node)
-    assert status == NO_SUCH
+    assert status == EXIT_NOT_FOUND
     assert "attached by hand: mine/netns-try:net1" in err
     # Its namespace may be gone, and its network is another than the default: it is the only one there.
     assert run("del", "--netns", "try", node=node)[0] == 0

@@ -15,13 +15,13 @@ from ib_sriov_cni import cli
 from ib_sriov_cni.cli.documents import read_configurations, validate
 from ib_sriov_cni.cli.keys import (
     BY_NAME,
-    HOST_LOCAL,
-    PROTOCOL,
-    nearest,
+    HOST_LOCAL_KEYS,
+    PROTOCOL_KEYS,
+    describe_unknown_keys,
+    find_nearest,
     render_reference,
-    unknown_keys,
 )
-from ib_sriov_cni.cli.output import FAILED, FOUND, NO_SUCH
+from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_NOT_FOUND, EXIT_PROBLEM
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = {"cniVersion": "1.0.0", "name": "ib", "type": "ib-sriov"}
@@ -41,7 +41,7 @@ def test_every_key_that_the_parser_reads_is_in_the_table() -> None:
 
     source = (ROOT / "ib_sriov_cni/core/configuration.py").read_text()
     read = set(re.findall(r'conf(?:\.get\(|, )"(\w+)"', source)) - {"name"}
-    assert read - set(BY_NAME) - set(PROTOCOL) == set()
+    assert read - set(BY_NAME) - set(PROTOCOL_KEYS) == set()
     assert {"mtu", "link_state", "guid", "ipam"} <= read
 
 
@@ -65,7 +65,7 @@ def test_the_reference_is_current() -> None:
     ],
 )
 def test_the_nearest_known_key(wrong: str, right: str) -> None:
-    assert nearest(wrong, BY_NAME) == right
+    assert find_nearest(wrong, BY_NAME) == right
 
 
 def test_unknown_keys_everywhere() -> None:
@@ -83,16 +83,22 @@ def test_unknown_keys_everywhere() -> None:
             "slices": {"flanel": True},
         },
     }
-    said = unknown_keys(conf)
-    assert said[0] == "linkState is no key of it and is ignored; is link_state meant?"
-    assert said[1] == "vlan is no key of it and is ignored"
-    assert "runtimeConfig.infinibandGuid is no key of it and is ignored; is runtimeConfig.infinibandGUID meant?" in said
-    assert "ipam.ranges[0][0].rangestart is no key of it and is ignored; is ipam.ranges[0][0].rangeStart meant?" in said
-    assert "ipam.slices.flanel is no key of it and is ignored; is ipam.slices.flannel meant?" in said
+    said = describe_unknown_keys(conf)
+    assert said[0] == "linkState is not a known key and is ignored; did you mean link_state?"
+    assert said[1] == "vlan is not a known key and is ignored"
+    assert (
+        "runtimeConfig.infinibandGuid is not a known key and is ignored; did you mean runtimeConfig.infinibandGUID?"
+        in said
+    )
+    assert (
+        "ipam.ranges[0][0].rangestart is not a known key and is ignored; did you mean ipam.ranges[0][0].rangeStart?"
+        in said
+    )
+    assert "ipam.slices.flanel is not a known key and is ignored; did you mean ipam.slices.flannel?" in said
     assert len(said) == 8
     # Another IPAM plugin's keys are its own.
-    assert unknown_keys({**CONF, "ipam": {"type": "whereabouts", "range": "x"}}) == []
-    assert unknown_keys({**CONF, "ipam": {"type": "host-local", **dict.fromkeys(HOST_LOCAL[1:])}}) == []
+    assert describe_unknown_keys({**CONF, "ipam": {"type": "whereabouts", "range": "x"}}) == []
+    assert describe_unknown_keys({**CONF, "ipam": {"type": "host-local", **dict.fromkeys(HOST_LOCAL_KEYS[1:])}}) == []
 
 
 # ---- validate
@@ -151,21 +157,21 @@ def test_a_configuration_in_yaml_and_one_with_tabs() -> None:
     [
         ("{", "neither JSON"),
         ("a: b: c", "not YAML"),
-        ("", "there is no network configuration"),
-        ("just words", "it is no object"),
-        ("[1]", "it is no object"),
+        ("", "no network configuration found"),
+        ("just words", "not a JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"name": "x"}', "type is missing"),
-        ('{"name": "x", "plugins": []}', "plugins is no list"),
-        ('{"name": "x", "plugins": [1]}', "it is no object"),
-        (NAD.replace("'{", "{").replace("}'", "}"), "spec.config is no text"),
+        ('{"name": "x", "plugins": []}', "plugins must be a list"),
+        ('{"name": "x", "plugins": [1]}', "not a JSON object"),
+        (NAD.replace("'{", "{").replace("}'", "}"), "spec.config is not a string"),
         (NAD.replace('"auto"}', '"auto"'), "is not JSON"),
         ('{"type": "ib-sriov", "name": "a", "name": "b"}', "is not JSON"),
         ('{"type": "ib-sriov"}', "name is missing"),
         ('{"type": "ib-sriov", "name": "x", "cniVersion": "9"}', "cniVersion '9' is not supported"),
         ('{"type": "ib-sriov", "name": "x", "ipam": {"type": "host-local"}}', "no IP ranges specified"),
-        ("x: &a {type: ib-sriov, y: *a}\ntype: ib-sriov", "goes round in a circle"),
+        ("x: &a {type: ib-sriov, y: *a}\ntype: ib-sriov", "contains itself"),
         ("- " * 3000, "YAML"),
-        ("type: ib-sriov\n2024-01-01: x", "it cannot be JSON"),
+        ("type: ib-sriov\n2024-01-01: x", "it cannot be converted to JSON"),
         ("type: ib-sriov\nname: x\nmtu: .inf", "is not JSON"),
     ],
 )
@@ -205,7 +211,7 @@ def test_advice() -> None:
         "host-local",
     ]
     (found,) = found_in('{"name": "x", "type": "ib-sriov"}')
-    assert found.warnings == ["cniVersion is missing, which means 0.1.0: no CHECK, and results of the oldest shape"]
+    assert found.warnings == ["cniVersion is missing, which means 0.1.0: no CHECK, and results in the oldest format"]
 
 
 def test_validate_prints_what_it_comes_to(tmp_path: Path) -> None:
@@ -241,34 +247,34 @@ def test_where_a_value_is_from() -> None:
 def test_validate_says_all_faults_and_ends_with_1() -> None:
     conf = {**CONF, "linkstate": "auto", "mtu": 5, "rdmaIsolation": "true"}
     status, out, _ = run("validate", "-", stdin=json.dumps(conf))
-    assert status == FOUND
-    assert "standard input: fault  network ib" in out
-    assert out.count("  fault ") == 2
-    assert "is link_state meant?" in out
+    assert status == EXIT_PROBLEM
+    assert "standard input: invalid  network ib" in out
+    assert out.count("  error ") == 2
+    assert "did you mean link_state?" in out
     assert run("validate", "-", stdin=json.dumps({**CONF, "linkstate": "x"}))[0] == 0
-    assert run("validate", "-", "--strict", stdin=json.dumps({**CONF, "linkstate": "x"}))[0] == FOUND
+    assert run("validate", "-", "--strict", stdin=json.dumps({**CONF, "linkstate": "x"}))[0] == EXIT_PROBLEM
 
 
 def test_validate_of_nothing_of_ours() -> None:
     status, out, err = run("validate", "-", stdin='{"name": "x", "type": "bridge"}')
     assert status == 0
-    assert "passed over" in out
+    assert "skipped" in out
     assert "no configuration of type ib-sriov" in err
 
 
 def test_validate_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    assert run("validate", "/nowhere/x")[0] == FAILED
+    assert run("validate", "/nowhere/x")[0] == EXIT_FAILED
     path = tmp_path / "binary"
     path.write_bytes(b"\xff\xfe")
     status, _, err = run("validate", str(path))
-    assert status == FAILED
-    assert "it is no text" in err
+    assert status == EXIT_FAILED
+    assert "is not UTF-8 text" in err
 
 
 # ---- explain
 
 
-@pytest.mark.parametrize("key", [*BY_NAME, *PROTOCOL])
+@pytest.mark.parametrize("key", [*BY_NAME, *PROTOCOL_KEYS])
 def test_explain_one(key: str) -> None:
     status, out, _ = run("explain", key)
     assert status == 0
@@ -280,9 +286,9 @@ def test_explain_one(key: str) -> None:
 def test_explain_all_and_none() -> None:
     status, out, _ = run("explain")
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()[1:]] == [*BY_NAME, *PROTOCOL]
-    assert set(json.loads(run("explain", "-o", "json")[1])) == {*BY_NAME, *PROTOCOL}
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [*BY_NAME, *PROTOCOL_KEYS]
+    assert set(json.loads(run("explain", "-o", "json")[1])) == {*BY_NAME, *PROTOCOL_KEYS}
     status, _, err = run("explain", "linkState")
-    assert status == NO_SUCH
-    assert "is link_state meant?" in err
-    assert "lists them all" in run("explain", "zzz")[2]
+    assert status == EXIT_NOT_FOUND
+    assert "did you mean link_state?" in err
+    assert "lists all keys" in run("explain", "zzz")[2]

@@ -75,10 +75,10 @@ def test_umask_is_not_asked(make_program: MakeProgram, folder: Path) -> None:
 def test_what_was_there_is_said_and_replaced(make_program: MakeProgram, folder: Path) -> None:
     assert install(make_program("old", f"# old\necho '{ANSWER}'"), "--to", folder).exit_code == 0
     done = install(make_program("new"), "--to", folder, "-o", "json")
-    told = json.loads(done.output)
-    assert told["done"] == "installed"
-    assert told["before"].startswith("a file of ")
-    assert told["cniVersions"] == "1.0.0, 1.1.0"
+    document = json.loads(done.output)
+    assert document["done"] == "installed"
+    assert document["before"].startswith("a file of ")
+    assert document["cniVersions"] == "1.0.0, 1.1.0"
     again = install(make_program("new"), "--to", folder, "-o", "json")
     assert json.loads(again.output)["done"] == "already there"
 
@@ -102,8 +102,8 @@ def test_dry_run_changes_nothing(make_program: MakeProgram, folder: Path) -> Non
     ("text", "word"),
     [
         ("echo nonsense", "nonsense"),
-        ("echo '{\"code\": 1}'; exit 1", "ended with 1"),
-        ("exit 127", "said nothing"),
+        ("echo '{\"code\": 1}'; exit 1", "exit status 1"),
+        ("exit 127", "no output"),
         ("echo '[]'", "no answer to VERSION"),
     ],
 )

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 
 from ib_sriov_cni import cli
 from ib_sriov_cni.cli.find import find_attachment
-from ib_sriov_cni.cli.listing import filtered
-from ib_sriov_cni.cli.output import FAILED, FOUND, INCOMPLETE, NO_SUCH, OK, Failure
+from ib_sriov_cni.cli.listing import filter_inventory
+from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_INCOMPLETE, EXIT_NOT_FOUND, EXIT_OK, EXIT_PROBLEM, Failure
 from ib_sriov_cni.node.read_inventory import read_inventory
 from tests.unit.node import VFS, Node
 from tests.unit.trees import PF, tree
@@ -54,15 +54,15 @@ def call(node: Node, *words: str) -> Called:
     return Called(CliRunner().invoke(cli.main, list(words), obj=node.site, prog_name="ib-sriov"))
 
 
-# The made PF's netdev is not on this host, so every look at it says that something was not seen.
-SEEN_ENOUGH = (OK, INCOMPLETE)
+# The made PF's netdev is not on this host, so every command says that something could not be read.
+READ_ENOUGH = (EXIT_OK, EXIT_INCOMPLETE)
 
 
 def test_list_has_a_row_for_each_vf(node: Node) -> None:
     node.take_away(VFS[1])
     node.record(VFS[1])
     called = call(node, "list")
-    assert called.status == INCOMPLETE
+    assert called.status == EXIT_INCOMPLETE
     assert "nopf0" in called.err
     assert [row[0] for row in called.rows] == VFS
     assert called.rows[0][:4] == [VFS[0], "nopf0/0", "free", "-"]
@@ -128,14 +128,14 @@ def test_list_shows_an_attachment_whose_vf_is_gone(node: Node) -> None:
     assert called.rows[-1][:4] == ["0000:77:00.1", "-", "dead", "train/lost"]
     assert "attachments without a VF here" in call(node, "list", "--tree").out
     with node.host:
-        assert filtered(read_inventory(node.host), pf="", states=("free",), network="").attachments == ()
+        assert filter_inventory(read_inventory(node.host), pf="", states=("free",), network="").attachments == ()
 
 
 def test_list_on_a_host_without_hca(tmp_path: Path) -> None:
     from ib_sriov_cni.cli.output import Site
 
     called = Called(CliRunner().invoke(cli.main, ["list"], obj=Site(str(tmp_path))))
-    assert "no InfiniBand PF with SR-IOV is here" in called.err
+    assert "no InfiniBand PF with SR-IOV on this node" in called.err
     assert called.rows == []
 
 
@@ -152,7 +152,7 @@ def test_list_without_vfs(tmp_path: Path) -> None:
 def test_show_a_dead_one(node: Node) -> None:
     node.record(VFS[0], boot_id="another")
     called = call(node, "show", "w-0")
-    assert called.status == FOUND
+    assert called.status == EXIT_PROBLEM
     assert "it was made before the last boot" in called.out
     assert "10.1.2.3/24" in called.out
     doc = call(node, "show", "w-0", "-o", "json").doc
@@ -164,8 +164,8 @@ def test_show_a_dead_one(node: Node) -> None:
 def test_show_what_is_not_there(node: Node) -> None:
     node.record(VFS[0])
     called = call(node, "show", "nobody")
-    assert called.status == NO_SUCH
-    assert "nobody: there is no such attachment" in called.err
+    assert called.status == EXIT_NOT_FOUND
+    assert "no attachment matches 'nobody'" in called.err
     assert "Known here: train/w-0" in called.err
 
 
@@ -178,7 +178,7 @@ def test_names_of_attachments(node: Node) -> None:
         assert find_attachment(name, attachments).key.container_id == "c-abcdef"
     with pytest.raises(Failure, match="2 attachments") as refusal:
         find_attachment("c-abc", attachments)
-    assert refusal.value.exit_code == NO_SUCH
+    assert refusal.value.exit_code == EXIT_NOT_FOUND
     for name in ("c-a", "", "zzz"):
         with pytest.raises(Failure):
             find_attachment(name, attachments)
@@ -193,13 +193,13 @@ def test_the_living_one_of_two_is_meant(node: Node) -> None:
 
 
 def test_check_says_what_is_dead(node: Node) -> None:
-    assert call(node, "check").status in SEEN_ENOUGH
+    assert call(node, "check").status in READ_ENOUGH
     node.record(VFS[0], boot_id="another")
     called = call(node, "check", "--all")
-    assert called.status == FOUND
+    assert called.status == EXIT_PROBLEM
     assert called.rows[0][:4] == ["train/w-0", "net1", VFS[0], "fail"]
     assert call(node, "check", "w-0", "--all").status == 2
-    assert call(node, "check", "nobody").status == NO_SUCH
+    assert call(node, "check", "nobody").status == EXIT_NOT_FOUND
 
 
 def test_gc_releases_the_dead_and_nothing_else(node: Node) -> None:
@@ -208,7 +208,7 @@ def test_gc_releases_the_dead_and_nothing_else(node: Node) -> None:
     node.record(VFS[0], "dead", boot_id="another")
     before = tree(node.root)
     called = call(node, "gc", "--dry-run")
-    assert called.status == INCOMPLETE
+    assert called.status == EXIT_INCOMPLETE
     assert called.rows[0][0] == "train/dead"
     assert "would be released" in called.out
     assert tree(node.root) == before
@@ -216,7 +216,7 @@ def test_gc_releases_the_dead_and_nothing_else(node: Node) -> None:
     (released,) = call(node, "gc", "-o", "json").doc["attachments"]
     assert (released["pod"], released["outcome"]) == ("train/dead", "released")
     assert node.host.records.read_keys() == [alive.key]
-    assert "1 living attachment" in call(node, "gc").err
+    assert "1 live attachment" in call(node, "gc").err
 
 
 def test_gc_says_what_it_could_not_release(node: Node) -> None:
@@ -224,7 +224,7 @@ def test_gc_says_what_it_could_not_release(node: Node) -> None:
     node.record(VFS[0], "dead", committed=False)
     node.unbind(VFS[0])
     called = call(node, "gc")
-    assert called.status == FAILED
+    assert called.status == EXIT_FAILED
     assert "failed: train/dead: " in called.err
     assert len(node.host.records.read_keys()) == 1
 
@@ -234,18 +234,18 @@ def test_repair_says_what_it_would_do_and_does_it(node: Node) -> None:
     node.unbind(VFS[1])
     (node.tree.device(VFS[1]) / "driver_override").write_text("vfio-pci\n")
     called = call(node, "repair", "--dry-run")
-    assert called.status == FOUND
+    assert called.status == EXIT_PROBLEM
     assert called.rows[0][:2] == ["release", "train/w-0"]
-    assert "left to you: VF 0000:3b:00.3 has no driver" in called.err
+    assert "not repaired: VF 0000:3b:00.3 has no driver" in called.err
     assert "driver_override says vfio-pci" in called.err
     doc = call(node, "repair", "-o", "json", "w-0").doc
     assert [each["outcome"] for each in doc["repairs"]] == ["done"]
     assert doc["findings"] == []
     (node.tree.device(VFS[1]) / "driver_override").unlink()
-    assert call(node, "repair", "--kind", "release").status in SEEN_ENOUGH
+    assert call(node, "repair", "--kind", "release").status in READ_ENOUGH
     assert call(node, "repair", "--kind", "nonsense").status == 2
     failed = call(node, "repair")  # the made driver's bind file binds nothing
-    assert failed.status == FAILED
+    assert failed.status == EXIT_FAILED
     assert "failed: bind VF 0000:3b:00.3 to mlx5_core" in failed.err
 
 
@@ -292,9 +292,9 @@ def test_watch_tells_changes_line_by_line_and_ends_when_asked(node: Node, end: s
 
 
 def test_a_refusal_is_a_message_a_hint_and_a_status(node: Node) -> None:
-    """What a verb raises is told as the command's own failure."""
+    """An error of the CNI command is reported as the command's own failure."""
     called = call(node, "add", "--device", VFS[0], "--netns", "/proc/self/ns/net")
-    assert called.status == FAILED
+    assert called.status == EXIT_FAILED
     assert "is the plugin's own network namespace (code 8)" in called.err
     assert "what to do: nothing was changed" in called.err
 
@@ -306,7 +306,7 @@ def test_what_is_about_attachments_says_that_it_cannot_see_them(node: Node, word
     os.symlink("loop", node.root / "var/lib/cni/loop")
     os.symlink("loop", node.state)
     called = call(node, *words.split())
-    assert called.status == FAILED
-    assert "who holds which VF cannot be seen" in called.err
+    assert called.status == EXIT_FAILED
+    assert "cannot read the records of attachments" in called.err
     assert called.out == ""
-    assert call(node, "list").status == INCOMPLETE
+    assert call(node, "list").status == EXIT_INCOMPLETE

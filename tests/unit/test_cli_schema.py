@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ib_sriov_cni import cli
-from ib_sriov_cni.cli.documents import request_of
+from ib_sriov_cni.cli.documents import make_add_request
 from ib_sriov_cni.cli.keys import BY_NAME, KEYS, make_schema
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError
@@ -25,7 +25,7 @@ CONF = {"cniVersion": "1.0.0", "name": "ib", "type": "ib-sriov"}
 
 def parser_takes(conf: dict[str, Any]) -> bool:
     try:
-        parse_netconf(request_of(conf), needs_device=False)
+        parse_netconf(make_add_request(conf), needs_device=False)
     except CniError:
         return False
     return True
@@ -157,7 +157,7 @@ def test_what_the_schema_refuses_of_host_local_the_parser_refuses_too(ipam: dict
     """Ranges are arithmetic, which no schema does: here it may take more, never less."""
     conf: dict[str, Any] = {**CONF, "ipam": ipam}
     try:
-        parse_settings(request_of(conf))
+        parse_settings(make_add_request(conf))
     except CniError:
         return
     assert schema_takes(conf), conf

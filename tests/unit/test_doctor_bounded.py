@@ -1,4 +1,4 @@
-"""Reading aside: what hangs costs seconds and nothing else; the question to the subnet administrator."""
+"""Bounded reading: what hangs costs seconds and nothing else; the query to the subnet administrator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ib_sriov_cni.doctor.examine import read_all_facts
 from ib_sriov_cni.doctor.facts import AllFacts, Options
 from tests.unit.doctor_node import VF1, make_node, roots, write_conf
 
-# ---- reading aside
+# ---- bounded reading
 
 
 def test_answers_faults_and_what_hangs() -> None:
@@ -58,11 +58,11 @@ def test_nobody_is_left_behind() -> None:
         reap()
 
 
-# ---- the question to the subnet administrator
+# ---- the query to the subnet administrator
 
 
-def test_the_question_is_a_datagram_to_the_administrator() -> None:
-    text = sa.make_question(3, 700, lid=1, sl=2, index=4)
+def test_the_query_is_a_datagram_to_the_administrator() -> None:
+    text = sa.make_query(3, 700, lid=1, sl=2, index=4)
     assert len(text) == 64 + 256
     assert struct.unpack_from("=IIIII", text) == (3, 0, 700, 1, 256)
     assert struct.unpack_from(">IIHB", text, 20) == (1, 0x80010000, 1, 2)
@@ -102,11 +102,11 @@ def test_everything_of_a_made_node(tmp_path: Path) -> None:
     facts = facts_of(tmp_path, 30)
     assert facts.hung == ()
     # The made PF's netdev is in no kernel.
-    assert set(facts.unseen) == {"vf_configs", "verbs"}
+    assert set(facts.unread) == {"vf_configs", "verbs"}
     assert facts.ports is not None
     assert facts.ports["mlx5_1"].pkeys == (0xFFFF, 0x8001, 0)
     assert facts.sm is not None
-    assert facts.sm["mlx5_0"].fault == "it has no umad device (ib_umad)"
+    assert facts.sm["mlx5_0"].fault == "the port has no umad device (ib_umad)"
     assert facts.config is not None
     assert facts.state is not None
     assert facts.node is not None
@@ -122,4 +122,4 @@ def test_a_firmware_that_hangs(tmp_path: Path) -> None:
     assert "ports" in facts.hung
     assert facts.hca is not None
     assert facts.state is not None
-    assert facts.unseen["ports"] == "no answer within 2 s"
+    assert facts.unread["ports"] == "no answer within 2 s"

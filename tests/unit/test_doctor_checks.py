@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ib_sriov_cni.doctor import report
-from ib_sriov_cni.doctor.catalogue import CHECKS, choose, run_checks
+from ib_sriov_cni.doctor.catalogue import CHECKS, run_checks, select_checks
 from ib_sriov_cni.doctor.facts import AllFacts
 from ib_sriov_cni.doctor.report import FAIL, NOTE, OK, SKIP, WARN, Finding
 from ipam.protocol.value import replace
@@ -37,7 +37,7 @@ def test_every_check_finds_something() -> None:
 
 @pytest.mark.parametrize("identity", CHECKS)
 def test_what_could_not_be_read_is_skipped_with_its_reason(identity: str) -> None:
-    nothing = AllFacts(unseen=dict.fromkeys(("hca", "config", "ports", "state", "node"), "the reason"))
+    nothing = AllFacts(unread=dict.fromkeys(("hca", "config", "ports", "state", "node"), "the reason"))
     found = CHECKS[identity].run(nothing)
     assert {finding.status for finding in found} == {SKIP}
     assert all("the reason" in finding.text for finding in found)
@@ -52,7 +52,7 @@ def test_configurations_that_only_root_can_read(identity: str) -> None:
 def test_a_fault_of_a_check_is_a_line_of_the_report() -> None:
     (found,) = CHECKS["vf-driver"].run(replace(HEALTHY, hca=replace(HEALTHY.hca, hcas=(None,))))
     assert found.status == SKIP
-    assert "failed itself: AttributeError" in found.text
+    assert "this check itself failed: AttributeError" in found.text
 
 
 def test_a_failure_or_warning_says_what_to_do() -> None:
@@ -67,7 +67,7 @@ def test_findings_are_sorted_and_counted() -> None:
         Finding(check=str(number), status=status, text="") for number, status in enumerate((OK, WARN, FAIL, OK, SKIP))
     ]
     assert [finding.check for finding in report.sort_findings(found)] == ["2", "1", "4", "0", "3"]
-    assert report.summarize(found) == "1 FAIL, 1 WARN, 2 OK, 1 not seen"
+    assert report.summarize(found) == "1 FAIL, 1 WARN, 2 OK, 1 not checked"
     assert report.summarize([]) == "0 OK"
 
 
@@ -87,15 +87,15 @@ def test_exit_status(statuses: tuple[str, ...], strict: bool, status: int) -> No
 
 
 def test_checks_are_chosen_by_id() -> None:
-    assert [check.id for check in choose(["sm", "hca"], [])] == ["hca", "sm"]
-    assert [check.id for check in choose([], list(CHECKS)[1:])] == ["hca"]
+    assert [check.id for check in select_checks(["sm", "hca"], [])] == ["hca", "sm"]
+    assert [check.id for check in select_checks([], list(CHECKS)[1:])] == ["hca"]
     with pytest.raises(KeyError):
-        choose(["nonsense"], [])
+        select_checks(["nonsense"], [])
 
 
 def test_a_shortened_list_is_never_longer_than_it_was() -> None:
-    assert report.shorten(["a", "b", "c", "d"]) == "a, b, c, d"
-    assert report.shorten(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+    assert report.render_names(["a", "b", "c", "d"]) == "a, b, c, d"
+    assert report.render_names(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
 
 
 def test_a_machine_without_an_hca_fails_once() -> None:

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ib_sriov_cni import cli
-from ib_sriov_cni.cli.doctor import render
+from ib_sriov_cni.cli.doctor import render_findings
 from ib_sriov_cni.cli.output import Site
 from ib_sriov_cni.doctor.catalogue import CHECKS, render_checks, run_checks
 from ib_sriov_cni.doctor.report import STATUSES, Finding, summarize
@@ -49,7 +49,7 @@ def test_a_made_node_is_quiet(tmp_path: Path) -> None:
     # The made PF is in no kernel, and its program is not run from here.
     assert {line.split()[1] for line in lines(result, "SKIP")} >= {"answers", "plugin"}
     assert result.exit_code == 5
-    assert result.output.rstrip().splitlines()[-1].endswith("not seen")
+    assert result.output.rstrip().splitlines()[-1].endswith("not checked")
     assert tree(tmp_path) == before
 
 
@@ -81,7 +81,7 @@ def test_a_misspelt_key(tmp_path: Path) -> None:
     make_node(tmp_path)
     write_conf(tmp_path, linkState="auto")
     (found,) = lines(doctor(tmp_path, "--only", "config"), "WARN")
-    assert "linkState is no key of it and is ignored; is link_state meant?" in found
+    assert "linkState is not a known key and is ignored; did you mean link_state?" in found
 
 
 def test_json(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_machine_with_nothing(tmp_path: Path) -> None:
     result = doctor(tmp_path)
     assert result.exit_code == 1
     assert [line.split()[1] for line in lines(result, "FAIL")] == ["hca", "plugin"]
-    assert "nothing to look at" in result.output
+    assert "nothing to check" in result.output
 
 
 def test_a_firmware_that_hangs(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_junk_everywhere_is_no_traceback(tmp_path: Path, junk: bytes) -> None:
         (tmp_path / name).write_bytes(junk)
     result = doctor(tmp_path)
     assert result.exit_code in {0, 1, 5}
-    assert "failed itself" not in result.output
+    assert "itself failed" not in result.output
     assert "Error" not in "".join(lines(result, "SKIP")), result.output
 
 
@@ -154,7 +154,7 @@ def findings() -> list[Finding]:
 
 def test_every_line_fits_the_terminal() -> None:
     found = [*findings(), *run_checks(CHECKS.values(), HEALTHY)]
-    shown = [line.plain for line in render(found, COLUMNS)]
+    shown = [line.plain for line in render_findings(found, COLUMNS)]
     assert max(map(len, shown)) <= COLUMNS
     assert shown[-1] == summarize(found)
 
@@ -188,7 +188,7 @@ def test_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_few_findings_need_more_than_three_lines() -> None:
-    assert [each for each in findings() if len(render([each], COLUMNS)) - 2 > 4] == []
+    assert [each for each in findings() if len(render_findings([each], COLUMNS)) - 2 > 4] == []
 
 
 def test_the_document_has_every_check() -> None:

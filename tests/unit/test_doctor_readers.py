@@ -212,7 +212,13 @@ def test_a_dead_attachment_with_its_lease(tmp_path: Path) -> None:
     before = tree(tmp_path / "var")
     facts = read(tmp_path)
     (record,) = facts.records
-    assert (record.key, record.alive, record.busy, record.this_boot, record.vf_there) == (KEY, False, False, True, True)
+    assert (record.key, record.alive, record.busy, record.this_boot, record.vf_exists) == (
+        KEY,
+        False,
+        False,
+        True,
+        True,
+    )
     assert facts.owners == ((str(RECORD.pci), KEY),)
     assert [(lease.address, lease.container_id) for lease in facts.leases] == [("10.1.0.2", "c1")]
     assert (facts.loose, facts.damaged, facts.readable) == ((), (), True)
@@ -263,8 +269,8 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     write(tmp_path / "file", "")
     assert read_folder(roots(tmp_path), "/a/b").writable
     assert not read_folder(roots(tmp_path), "/a/b").exists
-    assert "is no folder" in read_folder(roots(tmp_path), "/file").reason
-    assert "is no folder" in read_folder(roots(tmp_path), "/file/below").reason
+    assert "is not a folder" in read_folder(roots(tmp_path), "/file").reason
+    assert "is not a folder" in read_folder(roots(tmp_path), "/file/below").reason
 
 
 # ---- the node
@@ -282,7 +288,7 @@ def test_whose_program_it_is(tmp_path: Path) -> None:
     other = script(tmp_path / "b", "echo CNI plugin ib-sriov v1.2.0")
     assert (other.kind, other.fault) == ("unknown", "")
     broken = script(tmp_path / "c", "echo no libz >&2; exit 127")
-    assert broken.fault == "it ends with status 127: no libz"
+    assert broken.fault == "it exits with status 127: no libz"
     assert script(tmp_path / "f", "exec sleep 600", 0.5).fault == "no answer within 0.5 s"
     go = tmp_path / "d"
     go.write_bytes(b"\x7fELF" + bytes(100) + b"\xff Go buildinf:" + bytes(100))
