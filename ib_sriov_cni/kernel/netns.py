@@ -79,18 +79,20 @@ class Inside:
 
     def __enter__(self) -> None:
         """Enter the namespace. Raises KernelRefused (102)."""
-        previous = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        self._mask = pthread_sigmask(SIG_BLOCK, ())
+        self._previous = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            # A signal that has come by now is handled before this returns (signalmodule.c).
-            self._mask = pthread_sigmask(SIG_BLOCK, (SIGTERM,))
+            # A signal that has come by now is handled before this returns, so its exception may come from here.
+            pthread_sigmask(SIG_BLOCK, (SIGTERM,))
             set_network_namespace(self._netns.fd)
-        except OSError as fault:
-            os.close(previous)
+        except BaseException as fault:
+            os.close(self._previous)
             pthread_sigmask(SIG_SETMASK, self._mask)
+            if not isinstance(fault, OSError):
+                raise
             raise KernelRefused(
                 "enter", f"network namespace {self._netns.path}", fault.errno or errno.EINVAL, details="run as root"
             ) from None
-        self._previous = previous
 
     def __exit__(
         self, _kind: type[BaseException] | None, _fault: BaseException | None, _trace: TracebackType | None
