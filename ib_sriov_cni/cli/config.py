@@ -15,6 +15,7 @@ from ib_sriov_cni.cli.output import (
     Failure,
     complete_from,
     describe_os_error,
+    echo,
     exit_with,
     output_option,
     print_json,
@@ -162,12 +163,12 @@ def explain_command(key: str | None, output: str) -> None:
         print_table(("KEY", "TYPE", "DEFAULT", "MEANING"), rows, fold=("TYPE", "DEFAULT", "MEANING"))
         return
     found = documents[key]
-    click.echo(f"{key}: {found['meaning']}")
+    echo(f"{key}: {found['meaning']}")
     for name in ("type", "default"):
         if name in found:
-            click.echo(f"  {name:<8} {found[name]}")
+            echo(f"  {name:<8} {found[name]}")
     if "example" in found:
-        click.echo(f'  example  "{key}": {found["example"]}')
+        echo(f'  example  "{key}": {found["example"]}')
 
 
 def _strip_markup(text: str) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import click
 
-from ib_sriov_cni.cli.output import Failure, describe_os_error, output_option, print_json
+from ib_sriov_cni.cli.output import Failure, describe_os_error, echo, output_option, print_json
 from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH, PLUGIN
 from ib_sriov_cni.state.directory import remove_quietly, sync_folder
 
@@ -99,9 +99,9 @@ def command(source: str, folder: str, name: str, *, dry_run: bool, seconds: floa
         }
         print_json(document)
     else:
-        click.echo(f"{target}: {outcome} (sha256 {digest[:16]}); before: {before.description}")
+        echo(f"{target}: {outcome} (sha256 {digest[:16]}); before: {before.description}")
         if version:
-            click.echo(f"it answers VERSION: {version}")
+            echo(f"it answers VERSION: {version}")
     if stay:
         sys.stdout.flush()
         signal.sigwait(STOP_SIGNALS)

@@ -152,13 +152,34 @@ def complete_from(words: Iterable[str]) -> Callable[[click.Context, click.Parame
 # ---- printing
 
 
+def printable(text: str) -> str:
+    """Return the text with escapes for all that is not printable, except line ends and tabs.
+
+    Names of interfaces are a pod's choice, and may hold sequences that a terminal obeys; so may damaged files.
+    """
+    if text.isprintable():
+        return text
+    return "".join([c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text])
+
+
+def echo(text: str = "", *, err: bool = False) -> None:
+    """Print a line of text, whatever is in it, to standard output or standard error."""
+    click.echo(printable(text), err=err)
+
+
 def open_console(file: Any = None) -> Console:
-    """Return a rich console for a stream (default: standard output)."""
+    """Return a rich console for a stream (default: standard output) that prints no control characters but its own."""
     from rich.console import Console
+    from rich.segment import Segment
+
+    class SafeConsole(Console):
+        def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=printable(segment.text))
 
     stream = file or sys.stdout
     terminal = bool(getattr(stream, "isatty", lambda: False)())
-    return Console(
+    return SafeConsole(
         file=stream,
         force_terminal=terminal,
         no_color=True if not terminal or os.environ.get("NO_COLOR") else None,
@@ -171,7 +192,9 @@ def open_console(file: Any = None) -> Console:
 
 def print_json(document: object) -> None:
     """Print a document, indented."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
+    # JSON leaves some control characters as they are, and unpaired surrogates cannot be written.
+    click.echo("".join([c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text]))
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Sequence[str] | None = None) -> Table:
@@ -234,7 +257,7 @@ def state_style(word: str) -> str:
 
 def print_note(text: str) -> None:
     """Print to standard error."""
-    click.echo(text, err=True)
+    echo(text, err=True)
 
 
 def print_unseen(unseen: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from ib_sriov_cni.cli.output import (
     EXIT_OK,
     EXIT_PROBLEM,
     Site,
+    echo,
     exit_with,
     output_option,
     pass_site,
@@ -155,7 +156,7 @@ def _print_attachment(attachment: Attachment, live: Live | None, faults: list[Di
     if faults:
         print_rich(Text(f"{render_count(len(faults), 'difference')}:", style="bold red"))
         for fault in faults:
-            click.echo(f"  {fault}")
+            echo(f"  {fault}")
     elif live is not None:
         print_rich(Text("Everything is as the record says.", style="green"))
 

@@ -23,6 +23,7 @@ from ib_sriov_cni.cli.output import (
     EXIT_OK,
     Site,
     drop_columns,
+    echo,
     exit_with,
     make_table,
     open_console,
@@ -152,9 +153,9 @@ def _print_changes(host: Host, events: LinkEvents, interval: float, *, as_json: 
                 else:
                     change = f"{was[0]} -> {vf.state}" if was[0] else vf.state
                     words = f"{render_time(time.time())} {vf.pci} {change} {who} {render_guid(read_guid(vf))}"
-                    click.echo(" ".join(words.split()))
+                    echo(" ".join(words.split()))
         for pci in before.keys() - now.keys():
             gone = {"time": render_time(time.time()), "pci": pci, "was": before[pci][0], "state": "gone"}
-            click.echo(json.dumps(gone) if as_json else f"{gone['time']} {pci} {gone['was']} -> gone")
+            echo(json.dumps(gone) if as_json else f"{gone['time']} {pci} {gone['was']} -> gone")
         before, first = now, False
         _wait(events, interval)
