@@ -17,7 +17,7 @@ PROJECT = "ib-sriov"
 EXCLUDED = [
     *("tkinter", "turtle", "test", "unittest", "pydoc", "doctest", "pdb", "lib2to3", "distutils", "ensurepip", "venv"),
     *("setuptools", "pkg_resources", "pip", "wheel", "IPython", "numpy", "pytest", "sqlite3", "curses", "readline"),
-    *("pyverbs.providers", "ipywidgets", "attr", "twisted", "django", "jinja2", "cffi"),
+    *("pyverbs.providers", "ipywidgets", "attr", "twisted", "django", "jinja2", "cffi", "colorama"),
 ]
 # Shared objects that come with modules which are not used: their absence is an ImportError that is provided for.
 UNWANTED = re.compile(r"_codecs_(cn|hk|jp|kr|tw|iso2022)|_multibytecodec|_testcapi|libsqlite3|libreadline|libncurses")

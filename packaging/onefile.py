@@ -38,6 +38,18 @@ COLD_PACKAGES = {"agent", "cli", "doctor", "node"}
 # These are in every process that is linked with glibc; of Python there is one, and it is ours.
 OF_THE_HOST = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so", "ld-linux")
 LIBPYTHON = "libpython"
+# What is linked in besides the interpreter: two libraries, and what the compiler adds to every program.
+LINKED = (
+    "libz.a",
+    "libexpat.a",
+    "crt1.o",
+    "crti.o",
+    "crtbegin.o",
+    "crtend.o",
+    "crtn.o",
+    "libgcc.a",
+    "libc_nonshared.a",
+)
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -168,8 +180,8 @@ class Packed:
 
     def files(self) -> dict[str, str]:
         """Paths of all files that the program is made of, and the name of each inside."""
-        static = [run([*compiler(), f"-print-file-name={name}"]).strip() for name in ("libz.a", "libexpat.a")]
-        found = {path: os.path.basename(path) for path in (*static, static_libpython())}
+        named = [run([*compiler(), f"-print-file-name={name}"]).strip() for name in LINKED]
+        found = {os.path.realpath(path): os.path.basename(path) for path in (*named, static_libpython())}
         return found | self.sources | {path: name for name, path in self.shared.items() if name not in self.stubs}
 
     def tree(self) -> str:

@@ -103,7 +103,7 @@ def python(name: str) -> Part:
     return Part(
         name=facts["Name"],
         version=found.version,
-        purl=f"pkg:pypi/{name.lower()}@{found.version}",
+        purl=f"pkg:pypi/{re.sub('[-_.]+', '-', name).lower()}@{found.version}",
         description=facts.get("Summary", ""),
         licences=[stated] if stated else [],
         text="\n\n".join(texts),
@@ -115,17 +115,16 @@ def parts(files: dict[str, str]) -> list[Part]:
     foreign = [path for path in sorted(files) if not path.startswith((f"{ROOT}/ib_sriov_cni/", f"{ROOT}/ipam/"))]
     foreign = [path for path in foreign if not path.startswith(f"{ROOT}/packaging/")]
     owned, distributed = package_owners(foreign), distribution_owners()
-    packages: dict[str, Part] = {}
-    distributions: dict[str, Part] = {}
+    unowned = [path for path in foreign if path not in owned and path not in distributed]
+    if unowned:
+        sys.exit(f"build: {', '.join(unowned)}: neither a package nor a distribution has it, so its licence is unknown")
+    packages = {name: debian(name) for name in sorted(set(owned.values()))}
+    names = sorted({distributed[path] for path in foreign if path not in owned})
+    distributions = {name: python(name) for name in names}
     for path in foreign:
-        if path in owned:
-            part = packages.setdefault(owned[path], debian(owned[path]))
-        elif path in distributed:
-            part = distributions.setdefault(distributed[path], python(distributed[path]))
-        else:
-            sys.exit(f"build: {path} belongs to no package: whose terms are its terms?")
+        part = packages[owned[path]] if path in owned else distributions[distributed[path]]
         part.files[files[path]] = digest(path)
-    return [*[packages[name] for name in sorted(packages)], *[distributions[name] for name in sorted(distributions)]]
+    return [*packages.values(), *distributions.values()]
 
 
 def document(version: str, found: list[Part], programs: dict[str, str]) -> str:
