@@ -21,6 +21,13 @@ ADDRESSES = 2_000
 ROUTES = 10_000
 NETLINK_ANSWERS = 20_000  # of any other dump
 
+# ---- what comes to the node agent
+HTTP_CLIENTS = 128  # connections to its port at once; there are a probe or two and a Prometheus or two
+HTTP_REQUEST_BYTES = 8_192  # of a request up to its empty line
+API_ANSWER_BYTES = 1 << 16  # of the API server's answer to an event; only a refusal's message is of use
+SANDBOXES = 10_000  # of the container runtime's list; a node has at most some hundred pods
+LOG_LINE_BYTES = 1 << 16  # of a line of the plugin's log; of a longer one only its beginning and its end are kept
+
 # ---- what goes out
 FAULTS = 10  # told in one message, the others counted
 MESSAGE_BYTES = 4_096  # of an error's message, and of its details: kubelet repeats both in an event
