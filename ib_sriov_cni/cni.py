@@ -38,38 +38,42 @@ class _Plugin:
     def add(self, request: Request) -> Result:
         from ib_sriov_cni.attach.add import add
 
-        conf, host = self._open(request)
+        request, conf, host = self._open(request)
         _raise_on_sigterm()
         return self._run(request, lambda: add(host, request, conf))
 
     def delete(self, request: Request) -> None:
         from ib_sriov_cni.attach.delete import delete
 
-        conf, host = self._open(request, lenient=True)
+        request, conf, host = self._open(request, lenient=True)
         self._run(request, lambda: delete(host, request, conf))
 
     def check(self, request: Request) -> None:
         from ib_sriov_cni.attach.check import check
 
-        conf, host = self._open(request)
+        request, conf, host = self._open(request)
         self._run(request, lambda: check(host, request, conf))
 
     def collect(self, request: Request) -> None:
         from ib_sriov_cni.attach.gc import collect
 
-        conf, host = self._open(request, lenient=True)
+        request, conf, host = self._open(request, lenient=True)
         self._run(request, lambda: collect(host, request, conf))
 
     def status(self, request: Request) -> None:
         from ib_sriov_cni.attach.status import status
 
-        conf, host = self._open(request, needs_device=False)
+        request, conf, host = self._open(request, needs_device=False)
         # Runtimes ask every few seconds: at level info these lines would bury the others.
         self._run(request, lambda: status(host, request, conf), level="debug")
 
-    def _open(self, request: Request, *, lenient: bool = False, needs_device: bool = True) -> tuple[NetConf, Host]:
+    def _open(
+        self, request: Request, *, lenient: bool = False, needs_device: bool = True
+    ) -> tuple[Request, NetConf, Host]:
+        """Return the request without what its pod must not choose, its configuration, and the host."""
         from ib_sriov_cni.attach.host import Host
         from ib_sriov_cni.core.configuration import parse_netconf, parse_pod
+        from ib_sriov_cni.core.pod_choices import restrict_choices
         from ib_sriov_cni.telemetry.log import Log
 
         context = {
@@ -88,7 +92,7 @@ class _Plugin:
         self.log = Log(level=conf.log_level, path=conf.log_file, context=context)
         if TIMELINE in os.environ:
             _trace_start()
-        return conf, Host(log=self.log, state_dir=conf.state_dir)
+        return restrict_choices(request, []), conf, Host(log=self.log, state_dir=conf.state_dir)
 
     def _run(self, request: Request, act: Callable[[], T], level: str = "info") -> T:
         """Run the command and log its outcome once: done, or the error that the runtime gets."""
@@ -106,15 +110,13 @@ class _Plugin:
         return result
 
     def on_fault(self, fault: BaseException) -> str:
-        """Write the traceback to the log, or to standard error before there is one. Returns where it is, in words."""
-        import traceback
+        """Write a defect to the log in one line, or to standard error before there is a log. Returns what to do."""
+        from ib_sriov_cni.telemetry.log import Log
+        from ipam.protocol.bug_report import describe_defect
 
-        text = "".join(traceback.format_exception(fault))
-        if self.log is None:
-            sys.stderr.write(text)
-            return "the traceback is on standard error"
-        self.log.fail(code=InternalFault.code, traceback=text)
-        return f"the traceback is in {self.log.where}"
+        log = self.log or Log()
+        log.fail(code=InternalFault.code, defect=describe_defect(fault))
+        return f"this is a bug of ib-sriov: please report the line in {log.where}"
 
 
 def _trace_start() -> None:

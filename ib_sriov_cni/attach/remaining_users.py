@@ -35,8 +35,11 @@ def describe_remaining_user(host: Host, pci: PciAddress, rdma: RdmaDevice) -> st
 
 
 def _is_in_another_namespace(pid: int) -> bool:
-    """Return whether a process is in another network namespace than ours; False if it has ended."""
-    netns = try_open_netns(f"/proc/{pid}/ns/net")
+    """Return whether a process is in another network namespace than ours; False if that cannot be seen."""
+    try:
+        netns = try_open_netns(f"/proc/{pid}/ns/net")
+    except KernelRefused:
+        return False
     if netns is None:
         return False
     with netns, open_own() as own:

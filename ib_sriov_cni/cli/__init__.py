@@ -13,6 +13,7 @@ import click
 from ib_sriov_cni import __version__
 from ib_sriov_cni.cli.output import Failure, Site, describe_os_error
 from ib_sriov_cni.core.errors import CniError
+from ipam.protocol.bug_report import describe_defect
 
 ABOUT = """\
 Gives a Kubernetes pod an InfiniBand virtual function.
@@ -89,6 +90,11 @@ class Program(click.Group):
             if isinstance(fault, BrokenPipeError):
                 raise
             raise Failure(describe_os_error(fault), "") from None
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as fault:  # noqa: BLE001  # the one place that reports a defect
+            words = f"internal fault: {describe_defect(fault)}"
+            raise Failure(words, "this is a bug of ib-sriov: please report this line") from None
 
 
 @click.group(cls=Program, name="ib-sriov", help=ABOUT, epilog=EPILOG, invoke_without_command=True)

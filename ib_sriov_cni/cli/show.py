@@ -31,6 +31,7 @@ from ib_sriov_cni.core.record import render_record
 from ib_sriov_cni.doctor.report import render_count
 from ib_sriov_cni.node.inventory import Attachment
 from ib_sriov_cni.node.live_state import Live, differences, read_live
+from ipam.protocol.bug_report import describe_defect
 
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
@@ -85,6 +86,8 @@ def _read_state(host: Host, attachment: Attachment) -> tuple[list[str], Live | N
         return [], read_live(host, attachment.record), differences(host, attachment)
     except CniError as fault:
         return [str(fault)], None, []
+    except Exception as fault:  # noqa: BLE001  # what can be said of it is said all the same
+        return [f"internal fault: {describe_defect(fault)}"], None, []
 
 
 def make_live_document(live: Live) -> dict[str, object]:

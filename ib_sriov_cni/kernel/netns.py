@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 NS_GET_NSTYPE = 0xB703
 SOL_SOCKET, SO_NETNS_COOKIE = 1, 71  # include/uapi/asm-generic/socket.h; SO_NETNS_COOKIE since Linux 5.14
 OWN = "/proc/thread-self/ns/net"
+# Reasons why something cannot be opened that may be there.
+HIDDEN = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR)
 
 
 class Netns:
@@ -125,7 +127,8 @@ def open_netns(path: str) -> Netns:
     """Return the namespace at a path, opened.
 
     Raises UnknownContainer (3) if nothing is there, InvalidEnvironment (4) if it is not a network namespace: after a
-    reboot, an ordinary file is left where one was mounted (C13).
+    reboot, an ordinary file is left where one was mounted (C13). KernelRefused (102) if it cannot be seen for want of
+    rights, descriptors or memory, which says nothing about the namespace.
     """
     import fcntl
 
@@ -136,6 +139,8 @@ def open_netns(path: str) -> Netns:
             f"open network namespace {path}: {os.strerror(errno.ENOENT)}", "the container is gone; nothing was changed"
         ) from None
     except (OSError, ValueError) as fault:
+        if isinstance(fault, OSError) and fault.errno in HIDDEN:
+            raise KernelRefused("open", f"network namespace {path}", fault.errno) from None
         raise InvalidEnvironment(f"open network namespace {path!r}: {fault}", "CNI_NETNS must be its path") from None
     try:
         kind = fcntl.ioctl(fd, NS_GET_NSTYPE)

@@ -67,9 +67,9 @@ class Log:
         """Write the line of a command that ends with an error document."""
         self._write("error", {"msg": "refused", "code": code, "error": error, "hint": hint, "ms": self._elapsed()})
 
-    def fail(self, *, code: int, traceback: str) -> None:
+    def fail(self, *, code: int, defect: str) -> None:
         """Write the line of a command that ends because of a defect of this program."""
-        self._write("error", {"msg": "internal fault", "code": code, "traceback": traceback, "ms": self._elapsed()})
+        self._write("error", {"msg": "internal fault", "code": code, "defect": defect, "ms": self._elapsed()})
 
     def _elapsed(self) -> str:
         return f"{(time.monotonic() - self._start) * 1000:.1f}"

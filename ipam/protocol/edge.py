@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from ipam.protocol.errors import CniError, DecodingFailure, InternalFault, InvalidEnvironment, IoFailure, render_error
+from ipam.protocol.bounds import STDIN_BYTES
+from ipam.protocol.errors import (
+    CniError,
+    DecodingFailure,
+    InternalFault,
+    InvalidEnvironment,
+    IoFailure,
+    TryAgainLater,
+    render_error,
+)
 from ipam.protocol.fastjson import dumps
 from ipam.protocol.versions import VERSIONS
 
@@ -33,7 +42,9 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Request], "Result | None"]
 
-STDIN_LIMIT = 1 << 20  # bytes
+
+_NO_DESCRIPTORS = (23, 24)  # ENFILE, EMFILE
+_MORE_DESCRIPTORS = "raise the limit of open files of the runtime that called this (LimitNOFILE)"
 
 
 def serve(
@@ -47,7 +58,7 @@ def serve(
 ) -> int:
     """Serve one invocation: write one JSON document or nothing, and return the exit status (0 or 1).
 
-    `on_fault` logs an exception that is not a CniError and returns where the log is. Without it the traceback goes to
+    `on_fault` logs an exception that is not a CniError and returns where the log is. Without it a line goes to
     standard error.
     """
     given = b""
@@ -69,17 +80,17 @@ def serve(
 
 
 def read_stdin(stdin: Reader | None) -> bytes:
-    """Return all of standard input. Raises IoFailure (5), or DecodingFailure (6) above STDIN_LIMIT bytes (C4)."""
+    """Return all of standard input. Raises IoFailure (5), or DecodingFailure (6) above STDIN_BYTES (C4)."""
     if stdin is None:
         raise IoFailure("standard input is closed")
     chunks = []
     size = 0
     try:
-        while chunk := stdin.read(STDIN_LIMIT + 1 - size):
+        while chunk := stdin.read(STDIN_BYTES + 1 - size):
             chunks.append(chunk)
             size += len(chunk)
-            if size > STDIN_LIMIT:
-                raise DecodingFailure(f"standard input is larger than {STDIN_LIMIT} bytes")
+            if size > STDIN_BYTES:
+                raise DecodingFailure(f"standard input is larger than {STDIN_BYTES} bytes")
     except (OSError, ValueError) as error:
         raise IoFailure(f"standard input cannot be read: {error}") from None
     return b"".join(chunks)
@@ -119,14 +130,18 @@ def _version_of(given: bytes) -> str:
 
 
 def _internal(error: Exception, on_fault: Callable[[BaseException], str] | None) -> InternalFault:
-    where = "the traceback is on standard error"
+    where = "this is a bug: please report the line on standard error"
     try:
         if on_fault is not None:
             where = on_fault(error)
-        else:
-            sys.__excepthook__(type(error), error, error.__traceback__)
+        elif sys.stderr is not None:
+            from ipam.protocol.bug_report import describe_defect
+
+            sys.stderr.write(f"internal fault: {describe_defect(error)}\n")
     except Exception as second:  # noqa: BLE001 - a failing log must not hide the first fault
-        where = f"the traceback could not be logged: {second}"
+        where = f"this is a bug, and it could not be logged: {second}"
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
+        return TryAgainLater(f"{error.strerror}: {error.filename or 'no descriptor is left'}", _MORE_DESCRIPTORS)
     return InternalFault(f"internal fault: {type(error).__name__}: {error}", where)
 
 

@@ -21,7 +21,7 @@ def write(path: Path, code: int = 0, command: str = "ADD") -> None:
     if code == 0:
         log.done()
     elif code == 100:
-        log.fail(code=code, traceback='File "x"\n  msg=done code=0 ms=1.0')
+        log.fail(code=code, defect='File "x"\n  msg=done code=0 ms=1.0')
     else:
         log.refuse(code=code, error='it said "msg=done code=0"', hint="h")
 
