@@ -6,8 +6,12 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo test long build test-build image matrix quick conformance-table pictures reference site lint lab-shell bench \
-	bench-docs clean
+.PHONY: help demo quick check lab-test test long build test-build image matrix conformance-table pictures reference site \
+	lint lab-shell bench bench-docs clean
+
+# for lab-test
+PLUGIN ?= source
+packed := $(CURDIR)/dist/ib-sriov-folder/ib-sriov
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -15,6 +19,26 @@ help:
 demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leave no trace
 	@$(need) python lab
 	@$(PY) -m tests.demo
+
+quick: ## the unit tests alone; half a minute
+	@$(need) python
+	@$(PY) tests/tools/suites.py unit
+
+check: ## lint, unit, IPAM, namespaces (root or sudo), ADD and DEL in the lab; under ten minutes
+	@$(need) python lint netns build lab
+	-@packaging/build
+	@$(PY) tests/tools/suites.py lint unit ipam netns main
+
+lab-test: ## one test of the lab: TEST=tests/lab/attach/test_main.py::test_x; PLUGIN=packed calls the build, KERNEL=6.1
+	@[ -n "$(TEST)" ] && [ -n "$(filter source packed,$(PLUGIN))" ] || \
+		{ echo 'make lab-test TEST=FILE[::NAME] [PLUGIN=source|packed] [KERNEL=6.12|6.1]' >&2; exit 2; }
+	@$(need) python lab $(if $(filter tests/lab/clients% tests/conformance%,$(TEST)),clients)
+ifeq ($(PLUGIN),packed)
+	@$(need) build
+	@packaging/build
+endif
+	@$(if $(filter packed,$(PLUGIN)),IB_SRIOV_PLUGIN=$(packed)) $(if $(filter tests/lab/udev%,$(TEST)),UDEV=1) \
+		tests/lab/pytest '$(TEST)'
 
 test: ## lint, unit, IPAM, namespaces (root or sudo), manifests, docs, the lab; ends with one line of counts
 	@$(need) python lint netns manifests build image lab clients
@@ -46,10 +70,6 @@ matrix: ## every step of ADD, DEL and GC killed, in both RDMA modes; a part of m
 	-@packaging/build
 	@$(PY) tests/tools/suites.py matrix
 
-quick: ## the unit tests alone
-	@$(need) python
-	@$(PY) tests/tools/suites.py unit
-
 conformance-table: ## docs/conformance.md from the results of the last `make test`
 	@tests/conformance/table
 
@@ -66,7 +86,7 @@ site: ## the documentation as a site, in build/site
 	@$(need) python
 	@$(PY) -m mkdocs build --strict --quiet
 
-lint: ## ruff, mypy --strict, shellcheck
+lint: ## ruff and its formatting, mypy --strict, shellcheck
 	@$(need) python lint
 	@$(PY) tests/tools/suites.py lint
 

@@ -53,11 +53,14 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 SETTINGS["udev"] |= {"UDEV": "1"}
 SETTINGS["matrix-6.1"] |= {"KERNEL": "6.1", "LAB_EVERY": "7"}
+# Suites whose tests run on all processors at once: they wait more than they compute.
+SIDE_BY_SIDE = ("unit",)
 # For a suite on a slow machine; one that hangs must still end before CI's own limit.
 GUEST_SECONDS = "2700"
 # Each of these counts as one test.
 LINT = {
     "ruff": [sys.executable, "-m", "ruff", "check", "--quiet"],
+    "ruff format": [sys.executable, "-m", "ruff", "format", "--check", "--quiet"],
     "mypy": [sys.executable, "-m", "mypy", "--no-error-summary"],
     "shellcheck": [os.path.join(ROOT, "tests", "tools", "check-scripts")],
 }
@@ -133,6 +136,8 @@ def pytest_suite(name: str, log: TextIO | None = None) -> tuple[int, int]:
         command = [os.path.join(ROOT, LAB, "pytest"), *IN_GUEST[name]]
     else:
         command = [*PYTEST, folder, f"--junitxml={junit}"]
+        if name in SIDE_BY_SIDE:
+            command += ["-p", "xdist", "-n", "auto"]
         if name == "packaging":
             command.append("--ignore=tests/packaging/guest")
         if name in {"netns", "packaging"}:
