@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import PROJECT, Root, apart, call, copy_build
+from tests.packaging.conftest import PROJECT, SECONDS, Root, apart, call, copy_build
 
 CONF = {"cniVersion": "1.0.0", "name": "ib", "type": "ib-sriov", "deviceID": "0000:99:00.7"}
 ADD = {
@@ -157,10 +158,68 @@ def test_an_empty_environment_is_help(build: Path) -> None:
     assert b"CNI plugin" in done.stdout
 
 
-def test_closed_streams(build: Path) -> None:
-    done = apart(f"exec env -i CNI_COMMAND=ADD {build} <&-")
+def by_shell(line: str, stdin: bytes = b"", /, **environ: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell line with these variables and no others."""
+    command = ["/bin/bash", "-euc", line]
+    return subprocess.run(command, env=environ, input=stdin, capture_output=True, timeout=SECONDS, check=False)
+
+
+@pytest.mark.parametrize("command", ["VERSION", "ADD", "DEL", "CHECK", "GC", "STATUS"])
+def test_twenty_descriptors_are_enough(build: Path, command: str, tmp_path: Path) -> None:
+    given = conf(stateDir=str(tmp_path / "state"), logFile=str(tmp_path / "log"), prevResult={}, cniVersion="1.1.0")
+    environ = ADD | {"CNI_COMMAND": command}
+    few = by_shell(f"ulimit -n 20; exec {build}", given, **environ)
+    plain = source(stdin=given, **environ)
+    assert (few.returncode, few.stdout) == (plain.returncode, plain.stdout), few.stderr
+
+
+def test_each_shared_object_has_a_path_of_its_own(one_file: Path, tmp_path: Path) -> None:
+    """Their descriptors have the same number one after the other: the linker must not take one for another."""
+    trace = tmp_path / "trace"
+    line = f"ulimit -n 20; exec strace -e trace=memfd_create,openat -o {trace} {one_file} list"
+    by_shell(line, b"", PATH=os.environ["PATH"])
+    names = re.findall(r'^memfd_create\("([^"]+)"', trace.read_text(), re.MULTILINE)
+    paths = re.findall(r'^openat\(AT_FDCWD, "(/proc/self/fd/[^"]+)"', trace.read_text(), re.MULTILINE)
+    assert len(names) > 2
+    assert len(paths) == len(set(paths)) == len(names), trace.read_text()
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK", "GC", "STATUS"])
+def test_closed_stdin_is_reported(build: Path, command: str) -> None:
+    done = by_shell(f"exec {build} <&-", b"", **ADD | {"CNI_COMMAND": command})
     assert done.returncode == 1
-    assert json.loads(done.stdout)["code"] in {4, 5}
+    assert json.loads(done.stdout)["code"] == 5, done.stdout
+
+
+@pytest.mark.parametrize("command", ["VERSION", "ADD", "CHECK", "STATUS"])
+def test_closed_stdout_is_a_failure(build: Path, command: str, tmp_path: Path) -> None:
+    given = conf(stateDir=str(tmp_path / "state"), prevResult={}, cniVersion="1.1.0")
+    done = by_shell(f"exec {build} >&-", given, **ADD | {"CNI_COMMAND": command})
+    assert done.returncode == 1
+    assert b"standard output cannot be written" in done.stderr
+
+
+def test_closed_stderr_goes_into_no_other_file(build: Path, tmp_path: Path) -> None:
+    """The first file that is opened would get the number 2: with logFile, each line would be in there twice."""
+    plugin = tmp_path / "ipam"
+    plugin.write_text("#!/bin/sh\necho level=ipam >&2\n")
+    plugin.chmod(0o755)
+    state, out, log = tmp_path / "state", tmp_path / "out", tmp_path / "log"
+    environ = ADD | {"CNI_COMMAND": "DEL", "CNI_PATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    given = conf(stateDir=str(state), logFile=str(log), ipam={"type": "ipam"})
+    counts = []
+    for redirection in ("", "2>&-"):
+        done = by_shell(f"exec {build} {redirection} >{out}", given, **environ)
+        assert (done.returncode, out.read_bytes()) == (0, b""), out.read_bytes()
+        counts.append(log.read_bytes().count(b"level="))
+        log.unlink()
+    assert counts[0] == counts[1] > 0
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path != plugin]
+    assert [path for path in files if b"level=" in path.read_bytes()] == []
+
+
+def test_all_three_closed(build: Path) -> None:
+    assert by_shell(f"exec {build} <&- >&- 2>&-", b"", **ADD).returncode == 1
 
 
 @pytest.fixture
