@@ -7,6 +7,7 @@ Sources: net/core/rtnetlink.c, drivers/infiniband/ulp/ipoib/ipoib_main.c, `man 7
 from __future__ import annotations
 
 import errno
+import os
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from struct import unpack_from
 
@@ -67,7 +68,7 @@ class Rtnl:
         fields = {"index": which} if isinstance(which, int) else {}
         attrs: list[tuple[str, object]] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
         if isinstance(which, str):
-            attrs.append(("IFLA_IFNAME", which))
+            attrs.append(("IFLA_IFNAME", os.fsencode(which)))
         try:
             answers = self._socket.ask(m.linkmsg, m.RTM_GETLINK, fields=fields, attrs=attrs, keep=_link)
         except NetlinkError as refusal:
@@ -154,14 +155,14 @@ class Rtnl:
 
     def set_name(self, link: Link, name: str) -> None:
         """Rename the netdev."""
-        self._set(f"rename to {name}", link, attrs=[("IFLA_IFNAME", name)])
+        self._set(f"rename to {name}", link, attrs=[("IFLA_IFNAME", os.fsencode(name))])
 
     def move_link(self, link: Link, netns: int, name: str) -> None:
         """Move the netdev to the namespace of that open file and rename it there, which is not atomic.
 
         If the name is taken there (EEXIST), the netdev may have been moved all the same.
         """
-        attrs = [("IFLA_NET_NS_FD", netns), ("IFLA_IFNAME", name)]
+        attrs = [("IFLA_NET_NS_FD", netns), ("IFLA_IFNAME", os.fsencode(name))]
         self._set(f"move to another namespace as {name}", link, attrs=attrs)
 
     def add_altname(self, link: Link, name: str) -> None:
@@ -174,7 +175,7 @@ class Rtnl:
         self._altname("remove altname", m.RTM_DELLINKPROP, 0, link, name)
 
     def _altname(self, operation: str, kind: int, flags: int, link: Link, name: str) -> None:
-        attrs = [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", name)]})]
+        attrs = [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", os.fsencode(name))]})]
         target = f"{name} of netdev {link.name}"
         fields = {"index": link.index}
         self._ask(operation, target, m.linkmsg, kind, flags=m.NLM_F_ACK | flags, fields=fields, attrs=attrs)
@@ -420,4 +421,4 @@ def _link(answer: Any) -> Link:
 
 def _name(found: str | bytes) -> str:
     """Return a name as text: the kernel, and so a pod, may use nearly any bytes in it."""
-    return found if isinstance(found, str) else found.decode(errors="surrogateescape")
+    return os.fsdecode(found)

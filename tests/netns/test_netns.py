@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.core.errors import InvalidEnvironment, UnknownContainer
+from ib_sriov_cni.core.errors import InvalidEnvironment, KernelRefused, UnknownContainer
 from ib_sriov_cni.kernel.netns import Inside, open_netns, open_own, try_open_netns
 from ib_sriov_cni.kernel.rtnetlink import Rtnl
 from tests.netns.conftest import Sandbox
@@ -107,3 +108,18 @@ def test_the_namespace_of_a_process_that_ends(sandbox: Sandbox) -> None:
     path = f"/proc/{process.pid}/ns/net"
     process.communicate()
     assert try_open_netns(path) is None
+
+
+def test_one_that_cannot_be_opened_is_not_taken_for_gone(sandbox: Sandbox) -> None:
+    """With no descriptor left nothing can be opened, which says nothing about the namespace."""
+    assert try_open_netns(sandbox.path) is not None
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        with pytest.raises(KernelRefused, match=rf"open network namespace {sandbox.path}: Too many open files"):
+            try_open_netns(sandbox.path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert try_open_netns(sandbox.path) is not None

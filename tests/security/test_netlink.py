@@ -104,7 +104,17 @@ from ib_sriov_cni.kernel.netns import Inside, open_netns
 from ib_sriov_cni.kernel.rtnetlink import Rtnl
 with open_netns(sys.argv[1]) as netns, Inside(netns):
     pod = Rtnl()
-names = [link.name for link in pod.read_links()]
+links = pod.read_links()
+names = [link.name for link in links]
+for link in links:
+    if link.name != "lo":
+        assert pod.read_link(link.name).index == link.index
+        pod.add_altname(link, "a" + link.name)
+        (altname,) = pod.read_link(link.index).altnames
+        pod.remove_altname(link, altname)
+        pod.set_name(link, "x\\udcfe")
+        pod.set_name(link, link.name)
+assert [link.name for link in pod.read_links()] == names
 assert all(isinstance(name, str) for name in names)
 print(sorted(name.encode(errors="surrogateescape") for name in names))
 """
