@@ -129,7 +129,7 @@ def _version_of(given: bytes) -> str:
         return VERSIONS[-1]
 
 
-def _internal(error: Exception, on_fault: Callable[[BaseException], str] | None) -> InternalFault:
+def _internal(error: Exception, on_fault: Callable[[BaseException], str] | None) -> CniError:
     where = "this is a bug: please report the line on standard error"
     try:
         if on_fault is not None:
