@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from ib_sriov_cni.agent.calls import CallLog
 from ib_sriov_cni.agent.kube import ACCOUNT, Events
 from ib_sriov_cni.agent.metrics import Metrics
+from ib_sriov_cni.agent.rare_warning import RareWarning
 from ib_sriov_cni.agent.reconcile import Policy, Reconciler
 from ib_sriov_cni.agent.systemd import Systemd
 from ib_sriov_cni.agent.web import Web
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.core.errors import StateFailure
 from ib_sriov_cni.kernel.netlink_socket import LinkEvents
+from ipam.protocol.bounds import LOG_VALUE_BYTES, shorten
 
 STUCK = 300.0  # seconds without a heartbeat; one action takes no longer than a DEL with its IPAM plugin
 MIN_GAP = 2.0  # seconds between passes, however many events there are
@@ -79,12 +81,14 @@ class Daemon:
         self._reconciler = Reconciler(
             host, self._metrics, self._events, policy, stopping=lambda: self._stop, heartbeat=self._heartbeat
         )
+        self._refused_request = RareWarning(host.log, "an HTTP request was refused")
         self._web = Web(
             settings.listen,
             self._metrics.registry,
             healthy=self._why_unhealthy,
             ready=lambda: "" if self._passes else "the first pass has not finished",
             before_scrape=self.read_calls,
+            on_refusal=self._on_refused_request,
         )
 
     @property
@@ -141,6 +145,10 @@ class Daemon:
             else:
                 self._calls_fault = ""
                 self._metrics.log_readable.set(os.access(self._settings.log_file, os.R_OK))
+
+    def _on_refused_request(self, reason: str, client: str, words: str) -> None:
+        self._metrics.http_refusals.labels(reason).inc()
+        self._refused_request.say(reason=reason, client=client, error=shorten(words, LOG_VALUE_BYTES))
 
     def _on_stop_signal(self, _number: int, _frame: object) -> None:
         self._stop = True

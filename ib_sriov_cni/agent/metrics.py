@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from ib_sriov_cni import __version__
+from ipam.protocol.bounds import shorten
 
 # Seconds. A CNI call takes from some tens of milliseconds (DEL) to many seconds (a rebind, a slow port).
 CALL_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0)
@@ -73,7 +74,14 @@ TABLE = {
     "ib_sriov_agent_repair_failures_total": Metric(
         "counter", ("kind", "code"), "Repairs that failed; they are retried."
     ),
-    "ib_sriov_agent_events_total": Metric("counter", ("result",), "Kubernetes events: posted, failed, dropped."),
+    "ib_sriov_agent_events_total": Metric(
+        "counter", ("result",), "Kubernetes events: posted, retried (each try that failed), failed, dropped."
+    ),
+    "ib_sriov_agent_http_refusals_total": Metric(
+        "counter",
+        ("reason",),
+        "HTTP requests not answered as asked: malformed, large, slow, crowded (closed to make room), failed.",
+    ),
     "ib_sriov_agent_pass_duration_seconds": Metric(
         "histogram", (), "Duration of a pass over the node, releases and repairs included."
     ),
@@ -84,8 +92,15 @@ TABLE = {
 }
 FACTS = {name: metric for name, metric in TABLE.items() if metric.kind == "fact"}
 
+LABEL_BYTES = 256  # of a label value; names of networks and interfaces have at most 255
+
 Samples = Mapping[str, Sequence[tuple[tuple[str, ...], float]]]
 """Metric name to its samples; each has the label values in the table's order, and the value."""
+
+
+def label(text: str) -> str:
+    """Return a label value: names come from files and interfaces, which may have any bytes and any length."""
+    return shorten(text.encode(errors="backslashreplace").decode(), LABEL_BYTES)
 
 
 class Metrics:
@@ -106,6 +121,7 @@ class Metrics:
         self.repairs = self._counter("ib_sriov_agent_repairs_total")
         self.repair_failures = self._counter("ib_sriov_agent_repair_failures_total")
         self.events = self._counter("ib_sriov_agent_events_total")
+        self.http_refusals = self._counter("ib_sriov_agent_http_refusals_total")
         self.pass_seconds = self._histogram("ib_sriov_agent_pass_duration_seconds", PASS_BUCKETS)
         self.last_pass = self._gauge("ib_sriov_agent_last_pass_timestamp_seconds")
         self.errors = self._counter("ib_sriov_agent_errors_total")
@@ -140,5 +156,5 @@ class _Facts(Collector):
             if name in samples:
                 family = GaugeMetricFamily(name, fact.text, labels=fact.labels)
                 for values, number in samples[name]:
-                    family.add_metric(values, number)
+                    family.add_metric([label(text) for text in values], number)
                 yield family

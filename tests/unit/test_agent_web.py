@@ -6,19 +6,31 @@ import http.client
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from ib_sriov_cni import __version__
-from ib_sriov_cni.agent.metrics import Metrics
+from ib_sriov_cni.agent.metrics import Metrics, label
+from ib_sriov_cni.agent.rare_warning import RareWarning
 from ib_sriov_cni.agent.systemd import Systemd
-from ib_sriov_cni.agent.web import Web, parse_listen
+from ib_sriov_cni.agent.web import Web, parse_listen, parse_request
+from ib_sriov_cni.telemetry.log import Log
+from ipam.protocol.bounds import HTTP_CLIENTS
 
 STATE = {"healthy": "", "ready": ""}
+REFUSALS: list[tuple[str, str, str]] = []
+REQUEST_SECONDS = 0.3
+
+
+def refuse(reason: str, client: str, words: str) -> None:
+    REFUSALS.append((reason, client, words))
 
 
 @pytest.fixture
@@ -29,7 +41,16 @@ def metrics() -> Metrics:
 @pytest.fixture
 def web(metrics: Metrics) -> Iterator[Web]:
     STATE.update(healthy="", ready="no pass yet")
-    web = Web("127.0.0.1:0", metrics.registry, healthy=lambda: STATE["healthy"], ready=lambda: STATE["ready"])
+    REFUSALS.clear()
+    web = Web(
+        "127.0.0.1:0",
+        metrics.registry,
+        healthy=lambda: STATE["healthy"],
+        ready=lambda: STATE["ready"],
+        on_refusal=refuse,
+        request_seconds=REQUEST_SECONDS,
+        answer_seconds=REQUEST_SECONDS,
+    )
     yield web
     web.close()
 
@@ -42,6 +63,25 @@ def ask(web: Web, path: str, method: str = "GET", **headers: str) -> tuple[int, 
         return answer.status, answer.headers["Content-Type"], answer.read().decode()
     finally:
         connection.close()
+
+
+def exchange(web: Web, *parts: bytes) -> bytes:
+    """Send these parts, and return all that comes back."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as link:
+        for part in parts:
+            link.sendall(part)
+        return read_to_end(link)
+
+
+def read_to_end(link: socket.socket) -> bytes:
+    answer = b""
+    while data := link.recv(65536):
+        answer += data
+    return answer
+
+
+def reasons() -> list[str]:
+    return [reason for reason, _, _ in REFUSALS]
 
 
 def test_metrics_in_both_formats(web: Web, metrics: Metrics) -> None:
@@ -94,6 +134,208 @@ def test_a_silent_client_keeps_nobody_waiting(web: Web) -> None:
     with socket.create_connection(("127.0.0.1", web.port)) as silent:
         silent.send(b"GET /metr")
         assert ask(web, "/healthz")[0] == 200
+
+
+def test_a_request_in_pieces(web: Web) -> None:
+    pieces = [bytes((octet,)) for octet in b"\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"]
+    assert exchange(web, *pieces).endswith(b"\r\n\r\nok\n")
+    assert exchange(web, b"GET /healthz HTTP/1.0\n\n").endswith(b"\r\n\r\nok\n")
+    assert REFUSALS == []
+
+
+def test_one_answer_per_connection(web: Web) -> None:
+    """What comes after the first request is dropped, and does not cost the client its answer."""
+    answer = exchange(web, b"GET /healthz HTTP/1.1\r\n\r\n" * 20)
+    assert answer.count(b"HTTP/1.1 200 OK") == 1
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_a_client_that_has_sent_all_gets_its_answer(web: Web) -> None:
+    for path in (b"/healthz", b"/metrics"):
+        with socket.create_connection(("127.0.0.1", web.port), timeout=30) as link:
+            link.sendall(b"GET " + path + b" HTTP/1.1\r\n\r\n")
+            link.shutdown(socket.SHUT_WR)
+            assert read_to_end(link).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\0\1\2\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\n\n",  # the beginning of TLS
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /healthz\r\n\r\n",  # HTTP/0.9
+        b"GET /healthz HTTP/9.9\r\n\r\n",
+        b"GET  /healthz HTTP/1.1\r\n\r\n",
+        b"GET /healthz\x1b[31m HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nA: b\r\n folded\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n: nameless\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nA: b\rInjected: c\r\n\r\n",
+        b"G=T /healthz HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_no_request(web: Web, request_: bytes) -> None:
+    answer = exchange(web, request_)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert reasons() == ["malformed"]
+    assert REFUSALS[0][1] == "127.0.0.1"
+    assert ask(web, "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nCookie: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+        b"\r\n" * 50_000,
+    ],
+)
+def test_what_is_too_large(web: Web, request_: bytes) -> None:
+    answer = exchange(web, request_)
+    assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert reasons() == ["large"]
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=one",
+        "application/openmetrics-text; version=" + "9" * 5000,
+        "text/plain; version=1.x",
+        "text/plain; version=.",
+        "text/plain; version=\xb2",
+        ";;;===,,,",
+        "*/*;q=\xff",
+        "application/openmetrics-text;version=1.0.0;escaping=none",
+        "application/openmetrics-text;" + "a=b;" * 1000,
+    ],
+)
+def test_odd_accept_headers(web: Web, accept: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever the header says, the metrics are served; nothing is written."""
+    status, _, text = ask(web, "/metrics", Accept=accept.encode("latin-1"))  # type: ignore[arg-type]  # http.client takes bytes
+    assert status == 200
+    assert "ib_sriov_agent_info" in text
+    assert set(reasons()) <= {"malformed"}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_whole_request_has_a_deadline(web: Web) -> None:
+    """A client that sends a byte now and then is told so and closed."""
+    begun = time.monotonic()
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as link:
+        while time.monotonic() < begun + 30 and not REFUSALS:
+            link.send(b"x")
+            time.sleep(REQUEST_SECONDS / 10)
+        assert link.recv(1000).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert reasons() == ["slow"]
+
+
+def test_a_client_that_does_not_read_is_closed(web: Web, metrics: Metrics) -> None:
+    rows = [(("x" * 1000, str(number)), 1.0) for number in range(20_000)]  # more than both buffers take
+    metrics.publish({"ib_sriov_vfs": rows})
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as link:
+        link.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        deadline = time.monotonic() + 60
+        while not REFUSALS and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert reasons() == ["slow"]
+    assert "not taken" in REFUSALS[0][2]
+
+
+def test_the_slowest_client_makes_room(web: Web) -> None:
+    links = [socket.create_connection(("127.0.0.1", web.port), timeout=30) for _ in range(HTTP_CLIENTS)]
+    try:
+        for link in links:
+            link.send(b"G")
+        assert ask(web, "/healthz")[0] == 200
+        assert links[0].recv(1) == b""
+        assert reasons()[0] == "crowded"
+    finally:
+        for link in links:
+            link.close()
+
+
+def test_a_scrape_that_fails_is_said(web: Web, metrics: Metrics) -> None:
+    metrics.publish({"ib_sriov_vfs": [(("one label too few",), "no number")]})  # type: ignore[list-item]  # a defect
+    assert ask(web, "/metrics")[0] == 500
+    assert reasons() == ["failed"]
+    metrics.publish({})
+    assert ask(web, "/metrics")[0] == 200
+
+
+def test_labels_are_text(web: Web, metrics: Metrics) -> None:
+    """Names of files and interfaces are bytes; what is not UTF-8 must not cost the page."""
+    metrics.publish({"ib_sriov_attachments": [(("ib\udcff\n", "live"), 1)]})
+    metrics.releases.labels(label("ib\ud800")).inc()
+    status, _, text = ask(web, "/metrics")
+    assert status == 200
+    assert 'ib_sriov_attachments{network="ib\\\\udcff\\n",state="live"} 1.0' in text
+    assert 'ib_sriov_agent_releases_total{network="ib\\\\ud800"} 1.0' in text
+
+
+def test_scrapes_at_once_are_rendered_once(metrics: Metrics) -> None:
+    """Nor do they keep a probe waiting."""
+    begun, go_on, count = threading.Event(), threading.Event(), []
+
+    def before_scrape() -> None:
+        count.append(1)
+        begun.set()
+        go_on.wait(30)
+
+    web = Web("127.0.0.1:0", metrics.registry, healthy=str, ready=str, before_scrape=before_scrape)
+    threads = [threading.Thread(target=ask, args=(web, "/metrics")) for _ in range(20)]
+    try:
+        threads[0].start()
+        assert begun.wait(30)
+        for thread in threads[1:]:
+            thread.start()
+        assert ask(web, "/healthz")[0] == 200
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join(30)
+        web.close()
+    assert len(count) < 20
+
+
+def test_a_defect_before_a_scrape_costs_no_metrics(metrics: Metrics) -> None:
+    REFUSALS.clear()
+
+    def before_scrape() -> None:
+        raise TypeError("odd")
+
+    web = Web("127.0.0.1:0", metrics.registry, healthy=str, ready=str, before_scrape=before_scrape, on_refusal=refuse)
+    try:
+        assert ask(web, "/metrics")[0] == 200
+    finally:
+        web.close()
+    assert REFUSALS == [("failed", "", "TypeError: odd")]
+
+
+@given(head=st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode()))
+def test_any_bytes_are_a_request_or_none(head: bytes) -> None:
+    for octets in (head, b"GET / HTTP/1.1\r\n" + head):
+        try:
+            request = parse_request(octets)
+        except ValueError:
+            continue
+        assert "?" not in request.path
+        assert request.accept.isprintable() or "\t" in request.accept or not request.accept.isascii()
+
+
+def test_a_warning_that_others_can_cause_is_rare(tmp_path: Path) -> None:
+    now = [0.0]
+    warning = RareWarning(Log(path=str(tmp_path / "log")), "refused", seconds=60, clock=lambda: now[0])
+    for number in range(1000):
+        warning.say(number=number)
+    now[0] = 60
+    warning.say(number="last")
+    first, last = (tmp_path / "log").read_text().splitlines()
+    assert "msg=refused number=0" in first
+    assert "more" not in first
+    assert 'number=last more="999 since the last such line"' in last
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,36 @@
+"""A warning that others can cause as often as they like, so that it is logged rarely."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from ib_sriov_cni.telemetry.log import Log
+
+SECONDS = 60.0
+
+
+class RareWarning:
+    """A warning that is logged at most once in `seconds`, with the number of times that it was not."""
+
+    def __init__(
+        self, log: Log, message: str, *, seconds: float = SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """The first one is logged at once."""
+        self._log, self._message, self._seconds, self._clock = log, message, seconds, clock
+        self._lock = threading.Lock()
+        self._next = float("-inf")
+        self._unsaid = 0
+
+    def say(self, **facts: object) -> None:
+        """Log it with these facts, or count it."""
+        with self._lock:
+            now = self._clock()
+            if now < self._next:
+                self._unsaid += 1
+                return
+            self._next = now + self._seconds
+            unsaid, self._unsaid = self._unsaid, 0
+        more = {"more": f"{unsaid} since the last such line"} if unsaid else {}
+        self._log.warning(self._message, **facts, **more)
