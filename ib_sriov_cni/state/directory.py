@@ -84,7 +84,7 @@ def mark_damaged(path: str) -> None:
     try:
         os.rename(path, path + ".damaged")
     except OSError as fault:
-        raise StateFailure(f"set aside damaged record {path}: {fault.strerror}", "remove it by hand") from None
+        raise StateFailure(f"rename damaged record {path}: {fault.strerror}", "remove it by hand") from None
 
 
 def read_json(path: str, limit: int = MAX_RECORD) -> tuple[object, float] | None:

@@ -21,7 +21,6 @@ DRIVERS = {
     "ice": "irdma",
     "i40e": "irdma",
     "ib_mthca": "mthca",
-    "ibemu": "ipathverbs",  # the lab's: it says that it is a qib (tests/lab/ibemu)
 }
 CLASS = "/sys/class/infiniband"
 

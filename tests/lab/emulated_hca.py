@@ -143,10 +143,10 @@ class Hca:
 
     def unbind(self, vf: int) -> str:
         """Its result: "OK" or the errno's name."""
-        return write(f"{DRIVERS}/ibemu/unbind", self.pci(vf))
+        return write(f"{DRIVERS}/ib_qib/unbind", self.pci(vf))
 
     def bind(self, vf: int) -> str:
-        return write(f"{DRIVERS}/ibemu/bind", self.pci(vf))
+        return write(f"{DRIVERS}/ib_qib/bind", self.pci(vf))
 
     def rebind(self, vf: int) -> tuple[str, str]:
         return self.unbind(vf), self.bind(vf)

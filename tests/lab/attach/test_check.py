@@ -196,7 +196,7 @@ def test_driver_gone(attached: Attached) -> None:
     rig = attached.rig
     assert rig.hca.unbind(0) == "OK"
     found = attached.differences()
-    assert "has driver none, not ibemu" in found
+    assert "has driver none, not ib_qib" in found
     assert "interface net1 is gone" in found
     assert "has no RDMA device" in found
     assert rig.hca.bind(0) == "OK"

@@ -135,7 +135,7 @@ def test_record_is_gone(rig: Rig) -> None:
 @pytest.mark.parametrize("damage", ["", '{"schema": 99, "key": {}}', "[]"])
 @SHARED
 def test_record_is_damaged(rig: Rig, damage: str) -> None:
-    """It is set aside and in nobody's way (issue 6)."""
+    """It is set aside and in nobody's way."""
     pod, successor = rig.pod(), rig.pod("successor")
     rig.add(pod)
     (record,) = (STATE / "attachments").rglob("*.json")
@@ -156,7 +156,7 @@ def test_record_is_damaged(rig: Rig, damage: str) -> None:
 @pytest.mark.parametrize("call", ["DEL", "GC", "ADD of the next pod"])
 @SHARED
 def test_record_of_another_boot(rig: Rig, call: str) -> None:
-    """Nothing of it is forced on the devices of this boot; the lease still goes (issue 6)."""
+    """Nothing of it is forced on the devices of this boot; the lease still goes."""
     pod = rig.pod()
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     run_ = rig.call("ADD", pod, trace="set_port_guid.done=kill", **IDENTITY)

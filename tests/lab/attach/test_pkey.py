@@ -1,4 +1,4 @@
-"""P_Keys (issue 6): checked against the VF's table; one that is not its first has an IPoIB child as net1."""
+"""P_Keys: checked against the VF's table; one that is not its first has an IPoIB child as net1."""
 
 from __future__ import annotations
 

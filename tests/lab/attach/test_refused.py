@@ -1,4 +1,4 @@
-"""What ADD refuses before it touches anything, and who wins a VF that two want (C8, C21, issue 3)."""
+"""What ADD refuses before it touches anything, and who wins a VF that two want (C8, C21)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pod has after ADD and the VF again after DEL: GUIDs, link state, MTU, addresses, traffic (issue 3)."""
+"""What a pod has after ADD and the VF again after DEL: GUIDs, link state, MTU, addresses, traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faulty hardware, driver or firmware: a clear error with its code, and the host as before (issue 3).
+"""Faulty hardware, driver or firmware: a clear error with its code, and the host as before.
 
 The knobs are masks of VFs, so that faults of several VFs are had at the same time.
 """
@@ -28,7 +28,7 @@ def test_faults_of_vfs_side_by_side(rig: Rig) -> None:
         (102, f"set node GUID {guid_of(0)} of VF 0 of PF eth100: Input/output error"),
         (102, "set link state enable of VF 1 of PF eth100: Input/output error"),
         (103, f"VF {hca.pci(2)} did not take its GUID: port GUID is "),
-        (102, f"bind to ibemu VF {hca.pci(3)}: Input/output error"),
+        (102, f"bind to ib_qib VF {hca.pci(3)}: Input/output error"),
     )
     for found, (code, sentence) in zip(runs, words, strict=False):
         assert found.code == code, found

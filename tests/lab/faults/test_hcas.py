@@ -1,4 +1,4 @@
-"""Several HCAs: VFs of two PFs in one pod, and nothing assumed of names, domains or order (issue 6)."""
+"""Several HCAs: VFs of two PFs in one pod, and nothing assumed of names, domains or order."""
 
 from __future__ import annotations
 

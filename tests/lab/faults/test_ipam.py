@@ -1,4 +1,4 @@
-"""Address management that fails: a clear error, and the host as before (C10, C11, issue 3)."""
+"""Address management that fails: a clear error, and the host as before (C10, C11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State that cannot be written, VFs that are passed through, many pods at once, many HCAs (issue 6)."""
+"""State that cannot be written, VFs that are passed through, many pods at once, many HCAs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs and traffic between two pods over the emulated fabric (the lab's own checks, issue 3)."""
+"""Verbs and traffic between two pods over the emulated fabric (the lab's own checks)."""
 
 from __future__ import annotations
 

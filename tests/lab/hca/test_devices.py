@@ -1,4 +1,4 @@
-"""The emulated HCA's RDMA devices and netdevs: GUIDs, link states (the lab's own checks, issue 3)."""
+"""The emulated HCA's RDMA devices and netdevs: GUIDs, link states (the lab's own checks)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HCA's fault knobs and the module's life (the lab's own checks, issue 3)."""
+"""The HCA's fault knobs and the module's life (the lab's own checks)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_slow_probe_holds_bind_up(hca: Hca) -> None:
 def test_late_devices(hca: Hca) -> None:
     hca.knob("late_ms", 1500)
     hca.rebind(0)
-    assert (hca.driver(0), hca.netdevs(0), hca.rdma(0)) == ("ibemu", [], None)
+    assert (hca.driver(0), hca.netdevs(0), hca.rdma(0)) == ("ib_qib", [], None)
     assert wait(lambda: hca.netdevs(0) and hca.rdma(0))
 
 
@@ -119,10 +119,10 @@ def test_subnet_manager_returns(make_hca: MakeHca) -> None:
 
 
 def test_pf_unbind_takes_the_vfs(hca: Hca) -> None:
-    assert write(f"{DRIVERS}/ibemu/unbind", hca.pf) == "OK"
+    assert write(f"{DRIVERS}/ib_qib/unbind", hca.pf) == "OK"
     assert not (hca.pf_path / "virtfn0").exists()
     assert not (hca.pf_path / "net").exists()
-    assert write(f"{DRIVERS}/ibemu/bind", hca.pf) == "OK"
+    assert write(f"{DRIVERS}/ib_qib/bind", hca.pf) == "OK"
     assert hca.set_numvfs(3) == "OK"
 
 

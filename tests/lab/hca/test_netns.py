@@ -1,4 +1,4 @@
-"""RDMA devices, netdevs and network namespaces on this kernel (the lab's own checks, issue 3)."""
+"""RDMA devices, netdevs and network namespaces on this kernel (the lab's own checks)."""
 
 from __future__ import annotations
 
@@ -165,11 +165,11 @@ def test_namespace_end_brings_a_device_back_onto_a_taken_name(exclusive: Hca, po
     """VF 0's device is in a pod; others bound meanwhile may take its name where names are per namespace (7.3)."""
     pod = pods("a")
     first, second = exclusive.pci(1), exclusive.pci(2)
-    write(f"{DRIVERS}/ibemu/unbind", first)
+    write(f"{DRIVERS}/ib_qib/unbind", first)
     exclusive.to_pod(0, pod.name)
-    write(f"{DRIVERS}/ibemu/unbind", second)
-    assert write(f"{DRIVERS}/ibemu/bind", first) == "OK"
-    assert write(f"{DRIVERS}/ibemu/bind", second) == "OK"
+    write(f"{DRIVERS}/ib_qib/unbind", second)
+    assert write(f"{DRIVERS}/ib_qib/bind", first) == "OK"
+    assert write(f"{DRIVERS}/ib_qib/bind", second) == "OK"
     pod.delete()
     assert wait(lambda: exclusive.rdma(0) and exclusive.netdevs(0))
     assert len(set(rdma_names())) == 5

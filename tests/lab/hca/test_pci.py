@@ -1,4 +1,4 @@
-"""The emulated HCA on the PCI bus: SR-IOV, binding, other drivers (the lab's own checks, issue 3)."""
+"""The emulated HCA on the PCI bus: SR-IOV, binding, other drivers (the lab's own checks)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unbound(hca: Hca) -> Iterator[str]:
     address = hca.pci(VF)
     assert hca.unbind(VF) == "OK"
     yield address
-    if hca.driver(VF) != "ibemu":
+    if hca.driver(VF) != "ib_qib":
         hca.bind(VF)
     assert hca.settled()
 
@@ -92,7 +92,7 @@ def test_bind_of_a_bound_vf(hca: Hca) -> None:
 
 
 def test_bind_of_an_absent_address(hca: Hca) -> None:
-    assert write(f"{DRIVERS}/ibemu/bind", "0001:00:07.7") == "ENODEV"
+    assert write(f"{DRIVERS}/ib_qib/bind", "0001:00:07.7") == "ENODEV"
 
 
 def test_driver_override_gives_the_vf_away(hca: Hca, stubbed: str) -> None:
@@ -117,7 +117,7 @@ def test_drivers_probe_gives_the_vf_back(hca: Hca, stubbed: str) -> None:
     assert write(f"{DRIVERS}/pci-stub/unbind", stubbed) == "OK"
     assert write(hca.vf_path(VF) / "driver_override", "\n") == "OK"
     assert write("/sys/bus/pci/drivers_probe", stubbed) == "OK"
-    assert wait(lambda: hca.driver(VF) == "ibemu" and hca.netdevs(VF) and hca.rdma(VF))
+    assert wait(lambda: hca.driver(VF) == "ib_qib" and hca.netdevs(VF) and hca.rdma(VF))
 
 
 def test_vfio_pci_without_iommu(hca: Hca, unbound: str) -> None:

@@ -1,4 +1,4 @@
-"""P_Key tables on the emulated fabric, and what the kernel does with IPoIB children (the lab's own checks, issue 6)."""
+"""P_Key tables on the emulated fabric, and what the kernel does with IPoIB children (the lab's own checks)."""
 
 from __future__ import annotations
 

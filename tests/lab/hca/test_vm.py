@@ -154,10 +154,10 @@ def test_both_pings_are_understood(summary: str, count: int) -> None:
 
 
 def test_snapshot_names_each_difference() -> None:
-    before = {"VF 0 driver": "ibemu", "VF 1 driver": "ibemu", "file /a": "'x'"}
-    now = {"VF 0 driver": "none", "VF 1 driver": "ibemu", "lock b": "held"}
+    before = {"VF 0 driver": "ib_qib", "VF 1 driver": "ib_qib", "file /a": "'x'"}
+    now = {"VF 0 driver": "none", "VF 1 driver": "ib_qib", "lock b": "held"}
     assert differences(before, now) == [
-        "VF 0 driver: ibemu before, none now",
+        "VF 0 driver: ib_qib before, none now",
         "file /a: 'x' before, (absent) now",
         "lock b: (absent) before, held now",
     ]

@@ -1,4 +1,4 @@
-"""Death, error and SIGTERM at every step of ADD, DEL and GC: the host is as before (C11, C13, issue 6).
+"""Death, error and SIGTERM at every step of ADD, DEL and GC: the host is as before (C11, C13).
 
 The steps are those that a run's own log names, so that a new one is covered without a word here. What may come between
 one and the next:

@@ -1,4 +1,4 @@
-"""Two at once, and a world that changes in the middle of a call: one of them wins whole, and nothing stays (issue 6).
+"""Two at once, and a world that changes in the middle of a call: one of them wins whole, and nothing stays.
 
 A call is held at a step (trace point `stop`) while the other thing happens, so that each race is lost on purpose.
 """

@@ -1,4 +1,4 @@
-"""What pods do with their VF, beyond attach/test_del.py: whatever it is, DEL brings the VF home as it was (issue 6)."""
+"""What pods do with their VF, beyond attach/test_del.py: whatever it is, DEL brings the VF home as it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Binding anew and moving: only when needed, whatever the driver does and whoever has the names meanwhile (issue 6)."""
+"""Binding anew and moving: only when needed, whatever the driver does and whoever has the names meanwhile."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_del_whose_bind_fails(rig: Rig) -> None:
     rig.hca.knob("fail_probe", 1)
     failed = rig.call("DEL", pod, **IDENTITY)
     assert failed.code == 102, failed
-    assert f"bind to ibemu VF {rig.hca.pci(0)}: Input/output error" in failed.out["msg"]
+    assert f"bind to ib_qib VF {rig.hca.pci(0)}: Input/output error" in failed.out["msg"]
     assert rig.hca.driver(0) is None
     refused = rig.call("ADD", successor, **IDENTITY)
     assert refused.code == 102, refused

@@ -1,4 +1,4 @@
-"""32 VFs of four HCAs under 500 random calls, eight at a time: ADD, DEL, CHECK, GC, and their deaths (issue 6).
+"""32 VFs of four HCAs under 500 random calls, eight at a time: ADD, DEL, CHECK, GC, and their deaths.
 
 Pods have one interface or two, of two PFs; ask for a GUID or keep the VF's; are killed with -9 at trace points and at
 moments of the clock; lose their namespace without a DEL, and get the DEL late, when their VF serves somebody else.

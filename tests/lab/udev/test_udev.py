@@ -1,4 +1,4 @@
-"""A real udevd renames the VF's devices whenever it likes: names are restored each time (issue 6).
+"""A real udevd renames the VF's devices whenever it likes: names are restored each time.
 
 A suite of its own (`make test`, `tests/tools/suites.py udev`), in a guest booted with UDEV=1.
 """
