@@ -10,6 +10,7 @@ from ib_sriov_cni.core.values import (
     normalize_pkey,
 )
 from ipam.protocol.address import parse_cidr, render_cidr
+from ipam.protocol.bounds import join_faults
 from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
@@ -88,10 +89,11 @@ def address_differences(
     wanted: Result, index: int | None, addresses: list[str], routes: list[Route]
 ) -> list[Difference]:
     """Return the addresses (of interface `index`) and routes of a result that are missing in the pod."""
+    held = frozenset(addresses)
     found = [
         Difference("address", f"address {ip.address} is gone", ip.address)
         for ip in wanted.ips
-        if ip.interface == index and ip.address not in addresses
+        if ip.interface == index and ip.address not in held
     ]
     present = {(route.dst, route.gw) for route in routes}
     found += [
@@ -133,7 +135,7 @@ def verify_port(report: PortReport, plan: Plan, conf: NetConf) -> None:
             f"P_Key {conf.pkey:#06x} is not in its table ({table or 'empty'}): the subnet manager must add it"
         )
     if faults:
-        raise VerificationFailed(f"RDMA device {report.device} in the pod: " + "; ".join(faults))
+        raise VerificationFailed(f"RDMA device {report.device} in the pod: " + join_faults(faults))
 
 
 def child_differences(link: Link, parent: Link | None, pkey: int) -> list[Difference]:

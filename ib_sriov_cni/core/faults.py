@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ib_sriov_cni.core.errors import CniError, InternalFault
+from ipam.protocol.bounds import join_faults
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ class FaultCollector:
         return False
 
     def raise_faults(self) -> None:
-        """Raise the only fault; of several, one error with the first one's code and all messages."""
+        """Raise the only fault; of several, one error with the first one's code and their messages."""
         if not self.faults:
             return
         first = self.faults[0]
         if len(self.faults) == 1:
             raise first
-        combined = CniError("; ".join([fault.msg for fault in self.faults]), first.details)
+        combined = CniError(join_faults([fault.msg for fault in self.faults]), first.details)
         combined.code = first.code
         raise combined

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ipam.host_local.ranges import range_of, render_set
 from ipam.protocol.address import render_address, render_cidr
+from ipam.protocol.bounds import join_faults
 from ipam.protocol.errors import AddressManagement
 from ipam.protocol.value import Value
 
@@ -95,7 +96,7 @@ def allocate(
                 f"failed to allocate for range {index}: {error.msg}", granted, none_free=isinstance(error, NoneFree)
             ) from None
     if wanted:
-        texts = " ".join([render_address(address) for address in wanted])
+        texts = join_faults([render_address(address) for address in wanted], " ")
         raise Refusal(f"failed to allocate all requested IPs: {texts}", granted)
     return tuple(granted)
 

@@ -13,8 +13,9 @@ The parts of the network configuration that matter here::
 
 from __future__ import annotations
 
-from ipam.host_local.ranges import describe_fault, parse_range, sets_overlap
+from ipam.host_local.ranges import describe_fault, find_overlaps, parse_range
 from ipam.protocol.address import parse_address, parse_cidr
+from ipam.protocol.bounds import LIST_ITEMS, describe_excess, join_faults
 from ipam.protocol.errors import InvalidConfiguration
 from ipam.protocol.request import version_at_least
 from ipam.protocol.result import FaultReader, parse_route
@@ -61,12 +62,12 @@ def parse_place(conf: Mapping[str, object]) -> Place:
     faults: list[str] = []
     data_dir = _parse_data_dir(_section(conf), faults)
     if faults:
-        raise InvalidConfiguration("; ".join(faults))
+        raise InvalidConfiguration(join_faults(faults))
     return Place(data_dir=data_dir, network=_name(conf), lock_timeout=_parse_timeout(conf, []))
 
 
 def parse_settings(request: Request) -> Settings:
-    """Return the settings in a request's configuration. Raises InvalidConfiguration (7) with all faults."""
+    """Return the settings in a request's configuration. Raises InvalidConfiguration (7) with its faults."""
     conf = request.conf
     ipam = _section(conf)
     reader = FaultReader()
@@ -89,7 +90,7 @@ def parse_settings(request: Request) -> Settings:
         slices=_parse_slices(ipam, faults),
     )
     if faults:
-        raise InvalidConfiguration("; ".join(faults))
+        raise InvalidConfiguration(join_faults(faults))
     return settings
 
 
@@ -129,10 +130,21 @@ def _parse_sets(
 ) -> tuple[RangeSet, ...]:
     """Return the range sets in order: runtimeConfig.ipRanges, the single range of the older form, ranges (H1)."""
     before = len(reader.faults)
-    sets = _parse_lists(_section(conf, "runtimeConfig"), "ipRanges", "runtimeConfig.", reader)
+    given, own = [
+        reader.member(holder, key, list, place)
+        for holder, key, place in (
+            (_section(conf, "runtimeConfig"), "ipRanges", "runtimeConfig."),
+            (ipam, "ranges", "ipam."),
+        )
+    ]
+    count = sum([len(items) for lists in (given, own) for items in _items(lists) if isinstance(items, list)])
+    if count > LIST_ITEMS:
+        reader.faults.append(describe_excess("ipam.ranges and runtimeConfig.ipRanges", "ranges", count, LIST_ITEMS))
+        return ()
+    sets = _parse_lists(given, "runtimeConfig.ipRanges", reader.faults)
     if ipam.get("subnet") not in (None, ""):
         sets += [_parse_set([("ipam.", ipam)], "ipam.", reader.faults)]
-    sets += _parse_lists(ipam, "ranges", "ipam.", reader)
+    sets += _parse_lists(own, "ipam.ranges", reader.faults)
     if len(reader.faults) > before:
         return ()
     if not sets:
@@ -140,22 +152,23 @@ def _parse_sets(
     for bits, family in ((32, "IPv4"), (128, "IPv6")):
         if sum(found[0].bits == bits for found in sets) > 1 and not version_at_least(version, "0.3.0"):
             reader.faults.append(f"cniVersion {version} does not support more than 1 address per family ({family})")
-    for index, one in enumerate(sets):
-        for later, other in enumerate(sets[index + 1 :], index + 1):
-            if sets_overlap(one, other):
-                reader.faults.append(f"range set {index} overlaps with {later}")
+    numbered = [(index, part) for index, range_set in enumerate(sets) for part in range_set]
+    reader.faults += [f"range set {one} overlaps with {other}" for one, other in find_overlaps(numbered)]
     return tuple(sets)
 
 
-def _parse_lists(holder: Mapping[str, object], key: str, place: str, reader: FaultReader) -> list[RangeSet]:
-    found = reader.member(holder, key, list, place)
+def _items(found: object) -> list[object]:
+    return found if isinstance(found, list) else []
+
+
+def _parse_lists(lists: object, place: str, faults: list[str]) -> list[RangeSet]:
     sets = []
-    for index, items in enumerate(found if isinstance(found, list) else []):
-        where = f"{place}{key}[{index}]"
+    for index, items in enumerate(_items(lists)):
+        where = f"{place}[{index}]"
         if isinstance(items, list):
-            sets.append(_parse_set([(f"{where}[{i}].", item) for i, item in enumerate(items)], where, reader.faults))
+            sets.append(_parse_set([(f"{where}[{i}].", item) for i, item in enumerate(items)], where, faults))
         else:
-            reader.faults.append(f"{where} is not a list of ranges")
+            faults.append(f"{where} is not a list of ranges")
     return sets
 
 
@@ -183,8 +196,11 @@ def _parse_requested(request: Request, reader: FaultReader) -> tuple[Address, ..
     sources = (("args.cni.", ("args", "cni")), ("runtimeConfig.", ("runtimeConfig",)))
     for place, keys in sources:
         found = reader.member(_section(request.conf, *keys), "ips", list, place)
-        texts += [(f"{place}ips[{i}]", text) for i, text in enumerate(found if isinstance(found, list) else [])]
-    requested: list[Address] = []
+        texts += [(f"{place}ips[{i}]", text) for i, text in enumerate(_items(found))]
+    if len(texts) > LIST_ITEMS:
+        reader.faults.append(describe_excess("a pod's request", "addresses", len(texts), LIST_ITEMS))
+        return ()
+    requested: dict[Address, None] = {}
     for place, text in texts:
         try:
             if not isinstance(text, str):
@@ -193,8 +209,7 @@ def _parse_requested(request: Request, reader: FaultReader) -> tuple[Address, ..
         except (TypeError, ValueError) as error:
             reader.faults.append(f"{place}: {error}")
             continue
-        if address not in requested:
-            requested.append(address)
+        requested[address] = None
     return tuple(requested)
 
 

@@ -91,9 +91,10 @@ class Index:
 
 def _key(holder: Holder) -> str:
     key = f"{holder.container_id}:{holder.ifname}"
-    if len(key.encode()) > _KEY_MAX:
+    name = os.fsencode(key)
+    if len(name) > _KEY_MAX:
         # A collision does no harm: the names are compared with the leases.
-        return f"~{int.from_bytes(key.encode(), 'big') % _PRIME:x}"
+        return f"~{int.from_bytes(name, 'big') % _PRIME:x}"
     return key
 
 

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import time
 
 from ipam.protocol.errors import StateFailure, TryAgainLater
+from ipam.protocol.files import open_regular
 
 LOCK_FILE = "lock"
 _REPEAT = 0.05  # seconds; an alarm that arrives before flock() sleeps is lost, so it is repeated
+_NO_FILE = (errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENXIO)  # the lock is a FIFO, a link, a folder, a socket
 
 
-def take_lock(folder: int, path: str, seconds: float) -> int:
+def take_lock(folder: int, path: str, seconds: float, *, releasing: bool = False) -> int:
     """Lock the folder (a descriptor; `path` is for messages) and return the lock's descriptor. Closing it unlocks.
+
+    `releasing`: if something that is not a file has the lock's name, the folder itself is locked. The Go plugin does
+    not see that lock, which does no harm to calls that only remove leases.
 
     Raises TryAgainLater (11), which names the holder, if the lock is not free within `seconds`; StateFailure (106) if
     the lock file cannot be opened.
     """
     deadline = time.monotonic() + seconds
     while True:
-        lock = _open_lock(folder, path)
+        lock = _open_lock(folder, path, releasing=releasing)
         try:
             if not _flock(lock, deadline - time.monotonic()):
                 raise TryAgainLater(
                     f"the leases in {path} are locked by {_lock_holder(lock)}, waited {seconds:g} s",
                     "the lock is released when that process ends; lockTimeout sets how long to wait",
                 )
-            if os.fstat(lock).st_nlink:
+            if is_folder(lock) or os.fstat(lock).st_nlink:
                 return lock
         except BaseException:
             os.close(lock)
@@ -35,20 +42,23 @@ def take_lock(folder: int, path: str, seconds: float) -> int:
         os.close(lock)  # the file was removed while we waited: lock the new one
 
 
-def _open_lock(folder: int, path: str) -> int:
-    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+def is_folder(lock: int) -> bool:
+    """Return whether take_lock() has locked the folder itself."""
+    return stat.S_ISDIR(os.fstat(lock).st_mode)
+
+
+def _open_lock(folder: int, path: str, *, releasing: bool) -> int:
     try:
         try:
-            return os.open(LOCK_FILE, flags | os.O_RDWR, 0o600, dir_fd=folder)
+            return open_regular(LOCK_FILE, os.O_CREAT | os.O_RDWR, folder=folder)
         except OSError as error:
-            if error.errno not in (_EROFS, _EACCES):
+            if error.errno not in (errno.EROFS, errno.EACCES):
                 raise
-            return os.open(LOCK_FILE, flags & ~os.O_CREAT | os.O_RDONLY, dir_fd=folder)
+            return open_regular(LOCK_FILE, os.O_RDONLY, folder=folder)
     except OSError as error:
+        if releasing and error.errno in _NO_FILE:
+            return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
         raise StateFailure(f"cannot open the lock {path}/{LOCK_FILE}: {error.strerror}") from None
-
-
-_EACCES, _EROFS = 13, 30
 
 
 class _Expired(Exception):

@@ -9,6 +9,7 @@ from ipam.host_local.allocator import Holder, Refusal, allocate
 from ipam.host_local.config import parse_place, parse_settings
 from ipam.host_local.ranges import range_of, render_set
 from ipam.host_local.store import open_store
+from ipam.protocol.bounds import FILE_BYTES, LIST_ITEMS, VALID_ATTACHMENTS, describe_excess, join_faults
 from ipam.protocol.errors import (
     AddressManagement,
     CniError,
@@ -17,6 +18,7 @@ from ipam.protocol.errors import (
     OwnNamespace,
     StateFailure,
 )
+from ipam.protocol.files import read_regular
 from ipam.protocol.request import is_name
 from ipam.protocol.result import NO_DNS, Address, Result
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from ipam.protocol.request import Request
 
 KNOWN_ARGS = frozenset({"IP"})
-_TEXT_MAX = 1 << 20  # bytes of a file that the configuration names
 _ATTACHMENTS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
 
@@ -86,9 +87,10 @@ def check(request: Request) -> None:
     who = f"{holder.container_id} {holder.ifname} of network {settings.place.network}"
     if not held:
         raise AddressManagement(f"no address is reserved for {who}")
-    lost = [text for text, address in _previous_addresses(request, settings.sets) if address not in held]
+    reserved = frozenset(held)
+    lost = [text for text, address in _previous_addresses(request, settings.sets) if address not in reserved]
     if lost:
-        raise AddressManagement(f"addresses not reserved for {who}: {', '.join(lost)}")
+        raise AddressManagement(f"addresses not reserved for {who}: {join_faults(lost, ', ')}")
 
 
 def gc(request: Request, live: Callable[[], Iterable[str]] = tuple) -> None:
@@ -203,14 +205,18 @@ def _read_dns(path: str) -> Mapping[str, object]:
     from ipam.host_local.resolvconf import parse_resolv_conf
 
     try:
-        return parse_resolv_conf(_read_text(path))
+        dns = parse_resolv_conf(_read_text(path))
     except OSError as error:
         raise StateFailure(f"ipam.resolvConf {path} cannot be read: {error.strerror}") from None
+    for key, items in dns.items():
+        if isinstance(items, list) and len(items) > LIST_ITEMS:
+            raise StateFailure(describe_excess(f"ipam.resolvConf {path}", key, len(items), LIST_ITEMS))
+    return dns
 
 
 def _read_text(path: str) -> str:
-    with open(path, "rb") as file:
-        return file.read(_TEXT_MAX).decode(errors="replace")
+    """Return the text of a file that the configuration names, which may be a link. Raises OSError."""
+    return read_regular(path, FILE_BYTES, follow=True).decode(errors="replace")
 
 
 def _previous_addresses(request: Request, sets: tuple[RangeSet, ...]) -> list[tuple[str, tuple[int, int]]]:
@@ -233,6 +239,9 @@ def _valid_containers(conf: Mapping[str, object]) -> set[str]:
     listed = next((conf[key] for key in _ATTACHMENTS if conf.get(key) is not None), None)
     if not isinstance(listed, list):
         raise InvalidConfiguration(f"{_ATTACHMENTS[0]} is not a list", "nothing was released")
+    if len(listed) > VALID_ATTACHMENTS:
+        excess = describe_excess(_ATTACHMENTS[0], "attachments", len(listed), VALID_ATTACHMENTS)
+        raise InvalidConfiguration(excess, "nothing was released")
     containers = set()
     for index, item in enumerate(listed):
         container = item.get("containerID") if isinstance(item, dict) else None

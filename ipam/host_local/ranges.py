@@ -101,13 +101,24 @@ def describe_fault(range_set: RangeSet) -> str:
         return "empty range set"
     if len({part.bits for part in range_set}) > 1:
         return "mixed address families"
-    for index, one in enumerate(range_set):
-        for other in range_set[index + 1 :]:
-            if ranges_overlap(one, other):
-                return f"subnets {one} and {other} overlap"
+    overlaps = find_overlaps(list(enumerate(range_set)))
+    if overlaps:
+        one, other = overlaps[0]
+        return f"subnets {range_set[one]} and {range_set[other]} overlap"
     return ""
 
 
-def sets_overlap(one: RangeSet, other: RangeSet) -> bool:
-    """Return whether two sets have an address in common."""
-    return any(ranges_overlap(a, b) for a in one for b in other)
+def find_overlaps(numbered: list[tuple[int, Range]]) -> list[tuple[int, int]]:
+    """Return pairs of the numbers of ranges that overlap, the lower number first.
+
+    Of many ranges that overlap one another not all pairs are returned, but at least one with each of them: the ranges
+    are passed once in the order of their addresses, because comparing each with each takes too long.
+    """
+    found: dict[tuple[int, int], None] = {}
+    last: tuple[int, Range] | None = None  # of the ranges passed, the one that reaches furthest
+    for number, part in sorted(numbered, key=lambda item: (item[1].bits, item[1].start)):
+        if last is not None and ranges_overlap(last[1], part):
+            found[min(last[0], number), max(last[0], number)] = None
+        if last is None or part.bits != last[1].bits or part.end > last[1].end:
+            last = (number, part)
+    return sorted(found)

@@ -21,9 +21,11 @@ import stat
 
 from ipam.host_local.allocator import Holder, next_free
 from ipam.host_local.index import Index
-from ipam.host_local.lock import take_lock
+from ipam.host_local.lock import is_folder, take_lock
 from ipam.protocol.address import parse_address, render_address
+from ipam.protocol.bounds import LEASE_BYTES, join_faults
 from ipam.protocol.errors import StateFailure
+from ipam.protocol.files import read_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,9 +40,7 @@ if TYPE_CHECKING:
 _NEW = ".ib-host-local.new"
 _CURSOR = "last_reserved_ip."
 _PROBES = 256  # addresses looked up one by one (half a millisecond) before the folder is listed
-_CHUNK = 4096  # bytes
-_LEASE_MAX = 1 << 18  # bytes
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_CURSOR_BYTES = 64  # an address has at most 45
 
 
 def parse_lease(content: bytes) -> Holder | None:
@@ -151,7 +151,7 @@ class Store:
                 continue
             content = self._read(name)
             holder = None if content is None else parse_lease(content)
-            if content is not None and holder is None and self._is_file(name) and self._remove_leftover(name):
+            if content is not None and holder is None and self._remove_leftover(name):
                 removed += 1
                 continue
             names.add(name)
@@ -185,25 +185,13 @@ class Store:
         return content is not None and parse_lease(content) == holder
 
     def _read(self, name: str) -> bytes | None:
-        """Return the content of a regular file; None if there is none of that name."""
+        """Return the content of a regular file; None if there is none of that name, or one too large for a lease."""
         try:
-            file = os.open(name, _READ, dir_fd=self._folder)
+            return read_regular(name, LEASE_BYTES, folder=self._folder)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            if error.errno == errno.EFBIG or not self._is_file(name):
                 return None
             raise self._failure(f"read {name}", error) from None
-        try:
-            content = chunk = os.read(file, _CHUNK)
-            while len(chunk) == _CHUNK and len(content) < _LEASE_MAX:
-                chunk = os.read(file, _CHUNK)
-                content += chunk
-            return content
-        except (IsADirectoryError, BlockingIOError):
-            return None
-        except OSError as error:
-            raise self._failure(f"read {name}", error) from None
-        finally:
-            os.close(file)
 
     # Writing.
 
@@ -268,7 +256,7 @@ class Store:
                 done.append(holder)
         os.fsync(self._folder)
         if failed:
-            raise StateFailure(f"cannot release in {self._path}: {'; '.join(failed)}")
+            raise StateFailure(f"cannot release in {self._path}: {join_faults(failed)}")
         for holder in done:
             self._note(holder, [])
 
@@ -312,7 +300,10 @@ class Store:
             pass
 
     def _is_file(self, name: str) -> bool:
-        return stat.S_ISREG(os.lstat(name, dir_fd=self._folder).st_mode)
+        try:
+            return stat.S_ISREG(os.lstat(name, dir_fd=self._folder).st_mode)
+        except OSError:
+            return False
 
     def _remove_leftover(self, name: str) -> bool:
         try:
@@ -338,6 +329,8 @@ class Store:
 def open_store(place: Place, *, create: bool) -> Store | None:
     """Lock and open the leases of a network; None if it has no folder and `create` is not set.
 
+    Without `create`, for calls that add no lease, the lock may be something that is not a file (see take_lock).
+
     Raises TryAgainLater (11) if the lock is held too long, StateFailure (106) if the folder cannot be opened or made.
     """
     path = os.path.join(place.data_dir, place.network)
@@ -358,11 +351,12 @@ def open_store(place: Place, *, create: bool) -> Store | None:
         )
         raise StateFailure(f"cannot open {path}: {reason}") from None
     try:
-        lock = take_lock(folder, path, place.lock_timeout)
+        lock = take_lock(folder, path, place.lock_timeout, releasing=not create)
     except BaseException:
         os.close(folder)
         raise
-    store = Store(path, folder, lock, _open_index(place, folder))
+    # Nobody may seal the index while the Go plugin, which does not see a lock on the folder, may add a lease.
+    store = Store(path, folder, lock, None if is_folder(lock) else _open_index(place, folder))
     try:
         store.refresh()
     except BaseException:
@@ -416,8 +410,7 @@ def is_exhausted(place: Place, index: int, range_set: RangeSet) -> bool:
             return False
 
     try:
-        with open(os.path.join(path, f"{_CURSOR}{index}"), encoding="utf-8") as file:
-            cursor = lease_address(file.read(64))
+        cursor = lease_address(read_regular(os.path.join(path, f"{_CURSOR}{index}"), _CURSOR_BYTES).decode())
     except (OSError, ValueError):
         cursor = None
     return next_free(range_set, cursor, is_taken) is None

@@ -9,9 +9,10 @@ from __future__ import annotations
 # ---- what comes in
 STDIN_BYTES = 1 << 20  # of a configuration; annotations, the largest part, have at most 256 KiB together
 JSON_LEVELS = 200  # of nesting: what was read must also be written again, to a record or a delegate
-LIST_ITEMS = 1_000  # of one list in a configuration: addresses, ranges, routes
+LIST_ITEMS = 1_000  # of one list: routes, addresses; of all requested addresses, and of all ranges of a network
 VALID_ATTACHMENTS = 10_000  # of GC's list; a node has at most some hundred pods
 FILE_BYTES = 1 << 20  # of a file that a configuration names: resolv.conf, subnet.env, a node's index
+LEASE_BYTES = 1 << 18  # of a lease; a container ID comes in a variable, of at most 128 KiB (MAX_ARG_STRLEN)
 RECORD_BYTES = 1 << 24  # of a record: a configuration and a result of 1 MiB each, in ASCII
 DELEGATE_BYTES = 1 << 20  # of an IPAM plugin's answer, and of what it writes to standard error
 
@@ -29,22 +30,27 @@ SANDBOXES = 10_000  # of the container runtime's list; a node has at most some h
 LOG_LINE_BYTES = 1 << 16  # of a line of the plugin's log; of a longer one only its beginning and its end are kept
 
 # ---- what goes out
-FAULTS = 10  # told in one message, the others counted
+FAULTS = 10  # named in one message, the others counted
 MESSAGE_BYTES = 4_096  # of an error's message, and of its details: kubelet repeats both in an event
 LOG_VALUE_BYTES = 2_048  # of one value in a line of the log
 LOG_TRACEBACK_BYTES = 16_384  # of a defect's traceback
 
 
-def join_faults(faults: list[str]) -> str:
+def join_faults(faults: list[str], separator: str = "; ") -> str:
     """Return the faults as one text: the first FAULTS of them, and how many more there are."""
     more = len(faults) - FAULTS
-    return "; ".join(faults[:FAULTS]) + (f"; and {more} more" if more > 0 else "")
+    return separator.join(faults[:FAULTS]) + (f"{separator}and {more} more" if more > 0 else "")
+
+
+def describe_excess(what: str, items: str, found: int, most: int) -> str:
+    """Return the fault of a list `what` that has `found` instead of at most `most` items."""
+    return f"{what} must have at most {most} {items} (got {found})"
 
 
 def shorten(text: str, most: int) -> str:
     """Return the text, cut to `most` bytes of UTF-8 with a mark at the end if it is longer."""
-    if len(text) * 4 <= most or len(text.encode(errors="surrogateescape")) <= most:
+    if len(text) * 4 <= most or len(text.encode(errors="surrogatepass")) <= most:
         return text
     mark = f"… ({len(text)} characters)"
-    kept = text.encode(errors="surrogateescape")[: most - len(mark.encode())]
+    kept = text.encode(errors="surrogatepass")[: most - len(mark.encode())]
     return kept.decode(errors="ignore") + mark

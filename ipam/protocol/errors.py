@@ -5,6 +5,8 @@ Codes below 100 are the specification's, the others are ours.
 
 from __future__ import annotations
 
+from ipam.protocol.bounds import MESSAGE_BYTES, shorten
+
 
 class CniError(Exception):
     """An error for the runtime: `msg` says what failed, on what object and why; `details` says what to do."""
@@ -107,5 +109,15 @@ class StateFailure(CniError):
 
 
 def render_error(error: CniError, version: str) -> dict[str, object]:
-    """Return the error document of the protocol (C5)."""
-    return {"cniVersion": version, "code": error.code, "msg": error.msg, "details": error.details}
+    """Return the error document of the protocol (C5); message and details have at most MESSAGE_BYTES each."""
+    return {
+        "cniVersion": version,
+        "code": error.code,
+        "msg": _render_text(error.msg),
+        "details": _render_text(error.details),
+    }
+
+
+def _render_text(text: str) -> str:
+    """Return a text of bounded length, in which bytes that are not UTF-8 (from the environment) are escaped."""
+    return shorten(text.encode(errors="backslashreplace").decode(), MESSAGE_BYTES)

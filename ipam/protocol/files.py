@@ -9,6 +9,8 @@ import errno
 import os
 import stat
 
+_CHUNK = 1 << 16  # bytes of one read: few reads of a large file, no large buffer for a small one
+
 
 def open_regular(path: str, flags: int, mode: int = 0o600, *, folder: int | None = None) -> int:
     """Open a regular file and return its descriptor. OSError: EINVAL for another kind of file, ELOOP for a link.
@@ -31,7 +33,7 @@ def read_regular(path: str, most: int, *, folder: int | None = None, follow: boo
     try:
         parts = []
         size = 0
-        while part := os.read(fd, most + 1 - size):
+        while part := os.read(fd, min(most + 1 - size, _CHUNK)):
             parts.append(part)
             size += len(part)
             if size > most:

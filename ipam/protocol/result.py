@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipam.protocol.address import canonical_address, canonical_cidr
+from ipam.protocol.bounds import LIST_ITEMS, describe_excess, join_faults
 from ipam.protocol.errors import DecodingFailure, InvalidConfiguration
 from ipam.protocol.request import version_at_least
 from ipam.protocol.value import Value
@@ -64,8 +65,11 @@ class FaultReader:
         self.faults: list[str] = []
 
     def member(self, holder: Mapping[str, object], key: str, kind: type, place: str) -> object:
-        """Return the member; None if it is absent, null or, which is a fault, of another type."""
+        """Return the member; None if it is absent, null or, which is a fault, of another type or a list too long."""
         found = holder.get(key)
+        if isinstance(found, list) and kind is list and len(found) > LIST_ITEMS:
+            self.faults.append(describe_excess(f"{place}{key}", "items", len(found), LIST_ITEMS))
+            return None
         if found is None or (isinstance(found, kind) and not (kind is int and isinstance(found, bool))):
             return found
         self.faults.append(f"{place}{key} is not {_KINDS[kind]}")
@@ -122,7 +126,7 @@ def parse_result(doc: object, version: str) -> Result:
     parse = _parse_current if version_at_least(version, "0.3.0") else _parse_legacy
     result = parse(reader, doc)
     if reader.faults:
-        raise InvalidConfiguration(f"result: {'; '.join(reader.faults)}")
+        raise InvalidConfiguration(f"result: {join_faults(reader.faults)}")
     return result
 
 

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ipam.host_local.allocator import Grant, Holder, Refusal, allocate, next_free
-from ipam.host_local.ranges import Range, parse_range, range_of, ranges_overlap
+from ipam.host_local.ranges import Range, find_overlaps, parse_range, range_of, ranges_overlap
 from ipam.protocol.address import IPV4, parse_address, render_address
 from tests.ipam.memory import MemoryStore
 
@@ -176,3 +176,12 @@ def test_h8_a_wide_range_costs_no_more_than_what_is_taken() -> None:
 def test_overlap(one: Range, other: Range) -> None:
     common = set(range(one.start, one.end + 1)) & set(range(other.start, other.end + 1))
     assert ranges_overlap(one, other) == ranges_overlap(other, one) == bool(common)
+
+
+@given(st.lists(ranges(), max_size=6))
+def test_overlaps_of_many(parts: list[Range]) -> None:
+    """Every pair that is found overlaps, and of each range that overlaps another one some pair is found."""
+    pairs = [(i, j) for j in range(len(parts)) for i in range(j) if ranges_overlap(parts[i], parts[j])]
+    found = find_overlaps(list(enumerate(parts)))
+    assert found == sorted(set(found) & set(pairs))
+    assert {number for pair in found for number in pair} == {number for pair in pairs for number in pair}

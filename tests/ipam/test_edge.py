@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ipam.protocol.edge import STDIN_LIMIT, serve
+from ipam.protocol.bounds import STDIN_BYTES
+from ipam.protocol.edge import serve
 from ipam.protocol.errors import StateFailure
 from ipam.protocol.result import Address, Result
 from ipam.protocol.versions import VERSIONS
@@ -89,8 +90,8 @@ def test_c4_stdin_that_cannot_be_read() -> None:
 
 
 def test_c4_stdin_has_a_limit() -> None:
-    assert call(CONF + b" " * (STDIN_LIMIT - len(CONF)))[0] == 0
-    status, doc = call(CONF + b" " * (STDIN_LIMIT - len(CONF) + 1))
+    assert call(CONF + b" " * (STDIN_BYTES - len(CONF)))[0] == 0
+    status, doc = call(CONF + b" " * (STDIN_BYTES - len(CONF) + 1))
     assert (status, doc and doc["code"]) == (1, 6)
 
 
