@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipam.protocol.bounds import JSON_LEVELS, join_faults
 from ipam.protocol.errors import (
     DecodingFailure,
     IncompatibleVersion,
@@ -31,7 +32,6 @@ _ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 _NAME = _ALPHANUMERIC | frozenset("_.-")
 _NAME_RULE = "must start with a letter or digit and contain only letters, digits, '_', '.' and '-'"
 _NAME_MAX = 255  # bytes in a file name, on every file system of Linux
-_DEPTH_MAX = 200  # levels; what was read is also written, to a record and to delegates
 _IFNAME_MAX = 15  # bytes; IFNAMSIZ without the final NUL
 _TRUE = ("1", "true")
 _FALSE = ("0", "false")
@@ -42,6 +42,9 @@ class Request(Value):
 
     `version` is the configuration's cniVersion, one of VERSIONS; `path` the folders in CNI_PATH; `args` the pairs in
     CNI_ARGS; `conf` the network configuration. `environ` and `stdin` are unchanged, for delegates.
+
+    Bytes that are not UTF-8, which a DEL may bring, are U+FFFD in `container_id`, `ifname` and `args`, and surrogates
+    (PEP 383) in `netns`, `path` and `environ`.
     """
 
     command: str
@@ -85,11 +88,11 @@ def parse_request(environ: Mapping[str, str], stdin: bytes, *, known_args: froze
     _check_configuration(conf)
     return Request(
         command=command,
-        container_id=environ.get("CNI_CONTAINERID", ""),
+        container_id=_as_text(environ.get("CNI_CONTAINERID", "")),
         netns=environ.get("CNI_NETNS", ""),
-        ifname=environ.get("CNI_IFNAME", ""),
+        ifname=_as_text(environ.get("CNI_IFNAME", "")),
         path=tuple([folder for folder in environ.get("CNI_PATH", "").split(":") if folder]),
-        args=parse_args(environ.get("CNI_ARGS", ""), known_args, lenient=command not in ("ADD", "CHECK")),
+        args=parse_args(_as_text(environ.get("CNI_ARGS", "")), known_args, lenient=command not in ("ADD", "CHECK")),
         conf=conf,
         version=version,
         environ=dict(environ),
@@ -114,12 +117,16 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
         raise InvalidEnvironment(f"required environment variables missing: {', '.join(missing)}")
     if "CNI_IFNAME" not in _REQUIRED.get(command, ()):
         return
-    faults = _container_faults(environ["CNI_CONTAINERID"]) + _ifname_faults(environ["CNI_IFNAME"])
+    ifname = environ["CNI_IFNAME"]
+    faults = _container_faults(environ["CNI_CONTAINERID"]) + _ifname_faults(ifname)
     if command in ("ADD", "CHECK"):
-        # ADD writes both to its record, as JSON. DEL accepts them: it must not fail.
-        faults += [f"{name} is not UTF-8" for name in ("CNI_NETNS", "CNI_ARGS") if not _is_text(environ.get(name, ""))]
+        if "%" in ifname:  # dev_get_valid_name() in net/core/dev.c: net%d is a template, any other % is an error
+            faults.append(f"CNI_IFNAME {ifname[:40]!r}: contains '%', which the kernel replaces or refuses")
+        # ADD writes them to its record, as JSON. DEL accepts them: it must not fail.
+        texts = ("CNI_IFNAME", "CNI_NETNS", "CNI_ARGS")
+        faults += [f"{name} is not UTF-8" for name in texts if not _is_text(environ.get(name, ""))]
     if faults:
-        raise InvalidEnvironment("; ".join(faults))
+        raise InvalidEnvironment(join_faults(faults))
 
 
 def _container_faults(container: str) -> list[str]:
@@ -149,6 +156,11 @@ def _is_text(text: str) -> bool:
     return True
 
 
+def _as_text(text: str) -> str:
+    """Return a variable's text with U+FFFD for bytes that are not UTF-8."""
+    return text if text.isascii() else text.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def parse_configuration(stdin: bytes) -> dict[str, object]:
     """Return the network configuration. Raises DecodingFailure (6) if it is not a JSON object (C4)."""
     try:
@@ -157,8 +169,8 @@ def parse_configuration(stdin: bytes) -> dict[str, object]:
         raise DecodingFailure(f"network configuration on standard input is not JSON: {error}") from None
     if not isinstance(conf, dict):
         raise DecodingFailure(f"network configuration on standard input is {_kind(conf)}, not an object")
-    if stdin.count(b"{") + stdin.count(b"[") > _DEPTH_MAX and _is_deeper(conf, _DEPTH_MAX):
-        raise DecodingFailure(f"network configuration on standard input is nested deeper than {_DEPTH_MAX} levels")
+    if stdin.count(b"{") + stdin.count(b"[") > JSON_LEVELS and _is_deeper(conf, JSON_LEVELS):
+        raise DecodingFailure(f"network configuration on standard input is nested deeper than {JSON_LEVELS} levels")
     return conf
 
 
@@ -209,7 +221,7 @@ def _check_configuration(conf: Mapping[str, object]) -> None:
     if conf.get("type") is not None and not isinstance(conf["type"], str):
         faults.append(f"type is {_kind(conf['type'])}, not a string")
     if faults:
-        raise InvalidConfiguration("; ".join(faults))
+        raise InvalidConfiguration(join_faults(faults))
 
 
 def _object_faults(conf: Mapping[str, object], keys: tuple[str, ...], prefix: str) -> list[str]:
@@ -239,7 +251,7 @@ def parse_args(text: str, known: frozenset[str], *, lenient: bool = False) -> di
     if ignore not in _TRUE + _FALSE:
         faults.append(f"IgnoreUnknown must be 1, true, 0 or false (got {ignore[:40]})")
     elif ignore not in _TRUE:
-        faults += [f"{key} is unknown" for key in args if key not in known and key != "IgnoreUnknown"]
+        faults += [f"{key[:80]} is unknown" for key in args if key not in known and key != "IgnoreUnknown"]
     if faults and not lenient:
-        raise InvalidEnvironment(f"CNI_ARGS: {'; '.join(faults)}")
+        raise InvalidEnvironment(f"CNI_ARGS: {join_faults(faults)}")
     return args
