@@ -1,4 +1,4 @@
-"""The network configuration of `type: ib-sriov`: from a request's JSON to typed values, all faults at once. No I/O.
+"""The network configuration of `type: ib-sriov`: from a request's JSON to typed values and faults. No I/O.
 
 docs/configuration.md describes the keys. Where a value can come from several places, runtimeConfig wins over
 args.cni, args.cni over CNI_ARGS, and CNI_ARGS over the top level (C19).
@@ -7,7 +7,9 @@ args.cni, args.cni over CNI_ARGS, and CNI_ARGS over the top level (C19).
 from __future__ import annotations
 
 from ib_sriov_cni.core.errors import CniError, InvalidConfiguration
-from ib_sriov_cni.core.values import GUID_FORM, HEX, LINK_STATES, PCI_FORM, Guid, PciAddress
+from ib_sriov_cni.core.pod_choices import parse_choices, restrict_choices
+from ib_sriov_cni.core.values import GUID_FORM, HEX, LINK_STATES, PCI_FORM, Guid, PciAddress, describe_value
+from ipam.protocol.bounds import join_faults
 from ipam.protocol.result import Result, parse_result
 from ipam.protocol.value import Value
 
@@ -42,8 +44,10 @@ class NetConf(Value):
     rdma_isolation: bool
     pkey: int | None
     mtu: int | None
+    accept_ra: bool  # whether the pod's interface takes router advertisements
     ib_kubernetes: bool
     ib_kubernetes_ready: bool
+    pod_may_choose: tuple[str, ...]  # words of pod_choices.WORDS
     ipam_type: str  # "": no addresses
     port_timeout: float  # seconds; 0: do not wait
     lock_timeout: float  # seconds
@@ -63,7 +67,7 @@ class _Reader:
 
     def refuse(self, key: str, expected: str, found: object) -> None:
         """Note a fault: which key, what its value must be, what it is."""
-        self.faults.append(f"{key} must be {expected} (got {_show(found)})")
+        self.faults.append(f"{key} must be {expected} (got {describe_value(found)})")
 
     def typed(self, holder: Mapping[str, object], key: str, kind: type[T], default: T, expected: str) -> T:
         """Return `holder[key]` if it is of type `kind`. A bool is not a number, and "true" is not a bool."""
@@ -109,11 +113,12 @@ class _Reader:
 def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool = True) -> NetConf:
     """Return the configuration of a request.
 
-    Raises InvalidConfiguration (7), which lists every fault. `lenient`, for DEL: wrong values are ignored, because
+    Raises InvalidConfiguration (7), which lists its faults. `lenient`, for DEL: wrong values are ignored, because
     a faulty configuration must not keep an attachment from being released (C13). `needs_device` is False for GC and
     STATUS, which concern a network and not one attachment.
     """
     reader = _Reader()
+    request = restrict_choices(request, reader.faults)
     conf = request.conf
     runtime, args_cni = _object(conf.get("runtimeConfig")), _object(_object(conf.get("args")).get("cni"))
     guid, guid_source = _read_guid(reader, runtime, args_cni, request.args, conf)
@@ -127,8 +132,10 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
         rdma_isolation=reader.typed(conf, "rdmaIsolation", bool, False, "true or false"),
         pkey=_read_pkey(reader, args_cni, conf),
         mtu=_read_mtu(reader, conf),
+        accept_ra=reader.typed(conf, "acceptRA", bool, False, "true or false"),
         ib_kubernetes=reader.typed(conf, "ibKubernetesEnabled", bool, False, "true or false"),
         ib_kubernetes_ready=args_cni.get(IB_KUBERNETES_KEY) == "configured",
+        pod_may_choose=parse_choices(conf.get("podMayChoose"), reader.faults),
         ipam_type=ipam_type,
         port_timeout=reader.seconds(conf, "portTimeout", 10.0),
         lock_timeout=reader.seconds(conf, "lockTimeout", 60.0),
@@ -141,19 +148,12 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
     )
     reader.seconds(conf, "ipamTimeout", 0)  # only checked here: delegation reads it, because a DEL accepts any value
     if reader.faults and not lenient:
-        raise InvalidConfiguration(f"network {netconf.name}: " + "; ".join(reader.faults), "nothing was changed")
+        raise InvalidConfiguration(f"network {netconf.name}: " + join_faults(reader.faults), "nothing was changed")
     return netconf
 
 
 def _object(found: object) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
-
-
-def _show(found: object) -> str:
-    try:
-        return repr(found)[:80]
-    except RecursionError:  # the JSON parser can go deeper than the stack that is left here
-        return "a deeply nested value"
 
 
 def _read_device(

@@ -19,6 +19,14 @@ PORT_STATES = {0: "NOP", 1: "DOWN", 2: "INIT", 3: "ARMED", 4: "ACTIVE", 5: "ACTI
 LINK_STATE_NAMES = {number: name for name, number in LINK_STATES.items()}
 
 
+def describe_value(found: object) -> str:
+    """Return a JSON value as Python writes it, at most 80 characters, for messages."""
+    try:
+        return repr(found)[:80]
+    except RecursionError:  # the JSON parser can go deeper than the stack that is left here
+        return "a deeply nested value"
+
+
 class Guid(int):
     """A 64-bit InfiniBand GUID; its text is eight pairs of hexadecimal digits with colons."""
 

@@ -13,6 +13,7 @@ from ib_sriov_cni.cni import KNOWN_ARGS
 from ib_sriov_cni.core.configuration import NetConf, parse_netconf
 from ib_sriov_cni.core.errors import InvalidConfiguration
 from ib_sriov_cni.core.values import Guid
+from ipam.protocol.bounds import FAULTS
 from ipam.protocol.fastjson import loads
 from ipam.protocol.request import Request, parse_request
 
@@ -55,8 +56,10 @@ def test_defaults() -> None:
         rdma_isolation=False,
         pkey=None,
         mtu=None,
+        accept_ra=False,
         ib_kubernetes=False,
         ib_kubernetes_ready=False,
+        pod_may_choose=("guid", "pkey", "ips", "mac"),
         ipam_type="",
         port_timeout=10.0,
         lock_timeout=60.0,
@@ -189,10 +192,16 @@ def test_n5_ib_kubernetes_tells_when_it_is_ready() -> None:
 # ---- strict types
 
 
-@pytest.mark.parametrize("key", ["rdmaIsolation", "ibKubernetesEnabled"])
+@pytest.mark.parametrize("key", ["rdmaIsolation", "acceptRA", "ibKubernetesEnabled"])
 @pytest.mark.parametrize("wrong", ["true", "false", 1, 0, "", [], {}])
 def test_true_is_a_boolean_not_its_name(key: str, wrong: object) -> None:
     assert f"{key} must be true or false (got {wrong!r})" in refusal(**{key: wrong})
+
+
+@pytest.mark.parametrize(("given_as", "accepted"), [(True, True), (False, False), (None, False)])
+def test_router_advertisements_are_accepted_if_asked_for(given_as: bool | None, accepted: bool) -> None:
+    assert parse(acceptRA=given_as).accept_ra is accepted
+    assert parse_netconf(request({"acceptRA": "true"}, command="DEL"), lenient=True).accept_ra is False
 
 
 @pytest.mark.parametrize("wrong", ["2044", True, False, 2044.0, [2044]])
@@ -281,6 +290,8 @@ EVERY_FAULT: dict[str, Any] = {
     "rdmaIsolation": "true",
     "pkey": "x",
     "mtu": "x",
+    "acceptRA": 0,
+    "podMayChoose": "all",
     "ibKubernetesEnabled": 1,
     "ipam": {"type": "dhcp"},
     "portTimeout": "x",
@@ -293,12 +304,16 @@ EVERY_FAULT: dict[str, Any] = {
 }
 
 
-def test_c4_every_fault_is_in_one_message() -> None:
-    text = refusal(**EVERY_FAULT)
-    for key in {*EVERY_FAULT, "CNIDeviceInfoFile", "ipam.type"} - {"runtimeConfig", "ipam"}:
-        assert key in text, key
-    assert text.startswith("network ib: ")
-    assert len(text.split("; ")) >= len(EVERY_FAULT)
+def test_c4_several_faults_are_in_one_message() -> None:
+    names = {"runtimeConfig": "CNIDeviceInfoFile", "ipam": "ipam.type"}
+    keys = list(EVERY_FAULT)
+    for some in (keys[:FAULTS], keys[FAULTS:]):
+        text = refusal(**{key: EVERY_FAULT[key] for key in some})
+        assert text.startswith("network ib: ")
+        assert len(text.split("; ")) >= len(some)
+        for key in some:
+            assert names.get(key, key) in text, key
+    assert refusal(**EVERY_FAULT).endswith(f"; and {len(EVERY_FAULT) - FAULTS} more")
 
 
 def test_c13_a_del_reads_past_every_fault() -> None:
