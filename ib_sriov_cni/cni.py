@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from ib_sriov_cni.delegation import DELEGATED, NOT_AN_IPAM_PLUGIN
 from ib_sriov_cni.telemetry import TIMELINE
 from ipam.protocol.edge import serve
-from ipam.protocol.errors import CniError, InternalFault, TryAgainLater
+from ipam.protocol.errors import CniError, InternalFault, InvalidConfiguration, TryAgainLater
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ class _Plugin:
         from ib_sriov_cni.core.pod_choices import restrict_choices
         from ib_sriov_cni.telemetry.log import Log
 
+        if DELEGATED in request.environ:
+            raise InvalidConfiguration(
+                f"{NOT_AN_IPAM_PLUGIN}, but was called as one ({DELEGATED} is set)",
+                "set ipam.type to host-local or another IPAM plugin",
+            )
         context = {
             "cmd": request.command,
             "pod": parse_pod(request.args),

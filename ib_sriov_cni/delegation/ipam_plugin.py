@@ -2,6 +2,9 @@
 
 An executed plugin gets our environment, our standard input and a time limit (the configuration's ipamTimeout). Its
 stderr goes to our log and our stderr. Source: libcni's pkg/invoke, specification 1.1.0 section 4.
+
+If ipam.type were ib-sriov itself, each process would start the next one. So our own executable is refused, and a copy
+of it refuses by itself: it finds DELEGATED in its environment (`cni.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ import os
 
 from ib_sriov_cni.core.configuration import MAX_SECONDS
 from ib_sriov_cni.core.errors import AddressManagement, CniError
+from ib_sriov_cni.delegation import DELEGATED, NOT_AN_IPAM_PLUGIN
 from ib_sriov_cni.delegation.execute import run
+from ipam.protocol.bounds import shorten
 from ipam.protocol.fastjson import loads
 from ipam.protocol.result import Result, parse_result
 
@@ -22,11 +27,15 @@ if TYPE_CHECKING:
     from ipam.protocol.request import Request
 
 BUNDLED = "host-local"
+IPAM_NAMES = (BUNDLED, "ib-host-local")  # by which this program is an IPAM plugin (`__main__.py`)
+OWN_EXECUTABLE = "/proc/self/exe"
 SECONDS = 90.0  # time limit without ipamTimeout
 # How a plugin refuses a command that is newer than itself: CNI's skel with code 4, others with code 1 or these words.
 NOT_KNOWN = (1, 4)
 NOT_KNOWN_WORDS = "unknown CNI_COMMAND"
 NOT_IMPLEMENTED_WORDS = "CHECK method is not implemented"  # whereabouts, and plugins that copied it
+# How much is quoted of what a plugin says, in bytes.
+OUTPUT_BYTES, ERROR_BYTES = 300, 2_000
 
 
 class _Refusal(AddressManagement):
@@ -48,7 +57,8 @@ def add_addresses(request: Request, kind: str, log: Log) -> Result:
     try:
         result = parse_result(doc, request.version)
     except CniError as fault:
-        raise AddressManagement(f"IPAM plugin {kind} ADD: its result is not valid: {fault.msg}") from None
+        words = _quote(fault.msg, ERROR_BYTES)
+        raise AddressManagement(f"IPAM plugin {kind} ADD: its result is not valid: {words}") from None
     if not result.ips:
         raise AddressManagement(f"IPAM plugin {kind} ADD: its result has no address")
     return result
@@ -61,7 +71,7 @@ def delete_addresses(request: Request, kind: str, log: Log) -> None:
 
         delete(request)
     else:
-        _execute(request, kind, "DEL", log)
+        _release(request, kind, "DEL", log)
 
 
 def check_addresses(request: Request, kind: str, log: Log) -> None:
@@ -90,7 +100,7 @@ def collect_addresses(request: Request, kind: str, log: Log, live: Callable[[], 
 
         gc(request, live)
     else:
-        _execute_if_known(request, kind, "GC", log)
+        _release(request, kind, "GC", log)
 
 
 def ask_addresses(request: Request, kind: str, log: Log) -> None:
@@ -104,12 +114,19 @@ def ask_addresses(request: Request, kind: str, log: Log) -> None:
 
 
 def find_plugin(kind: str, path: tuple[str, ...]) -> str:
-    """Return the path of a plugin's executable. Raises AddressManagement (104), with the folders that were searched."""
+    """Return the path of a plugin's executable.
+
+    Raises AddressManagement (104), with the folders that were searched, or if it is our own executable.
+    """
     if "/" in kind or "\0" in kind or kind in {".", ".."}:
         raise AddressManagement(f"ipam.type {kind!r} is not the name of a plugin")
     for folder in path:
         candidate = f"{folder}/{kind}"
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            if kind not in IPAM_NAMES and _is_own_executable(candidate):
+                raise AddressManagement(
+                    f"ipam.type {kind}: {NOT_AN_IPAM_PLUGIN}", "set ipam.type to host-local or another IPAM plugin"
+                )
             return candidate
     raise AddressManagement(
         f"IPAM plugin {kind}: no executable of that name in CNI_PATH ({':'.join(path) or 'empty'})",
@@ -117,10 +134,17 @@ def find_plugin(kind: str, path: tuple[str, ...]) -> str:
     )
 
 
+def _is_own_executable(path: str) -> bool:
+    try:
+        return os.path.samefile(path, OWN_EXECUTABLE)
+    except OSError:
+        return False  # it has just been removed, or there is no /proc
+
+
 def _execute(request: Request, kind: str, command: str, log: Log) -> bytes:
     """Run the plugin and return its stdout. Raises AddressManagement, which quotes its output, if it fails."""
     program = find_plugin(kind, request.path)
-    environ = {**request.environ, "CNI_COMMAND": command}
+    environ = {**request.environ, "CNI_COMMAND": command, DELEGATED: "1"}
     with log.step("delegate", plugin=kind, command=command) as step:
         status, out, err = run(program, environ, request.stdin, _time_limit(request))
         step.note(status=status, stderr=err.decode(errors="replace").strip()[-2000:])
@@ -129,7 +153,8 @@ def _execute(request: Request, kind: str, command: str, log: Log) -> bytes:
     doc = _error_document(out)
     if status == 0 and doc is None:
         return out
-    raise _refusal(kind, command, status, doc, (out.strip() or err.strip()).decode(errors="replace")[:300])
+    said = (out.strip() or err.strip()).decode(errors="replace")
+    raise _refusal(kind, command, status, doc, _quote(said, OUTPUT_BYTES))
 
 
 def _forward_stderr(err: bytes) -> None:
@@ -138,6 +163,19 @@ def _forward_stderr(err: bytes) -> None:
         os.write(2, err)
     except OSError:
         pass  # closed or full; the log has it
+
+
+def _release(request: Request, kind: str, command: str, log: Log) -> None:
+    """Run DEL or GC. ib-sriov itself, which has not reserved any address, need not release one."""
+    try:
+        if command == "DEL":
+            _execute(request, kind, command, log)
+        else:
+            _execute_if_known(request, kind, command, log)
+    except AddressManagement as refusal:
+        if NOT_AN_IPAM_PLUGIN not in refusal.msg:
+            raise
+        log.warning("no addresses to release", plugin=kind, answer=refusal.msg)
 
 
 def _execute_if_known(request: Request, kind: str, command: str, log: Log) -> None:
@@ -171,15 +209,25 @@ def _refusal(kind: str, command: str, status: int | str, doc: dict[str, object] 
     if doc is None:
         words = f"exit status {status}" if isinstance(status, int) else status
         return _Refusal(f"IPAM plugin {kind} {command}: {words}" + (f": {said}" if said else " (no output)"))
-    words = f"code {doc['code']}: {doc.get('msg', '')}"[:2000]
-    refusal = _Refusal(f"IPAM plugin {kind} {command}: {words}", str(doc.get("details", ""))[:2000])
+    code, msg, details = [_quote(_text(doc.get(key)), ERROR_BYTES) for key in ("code", "msg", "details")]
+    refusal = _Refusal(f"IPAM plugin {kind} {command}: code {code}: {msg}", details)
     refusal.answer = doc["code"]
     return refusal
+
+
+def _text(found: object) -> str:
+    return str(found) if isinstance(found, (str, int, float)) else ""
+
+
+def _quote(text: str, most: int) -> str:
+    """Return what a plugin said in one line, without control characters and cut to `most` bytes."""
+    line = shorten(" ".join(text.split()), most)
+    return line if line.isprintable() else "".join([c if c.isprintable() else f"\\u{ord(c):04x}" for c in line])
 
 
 def _parse_answer(kind: str, out: bytes) -> object:
     try:
         return loads(out)
     except ValueError as fault:
-        said = out[:200].decode(errors="replace")
-        raise AddressManagement(f"IPAM plugin {kind} ADD: its answer is not JSON ({fault}): {said!r}") from None
+        why, said = _quote(str(fault), OUTPUT_BYTES), _quote(out.decode(errors="replace"), OUTPUT_BYTES)
+        raise AddressManagement(f"IPAM plugin {kind} ADD: its answer is not JSON ({why}): '{said}'") from None

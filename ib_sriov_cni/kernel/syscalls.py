@@ -12,7 +12,8 @@ import time
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
-PR_SET_PDEATHSIG, SIGKILL = 1, 9
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+SIGKILL = 9
 RTLD_NOW = 2
 KILL_SECONDS = 2.0  # how long to wait for a killed process to end; one that hangs in the kernel never does
 FUNCFLAG_CDECL, FUNCFLAG_USE_ERRNO = 0x1, 0x8  # Modules/_ctypes/ctypes.h
@@ -78,6 +79,11 @@ def end_with_parent(parent: int) -> None:
     _call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         raise OSError(errno.ESRCH, "the parent has ended")
+
+
+def adopt_orphans() -> None:
+    """Make a child of ours of each descendant whose parent ends (prctl(2)). Raises OSError."""
+    _call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def unshare_mounts() -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ib_sriov_cni import __main__
 from ib_sriov_cni.core.errors import AddressManagement
-from ib_sriov_cni.delegation.execute import LIMIT
+from ib_sriov_cni.delegation import NOT_AN_IPAM_PLUGIN, descendants
 from ib_sriov_cni.delegation.ipam_plugin import (
+    IPAM_NAMES,
     add_addresses,
     ask_addresses,
     check_addresses,
@@ -19,8 +25,11 @@ from ib_sriov_cni.delegation.ipam_plugin import (
     delete_addresses,
     find_plugin,
 )
+from ib_sriov_cni.kernel.syscalls import PR_SET_CHILD_SUBREAPER, _call
 from ib_sriov_cni.telemetry.log import Log
+from ipam.protocol.bounds import DELEGATE_BYTES
 from ipam.protocol.request import Request, parse_request
+from ipam.protocol.value import replace
 
 RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.1.2.3/24", "gateway": "10.1.2.1"}]}
 
@@ -63,8 +72,18 @@ class Plugins:
 
 
 @pytest.fixture
-def plugins(tmp_path: Path) -> Plugins:
-    return Plugins(tmp_path)
+def plugins(tmp_path: Path) -> Iterator[Plugins]:
+    yield Plugins(tmp_path)
+    _call("prctl", PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    """A child of ours that no plugin has started."""
+    child = subprocess.Popen(["sleep", "1000"])
+    yield child
+    child.kill()
+    child.wait()
 
 
 def open_files() -> set[str]:
@@ -124,6 +143,10 @@ def test_an_error_document(plugins: Plugins) -> None:
         ("echo '{}'", "ADD: its result has no address"),
         ("echo '{\"ips\": []}'", "ADD: its result has no address"),
         ('echo \'{"ips": [{"address": "10.0.0.256/24"}]}\'', "ADD: its result is not valid"),
+        ("printf '\\033[31mred\\nno \\001\\377'; exit 3", "exit status 3: \\u001b[31mred no \\u0001\ufffd"),
+        ("printf '\\033[31mred'", "is not JSON (no JSON value at character 0): '\\u001b[31mred'"),
+        ("""printf '{"code": 7, "msg": "a\\\\nb\\\\u202e"}'""", "ADD: code 7: a b\\u202e"),
+        ("""printf '{"code": [7], "msg": {"a": 1}}'""", "ADD: code : "),
     ],
 )
 def test_an_answer_that_is_none(plugins: Plugins, body: str, words: str) -> None:
@@ -153,29 +176,143 @@ def test_a_large_input_and_a_large_output(plugins: Plugins) -> None:
     assert (plugins.folder / "stdin").read_bytes() == request.stdin
 
 
-def test_an_endless_output_is_cut(plugins: Plugins) -> None:
-    fault = plugins.refusal("exec yes 0123456789")
-    assert "killed by signal 13" in fault.msg  # SIGPIPE, as a program expects it
+def test_an_endless_output_is_one_fault(plugins: Plugins) -> None:
+    fault = plugins.refusal("exec yes 0123456789", seconds=60)
+    assert f"ADD: its output is larger than {DELEGATE_BYTES} bytes: 0123456789 " in fault.msg
     assert len(fault.msg) < 1000
-    assert LIMIT < 1 << 24
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "exec sleep 1000",
-        "exec <&- >&- 2>&-; exec sleep 1000",  # nothing left to hear from it
-        "trap '' TERM; sleep 1000 & echo $! >>$HERE/pids; wait",  # and what it started ends with it
-    ],
-)
-def test_a_plugin_that_never_answers(plugins: Plugins, body: str) -> None:
+def test_an_endless_standard_error_ends_with_the_time_limit(plugins: Plugins) -> None:
+    fault = plugins.refusal("exec yes 0123456789 >&2", seconds=0.5)
+    assert "ADD: no answer within 0.5 s: 0123456789 " in fault.msg
+    assert len(fault.msg) < 1000
+    assert plugins.log_file.stat().st_size < 10_000
+
+
+def test_a_large_standard_error_does_not_cost_the_result(plugins: Plugins) -> None:
+    plugins.add(f"head -c {3 * DELEGATE_BYTES} /dev/zero >&2; echo '{json.dumps(RESULT)}'")
+    assert add_addresses(plugins.request(), "my-ipam", plugins.log).ips
+
+
+def test_an_error_of_any_size_is_a_short_message(plugins: Plugins) -> None:
+    document = json.dumps({"code": 7, "msg": "m" * 300_000, "details": "d" * 300_000})
+    (plugins.folder / "answer").write_text(document)
+    fault = plugins.refusal("cat >/dev/null; cat $HERE/answer; exit 1")
+    assert len(fault.msg) < 2_100
+    assert len(fault.details) < 2_100
+    assert "(300000 characters)" in fault.msg
+
+
+def test_a_duplicate_key_of_any_size_is_a_short_message(plugins: Plugins) -> None:
+    key = "k" * 300_000
+    (plugins.folder / "answer").write_text(f'{{"{key}": 1, "{key}": 2}}')
+    assert len(plugins.refusal("cat >/dev/null; cat $HERE/answer").msg) < 1_000
+
+
+def test_a_plugin_inherits_no_signal_settings_of_ours(plugins: Plugins) -> None:
+    """Python ignores SIGPIPE and SIGXFSZ, an ADD that is undone SIGTERM; and SIGTERM is blocked at the start."""
+    plugins.add(f"cat >/dev/null; grep ^Sig /proc/$$/status >$HERE/signals; echo '{json.dumps(RESULT)}'")
+    was = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        add_addresses(plugins.request(), "my-ipam", plugins.log)
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask | {signal.SIGUSR1}
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGTERM, was)
+    lines = [line.split() for line in (plugins.folder / "signals").read_text().splitlines()]
+    settings = {name: int(number, 16) for name, number in lines if not name.startswith("SigQ")}
+    assert settings["SigBlk:"] == 0
+    reset = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGCHLD)
+    assert [number.name for number in reset if settings["SigIgn:"] & 1 << number - 1] == []
+
+
+def test_an_ignored_sigchld_does_not_cost_the_status(plugins: Plugins) -> None:
+    """Whoever started us may have ignored it: then the kernel reaps our children itself (waitpid(2))."""
+    was = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert "exit status 3" in plugins.refusal("exit 3").msg
+    finally:
+        signal.signal(signal.SIGCHLD, was)
+
+
+# What a plugin may leave running: $HERE/pids has the process IDs.
+LEFT = {
+    "itself": "echo $$ >>$HERE/pids; exec sleep 1000",
+    "itself, with nothing left to hear from it": "echo $$ >>$HERE/pids; exec <&- >&- 2>&-; exec sleep 1000",
+    "a child, both deaf to SIGTERM": "trap '' TERM; echo $$ >>$HERE/pids; sleep 1000 & echo $! >>$HERE/pids; wait",
+    "a session of its own": "setsid sh -c 'echo $$ >>$HERE/pids; exec sleep 1000' & wait",
+    "a process group of its own": "exec bash -c 'set -m; sleep 1000 & echo $! >>$HERE/pids; wait'",
+    "a daemon": "(setsid sh -c 'echo $$ >>$HERE/pids; exec sleep 1000' &); sleep 1000",
+    "a daemon that has closed our pipes": """
+        (setsid sh -c 'echo $$ >>$HERE/pids; exec sleep 1000' <&- >&- 2>&- &); sleep 1000""",
+    "a daemon of a plugin that has ended": "(setsid sh -c 'echo $$ >>$HERE/pids; exec sleep 1000' &); exit 0",
+    "daemons of daemons": """
+        (setsid sh -c 'echo $$ >>$HERE/pids; (setsid sh -c "echo \\$\\$ >>$HERE/pids; exec sleep 1000" &)
+        exec sleep 1000' &); sleep 1000""",
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_nothing_is_left_of_a_plugin_that_never_answers(
+    plugins: Plugins, other: subprocess.Popen[bytes], left: str
+) -> None:
+    """And nothing else is touched: a process that we started for another purpose (the verifying one) lives."""
     before = open_files()
-    fault = plugins.refusal(f"echo $$ >$HERE/pids; {body}", seconds=0.3)
-    assert fault.msg == "IPAM plugin my-ipam ADD: no answer within 0.3 s (no output)"
+    fault = plugins.refusal(LEFT[left], seconds=1.0)
+    assert fault.msg == "IPAM plugin my-ipam ADD: no answer within 1 s (no output)"
+    pids = [int(pid) for pid in (plugins.folder / "pids").read_text().split()]
+    assert pids
+    assert [pid for pid in pids if exists(pid)] == []
+    assert other.poll() is None
+    assert open_files() == before
+
+
+def test_nothing_is_left_of_a_plugin_that_prints_for_ever(plugins: Plugins) -> None:
+    plugins.refusal("echo $$ >>$HERE/pids; setsid sh -c 'echo $$ >>$HERE/pids; exec yes'")
+    assert [pid for pid in (plugins.folder / "pids").read_text().split() if exists(int(pid))] == []
+
+
+def test_without_proc_the_process_group_ends(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> set[int]:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(descendants, "read_children", refuse)
+    plugins.refusal("echo $$ >>$HERE/pids; sleep 1000 & echo $! >>$HERE/pids; wait", seconds=0.5)
     for pid in (plugins.folder / "pids").read_text().split():
         while runs(int(pid)):
             os.sched_yield()
-    assert open_files() == before
+
+
+@pytest.mark.parametrize("hidden", ["", "children"])
+def test_children_are_those_that_the_kernel_names(
+    hidden: str, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a kernel without CONFIG_PROC_CHILDREN."""
+    read = descendants._read  # noqa: SLF001
+
+    def refuse(path: str) -> bytes:
+        if hidden and path.endswith(hidden):
+            raise FileNotFoundError
+        return read(path)
+
+    monkeypatch.setattr(descendants, "_read", refuse)
+    assert other.pid in descendants.read_children()
+    other.kill()
+    other.wait()
+    assert other.pid not in descendants.read_children()
+
+
+def test_the_numbers_of_another_pid_namespace_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1 << 30)
+    with pytest.raises(OSError, match="another PID namespace"):
+        descendants.read_children()
+
+
+def exists(pid: int) -> bool:
+    """Whether there is such a process, even one that waits to be reaped."""
+    return os.path.exists(f"/proc/{pid}")
 
 
 def runs(pid: int) -> bool:
@@ -191,7 +328,41 @@ def test_a_plugin_that_leaves_something_running_in_the_background(plugins: Plugi
     """What has closed our pipes is not waited for, and lives."""
     plugins.add(f"sleep 1000 <&- >&- 2>&- & echo $! >$HERE/pid; echo '{json.dumps(RESULT)}'")
     assert add_addresses(plugins.request(), "my-ipam", plugins.log).ips
-    os.kill(int((plugins.folder / "pid").read_text()), 9)
+    pid = int((plugins.folder / "pid").read_text())
+    plugins.refusal("sleep 1000", seconds=0.3)
+    assert runs(pid), "it was left alone by another plugin's end too"
+    os.kill(pid, 9)
+    while runs(pid):
+        os.sched_yield()
+    plugins.refusal("exit 3")
+    assert not exists(pid), "it was our child, which nobody else reaps"
+
+
+def test_a_text_that_no_program_can_be_given(plugins: Plugins) -> None:
+    """A record may have been written by anybody; a NUL ends a variable (execve(2))."""
+    plugins.add("exit 0")
+    request = plugins.request()
+    with pytest.raises(AddressManagement, match="cannot be executed: embedded null byte"):
+        add_addresses(replace(request, environ={**request.environ, "X": "a\0b"}), "my-ipam", plugins.log)
+
+
+@pytest.mark.parametrize("pipes", range(3))
+def test_too_few_descriptors(plugins: Plugins, monkeypatch: pytest.MonkeyPatch, pipes: int) -> None:
+    """Whatever is open by then is closed again."""
+    plugins.add("exit 0")
+    left = iter(range(pipes))
+    make = os.pipe2
+
+    def pipe2(flags: int) -> tuple[int, int]:
+        if next(left, None) is None:
+            raise OSError(24, os.strerror(24))
+        return make(flags)
+
+    monkeypatch.setattr(os, "pipe2", pipe2)
+    before = open_files()
+    with pytest.raises(AddressManagement, match="cannot be executed: Too many open files"):
+        add_addresses(plugins.request(), "my-ipam", plugins.log)
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("content", ["", "#!/nowhere/interpreter\n", "\x7fELF junk"])
@@ -244,6 +415,42 @@ def test_a_plugin_that_is_not_there() -> None:
 def test_a_type_that_is_no_name(kind: str) -> None:
     with pytest.raises(AddressManagement, match="is not the name of a plugin"):
         find_plugin(kind, ("/bin",))
+
+
+# ---- ourselves
+
+
+@pytest.mark.parametrize("made_by", [os.symlink, os.link])
+@pytest.mark.parametrize("kind", ["ib-sriov", "ib-sriov-cni", "any-name"])
+def test_our_own_executable_is_not_an_ipam_plugin(tmp_path: Path, made_by: Any, kind: str) -> None:
+    try:
+        made_by(os.path.realpath(sys.executable), tmp_path / kind)
+    except OSError:
+        pytest.skip("the folder for temporary files is another file system than the interpreter's")
+    with pytest.raises(AddressManagement, match=f"ipam.type {kind}: {NOT_AN_IPAM_PLUGIN}") as caught:
+        find_plugin(kind, (str(tmp_path),))
+    assert caught.value.code == 104
+
+
+def test_by_its_own_name_it_is_one(tmp_path: Path) -> None:
+    for kind in IPAM_NAMES:
+        (tmp_path / kind).symlink_to(sys.executable)
+        assert find_plugin(kind, (str(tmp_path),)) == str(tmp_path / kind)
+
+
+def test_the_names_of_the_entry_point() -> None:
+    assert set(IPAM_NAMES) == set(__main__.IPAM_NAMES)
+
+
+def test_there_is_nothing_to_release_by_ourselves(plugins: Plugins) -> None:
+    """DEL and GC must not fail for ever: no address can have been reserved."""
+    (plugins.folder / "ib-sriov").symlink_to(sys.executable)
+    delete_addresses(plugins.request("DEL"), "ib-sriov", plugins.log)
+    collect_addresses(plugins.request("DEL"), "ib-sriov", plugins.log)
+    assert plugins.log_file.read_text().count("no addresses to release") == 2
+    for call in (add_addresses, check_addresses, ask_addresses):
+        with pytest.raises(AddressManagement, match=NOT_AN_IPAM_PLUGIN):
+            call(plugins.request(), "ib-sriov", plugins.log)
 
 
 def test_a_plugin_without_check_has_nothing_to_say(tmp_path: Path) -> None:
