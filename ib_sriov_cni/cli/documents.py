@@ -207,6 +207,8 @@ def _advice(found: Configuration) -> list[str]:
         advice.append("cniVersion is missing, which means 0.1.0: no CHECK, and results in the oldest format")
     if parsed is not None and parsed.ib_kubernetes and "infinibandGUID" not in _object(conf.get("capabilities")):
         advice.append("ibKubernetesEnabled without capabilities.infinibandGUID: only cni-args can pass the GUID")
+    if parsed is not None and parsed.ib_kubernetes and "guid" not in parsed.pod_may_choose:
+        advice.append("ibKubernetesEnabled, but podMayChoose does not list guid: a GUID from ib-kubernetes is refused")
     if found.kind != "NetworkAttachmentDefinition":
         return advice
     if parsed is not None and parsed.device is None and RESOURCE_ANNOTATION not in found.annotations:
@@ -233,6 +235,8 @@ def list_effective(parsed: NetConf, conf: dict[str, object]) -> list[tuple[str, 
         "rdmaIsolation": _render_bool(parsed.rdma_isolation),
         "pkey": f"{parsed.pkey:#06x}" if parsed.pkey else "",
         "mtu": str(parsed.mtu or ""),
+        "acceptRA": _render_bool(parsed.accept_ra),
+        "podMayChoose": ", ".join(parsed.pod_may_choose),
         "ibKubernetesEnabled": _render_bool(parsed.ib_kubernetes),
         "ipam": parsed.ipam_type,
         "portTimeout": f"{parsed.port_timeout:g}",

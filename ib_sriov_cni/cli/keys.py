@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ib_sriov_cni.core.configuration import IPOIB_MTU_MAX, IPOIB_MTU_MIN, LOG_LEVELS, MAX_SECONDS
+from ib_sriov_cni.core.pod_choices import KEY as CHOICES_KEY
+from ib_sriov_cni.core.pod_choices import WORDS as CHOICES
 from ib_sriov_cni.core.values import LINK_STATES
 from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
+from ipam.protocol.bounds import LIST_ITEMS
 from ipam.protocol.versions import VERSIONS
 
 Schema = dict[str, Any]
@@ -121,6 +124,23 @@ KEYS = (
             "anyOf": [{"type": "integer", "minimum": IPOIB_MTU_MIN, "maximum": IPOIB_MTU_MAX}, {"const": 0}],
         },
         example="4092",
+    ),
+    ConfigKey(
+        name="acceptRA",
+        type_text="bool",
+        default="false",
+        meaning="whether the interface in the pod accepts IPv6 router advertisements",
+        schema={"type": "boolean"},
+        example="true",
+    ),
+    ConfigKey(
+        name=CHOICES_KEY,
+        type_text="list of " + ", ".join([f"`{word}`" for word in CHOICES]),
+        default="all of them",
+        meaning="what a pod may choose by its annotation; the rest is refused; ib-kubernetes needs `guid`; see "
+        "[What a pod may choose](#what-a-pod-may-choose)",
+        schema={"type": "array", "items": {"enum": list(CHOICES)}},
+        example='["ips"]',
     ),
     ConfigKey(
         name="ibKubernetesEnabled",
@@ -244,8 +264,8 @@ def _host_local() -> Schema:
         "type": "object",
         "properties": {
             **dict.fromkeys(RANGE_KEYS, text),
-            "ranges": _nullable({"type": "array", "items": {"type": "array", "items": one}}),
-            "routes": _nullable({"type": "array", "items": route}),
+            "ranges": _nullable({"type": "array", "items": {"type": "array", "items": one}, "maxItems": LIST_ITEMS}),
+            "routes": _nullable({"type": "array", "items": route, "maxItems": LIST_ITEMS}),
             "resolvConf": text,
             "dataDir": text,
             "slices": _nullable({"type": "object", "properties": {"count": count}}),
@@ -253,9 +273,9 @@ def _host_local() -> Schema:
     }
 
 
-def _is_set(*path: str) -> Schema:
-    """Return a schema that holds if the value at a path is neither absent nor null nor ""."""
-    schema: Schema = {"not": {"enum": [None, ""]}}
+def _is_set(*path: str, empty: tuple[object, ...] = (None, "")) -> Schema:
+    """Return a schema that holds if the value at a path is neither absent nor one of `empty`."""
+    schema: Schema = {"not": {"enum": list(empty)}}
     for name in reversed(path):
         schema = {"type": "object", "required": [name], "properties": {name: schema}}
     return schema
@@ -273,6 +293,23 @@ def _first_of(schema: Schema, *paths: tuple[str, ...]) -> Schema:
     for path in reversed(paths):
         chain = {"if": _is_set(*path), "then": _at(path, schema), "else": chain}
     return chain
+
+
+def _allowed_choices() -> list[Schema]:
+    """Return schemas that refuse what podMayChoose does not list (core/pod_choices.py; names in their usual case)."""
+    sources = {
+        "guid": (("runtimeConfig", "infinibandGUID"), ("args", "cni", "guid")),
+        "pkey": (("args", "cni", "pkey"),),
+        "ips": (("runtimeConfig", "ips"), ("args", "cni", "ips")),
+        "mac": (("runtimeConfig", "mac"), ("args", "cni", "mac")),
+    }
+    schemas = []
+    for word in CHOICES:
+        forbids = {"type": "array", "not": {"contains": {"const": word}}}
+        chosen = [_is_set(*path, empty=(None, "", [])) for path in sources[word]]
+        condition = {"required": [CHOICES_KEY], "properties": {CHOICES_KEY: forbids}}
+        schemas.append({"if": condition, "then": {"not": {"anyOf": chosen}}})
+    return schemas
 
 
 def make_schema() -> Schema:
@@ -310,6 +347,7 @@ def make_schema() -> Schema:
             _first_of(device, ("runtimeConfig", "deviceID"), ("deviceID",), ("pciBusID",)),
             _first_of(guid, ("runtimeConfig", "infinibandGUID"), ("args", "cni", "guid"), ("guid",)),
             _first_of(pkey, ("args", "cni", "pkey"), ("pkey",)),
+            *_allowed_choices(),
         ],
         "$defs": {"host-local": _host_local()},
     }

@@ -210,6 +210,10 @@ def test_advice() -> None:
         "guid:",
         "host-local",
     ]
+    (found,) = found_in(text.replace('"guid"', '"podMayChoose": ["ips"], "guid"'))
+    assert [words for words in found.warnings if words.startswith("ibKubernetesEnabled")][1:] == [
+        "ibKubernetesEnabled, but podMayChoose does not list guid: a GUID from ib-kubernetes is refused"
+    ]
     (found,) = found_in('{"name": "x", "type": "ib-sriov"}')
     assert found.warnings == ["cniVersion is missing, which means 0.1.0: no CHECK, and results in the oldest format"]
 
@@ -222,6 +226,8 @@ def test_validate_prints_what_it_comes_to(tmp_path: Path) -> None:
     rows = [line.split() for line in out.splitlines()]
     assert ["link_state", "auto", "configuration"] in rows
     assert ["portTimeout", "10", "default"] in rows
+    assert ["acceptRA", "false", "default"] in rows
+    assert ["podMayChoose", "guid,", "pkey,", "ips,", "mac", "default"] in rows
     assert run("validate", str(path), "-q")[1].count("\n") == 1
     status, out, _ = run("validate", "-", "-o", "json", stdin=NAD)
     (found,) = json.loads(out)["configurations"]

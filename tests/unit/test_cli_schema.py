@@ -75,6 +75,8 @@ configurations = st.fixed_dictionaries(
         "rdmaIsolation": either(True, "true"),
         "pkey": pkey,
         "mtu": either(0, 67, 68, 65520, 65521, "2044"),
+        "acceptRA": either(False, "false"),
+        "podMayChoose": junk | st.lists(st.sampled_from(["guid", "pkey", "ips", "mac", "vlan", 5]), max_size=4),
         "ibKubernetesEnabled": either(False),
         "ipam": either({"type": "whereabouts"}, {"type": ""}, {"type": 5}, {"type": "dhcp"}, {"type": None}, {"x": 1}),
         "portTimeout": seconds,
@@ -88,12 +90,25 @@ configurations = st.fixed_dictionaries(
         "prevResult": st.just(None) | st.just({}) | st.just("x"),
         "runtimeConfig": st.one_of(
             junk,
-            st.fixed_dictionaries({}, optional={"deviceID": pci, "infinibandGUID": guid, "CNIDeviceInfoFile": path}),
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "deviceID": pci,
+                    "infinibandGUID": guid,
+                    "CNIDeviceInfoFile": path,
+                    "ips": either(["10.0.0.7"]),
+                    "mac": junk,
+                },
+            ),
         ),
         "args": st.one_of(
             junk,
             st.fixed_dictionaries(
-                {}, optional={"cni": junk | st.fixed_dictionaries({}, optional={"guid": guid, "pkey": pkey})}
+                {},
+                optional={
+                    "cni": junk
+                    | st.fixed_dictionaries({}, optional={"guid": guid, "pkey": pkey, "ips": junk, "mac": junk})
+                },
             ),
         ),
         "somethingElse": junk,
@@ -132,6 +147,17 @@ def test_the_first_source_counts() -> None:
     conf = {**CONF, "runtimeConfig": {"deviceID": "0000:3b:00.2"}, "deviceID": "nonsense", "pciBusID": 5}
     assert schema_takes(conf)
     assert parser_takes(conf)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from(["guid", "pkey", "ips", "mac"])),
+    st.dictionaries(st.sampled_from(["infinibandGUID", "ips", "mac"]), st.sampled_from([GUIDS[0], "", None, []])),
+    st.dictionaries(st.sampled_from(["guid", "pkey", "ips", "mac"]), st.sampled_from(["0x8001", "", None, []])),
+)
+def test_what_a_pod_may_choose(allowed: list[str], runtime: dict[str, Any], args: dict[str, Any]) -> None:
+    conf = {**CONF, "podMayChoose": allowed, "runtimeConfig": runtime, "args": {"cni": args}}
+    assert schema_takes(conf) is parser_takes(conf), conf
 
 
 ADDRESSES = ("10.0.0.0/24", "10.0.0.1", "10.0.0.1/24", "fd00::/64", "x", "")
