@@ -40,7 +40,7 @@ def main(target: str) -> int:
     write(os.path.join(target, "LICENSES.txt"), licences)
     write(os.path.join(target, "ib-sriov.cdx.json"), sbom.document(ib_sriov_cni.__version__, found, programs))
     python_distributions(work, target)
-    digests(target)
+    onefile.run([os.path.join(HERE, "digests"), target])
     return 0
 
 
@@ -79,18 +79,6 @@ def steady_tar(source: str, target: str) -> None:
             out.addfile(member, given.extractfile(member) if member.isfile() else None)
     with open(target, "wb") as file, gzip.GzipFile("", "wb", mtime=when, fileobj=file) as zipped:
         zipped.write(packed.getvalue())
-
-
-def digests(target: str) -> None:
-    """Write SHA256SUMS of everything here."""
-    lines = []
-    for base, folders, files in os.walk(target):
-        folders.sort()
-        for name in sorted(files):
-            path = os.path.join(base, name)
-            if name != "SHA256SUMS":
-                lines.append(f"{sbom.digest(path)}  {os.path.relpath(path, target)}\n")
-    write(os.path.join(target, "SHA256SUMS"), "".join(lines))
 
 
 def pyinstaller(work: str) -> None:

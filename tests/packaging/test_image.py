@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.packaging.conftest import BUILDS, DIST, PROJECT, apart
 
+ARCHIVES = ("ib-sriov-image.tar", "ib-sriov-image.oci.tar", "ib-sriov-image.digest")
+
 
 def unpack(archive: Path, folder: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     subprocess.run(["tar", "-xf", archive, "-C", folder], check=True)
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> tuple[Path, list[str]]:
-    """The image's root file system, unpacked, and what it runs."""
-    dist = tmp_path / "dist"
+def make_image(dist: Path) -> None:
+    """Build the image of the program under test in a folder of its own."""
     dist.mkdir()
     for name in ("ib-sriov", "LICENSES.txt", "ib-sriov.cdx.json"):
         shutil.copy(DIST / name, dist)
     done = subprocess.run([PROJECT / "packaging/image", dist], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("image") / "dist"
+    make_image(folder)
+    return folder
+
+
+@pytest.fixture
+def image(dist: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """The image's root file system, unpacked, and what it runs."""
     parts, root = tmp_path / "parts", tmp_path / "root"
     unpack(dist / "ib-sriov-image.tar", parts)
     (manifest,) = json.loads((parts / "manifest.json").read_text())
@@ -60,3 +75,41 @@ def test_it_has_the_terms_of_what_is_inside(image: tuple[Path, list[str]]) -> No
     folder = root / "usr/share/doc/ib-sriov"
     assert (folder / "LICENSES.txt").read_text() == (DIST / "LICENSES.txt").read_text()
     assert "GNU C Library" in (folder / "C-library.txt").read_text(errors="replace")
+
+
+def test_the_digest_is_that_of_the_oci_archives_manifest(dist: Path, tmp_path: Path) -> None:
+    """All the way down: index, manifest, configuration, layer, and the layer's content is the other archive's."""
+    layout, docker = tmp_path / "oci", tmp_path / "docker"
+    unpack(dist / "ib-sriov-image.oci.tar", layout)
+    unpack(dist / "ib-sriov-image.tar", docker)
+
+    def blob(descriptor: dict[str, Any]) -> bytes:
+        algorithm, _, digest = descriptor["digest"].partition(":")
+        data: bytes = (layout / "blobs" / algorithm / digest).read_bytes()
+        assert hashlib.new(algorithm, data).hexdigest() == digest
+        assert len(data) == descriptor["size"]
+        return data
+
+    (listed,) = json.loads((layout / "index.json").read_text())["manifests"]
+    assert (dist / "ib-sriov-image.digest").read_text() == listed["digest"] + "\n"
+    manifest = json.loads(blob(listed))
+    config = blob(manifest["config"])
+    (same,) = json.loads((docker / "manifest.json").read_text())
+    assert config == (docker / same["Config"]).read_bytes()
+    layers = [gzip.decompress(blob(layer)) for layer in manifest["layers"]]
+    assert layers == [(docker / layer).read_bytes() for layer in same["Layers"]]
+    inside = json.loads(config)["rootfs"]["diff_ids"]
+    assert inside == [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+
+
+def test_a_second_image_is_the_same(dist: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    make_image(again)
+    for name in ARCHIVES:
+        assert (again / name).read_bytes() == (dist / name).read_bytes(), name
+
+
+def test_the_sums_have_the_image(dist: Path) -> None:
+    listed = {line.partition("  ")[2] for line in (dist / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {"ib-sriov", "LICENSES.txt", "ib-sriov.cdx.json", *ARCHIVES}
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=dist, check=True)
