@@ -304,6 +304,8 @@ class _Attempt:
                 self.host.rtnl.move_link(link, self.netns.fd, self.request.ifname)
             else:
                 self.pod.set_name(link, self.request.ifname)
+        if self.conf.pkey is not None:
+            self._set_ipv6(self.request.ifname)  # of the netdev; a child of it may become the interface
 
     def add_child(self, pkey: int) -> None:
         """Add an IPoIB child for a P_Key that is not at index 0. Decided only now: a new GUID has its own table."""
@@ -322,8 +324,7 @@ class _Attempt:
         if link is None:
             raise VerificationFailed(f"interface {name} is not in {self.netns.path} after its move")
         with self.host.log.step("configure", ifname=name, mtu=self.conf.mtu):
-            if any(":" in ip.address for ip in self.result.ips):
-                self.host.enable_ipv6(self.netns, name)
+            self._set_ipv6(name)
             if self.conf.mtu:
                 self.pod.set_mtu(link, self.conf.mtu)
             self.pod.set_up(link)
@@ -332,6 +333,17 @@ class _Attempt:
                 self.pod.add_address(link, ip.address)
             for route in effective_routes(self.result):
                 self._add_route(link, route)
+
+    def _set_ipv6(self, name: str) -> None:
+        """Turn IPv6 on if there is an address for it: some runtimes turn it off. Take router advertisements if asked.
+
+        They come from whoever sends them on the fabric, and would give the pod addresses and routes nobody planned.
+        """
+        settings = {} if self.conf.accept_ra else {"accept_ra": "0"}
+        if any(":" in ip.address for ip in self.result.ips):
+            settings["disable_ipv6"] = "0"
+        if settings:
+            self.host.set_ipv6(self.netns, name, **settings)
 
     def _add_route(self, link: Link, route: Route) -> None:
         try:

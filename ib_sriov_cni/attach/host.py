@@ -121,17 +121,21 @@ class Host:
                 os.close(fd)
         return self._boot_id
 
-    def enable_ipv6(self, netns: Netns, ifname: str) -> None:
-        """Clear disable_ipv6 of an interface in `netns`: some runtimes set it by default."""
+    def set_ipv6(self, netns: Netns, ifname: str, **settings: str) -> None:
+        """Write settings of an interface's IPv6 in `netns`, by the names of its files (kernel: ip-sysctl.rst, conf/).
+
+        What cannot be written is left as it is: without IPv6 there is no file, and adding an address will say so.
+        """
         with Inside(netns):
-            try:
-                fd = os.open(f"{self._proc}/sys/net/ipv6/conf/{ifname}/disable_ipv6", os.O_RDWR | os.O_CLOEXEC)
-            except OSError:
-                return  # no IPv6 in this kernel: adding the address will fail and say so
-            try:
-                if os.read(fd, 1) != b"0":
-                    os.pwrite(fd, b"0", 0)
-            except OSError:
-                pass  # /proc is read-only: likewise
-            finally:
-                os.close(fd)
+            for name, wanted in settings.items():
+                try:
+                    fd = os.open(f"{self._proc}/sys/net/ipv6/conf/{ifname}/{name}", os.O_RDWR | os.O_CLOEXEC)
+                except OSError:
+                    continue
+                try:
+                    if os.read(fd, 16).strip() != wanted.encode():
+                        os.pwrite(fd, wanted.encode(), 0)
+                except OSError:
+                    pass  # /proc is read-only
+                finally:
+                    os.close(fd)

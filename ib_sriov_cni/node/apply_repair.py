@@ -7,6 +7,7 @@ from ib_sriov_cni.attach.heal import release_dead
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.node.contain import make_error
 from ib_sriov_cni.node.repair import (
     ADDRESS,
     BIND,
@@ -34,9 +35,16 @@ LOCK_SECONDS = 10.0  # to wait for a VF's lock, unless the caller says otherwise
 def apply_repair(host: Host, repair: Repair, *, lock_timeout: float = LOCK_SECONDS) -> str:
     """Carry out one repair, under the VF's lock. Returns what was done, "" if it is no longer needed.
 
-    Raises CniError: TryAgainLater (11) if the lock is held for longer than `lock_timeout` seconds, and whatever the
-    repair itself raises.
+    Raises CniError: TryAgainLater (11) if the lock is held for longer than `lock_timeout` seconds, what the repair
+    itself raises, and InternalFault (100) for what nobody thought of.
     """
+    try:
+        return _apply(host, repair, lock_timeout)
+    except Exception as fault:  # see node/contain.py
+        raise make_error(fault) from fault
+
+
+def _apply(host: Host, repair: Repair, lock_timeout: float) -> str:
     with host.log.step("repair", kind=repair.kind, vf=repair.pci, attachment=repair.key.path if repair.key else ""):
         if repair.pci is None:
             host.leftovers.remove(str(repair.about))
@@ -119,7 +127,7 @@ def _apply_inside(host: Host, repair: Repair, record: Record, netns: Netns) -> b
             pod.set_up(link)
         elif repair.kind == ADDRESS:
             if ":" in str(repair.about):
-                host.enable_ipv6(netns, link.name)
+                host.set_ipv6(netns, link.name, disable_ipv6="0")
             pod.add_address(link, str(repair.about))
         elif isinstance(repair.about, Route):
             pod.add_route(link, repair.about)

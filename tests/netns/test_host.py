@@ -36,12 +36,12 @@ def test_ipv6_is_turned_on_where_the_runtime_turned_it_off(sandbox: Sandbox, hos
         assert link is not None
         with pytest.raises(KernelRefused, match="add address fd00::3/64 to netdev v0"):
             pod.add_address(link, "fd00::3/64")
-        host.enable_ipv6(netns, "v0")
+        host.set_ipv6(netns, "v0", disable_ipv6="0", accept_ra="0")
         pod.add_address(link, "fd00::3/64")
         pod.close()
         assert "fd00::3" in addresses(sandbox)
-        host.enable_ipv6(netns, "v0")  # on already
-        host.enable_ipv6(netns, "nowhere")  # adding the address will say so
+        host.set_ipv6(netns, "v0", disable_ipv6="0", accept_ra="0")  # on already
+        host.set_ipv6(netns, "nowhere", disable_ipv6="0", accept_ra="0")  # adding the address will say so
 
 
 def test_the_name_of_this_boot(host: Host, tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from tests.lab.commands import read_json
 from tests.lab.modes import SHARED
 from tests.lab.races.test_at_once import held
@@ -39,3 +43,13 @@ def test_another_interface_in_the_netdevs_place(rig: Rig) -> None:
     assert dummy["link_type"] == "ether"
     assert read_json(["ip", "-j", "link", "show", "type", "dummy"]) == []
     rig.assert_as_before()
+
+
+@pytest.mark.parametrize(("asked", "takes"), [(False, "0"), (True, "1")])
+def test_router_advertisements(rig: Rig, asked: bool, takes: str) -> None:
+    """They would give the pod addresses and routes: taken only if the configuration asks."""
+    pod = rig.pod()
+    conf: dict[str, Any] = {"acceptRA": True} if asked else {}
+    rig.add(pod, **conf)
+    assert pod.run("cat /proc/sys/net/ipv6/conf/net1/accept_ra").stdout.strip() == takes
+    rig.delete(pod, **conf)
