@@ -6,8 +6,8 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo quick check lab-test test long build test-build image matrix conformance-table pictures reference site \
-	lint lab-shell bench bench-docs clean
+.PHONY: help demo quick check lab-test test long build test-build image manifests sign matrix conformance-table pictures \
+	reference site lint lab-shell bench bench-docs clean
 
 # for lab-test
 PLUGIN ?= source
@@ -64,6 +64,17 @@ image: ## a container image whose entry point installs the packed program into a
 	@$(need) python build image
 	@[ -x dist/ib-sriov ] || packaging/build
 	@packaging/image
+
+manifests: ## dist/kubernetes: the overlays with the image by its digest: IMAGE=registry.example/ib-sriov
+	@[ -n "$(IMAGE)" ] || { echo 'make manifests IMAGE=registry.example/ib-sriov' >&2; exit 2; }
+	@$(need) python build image manifests
+	@[ -x dist/ib-sriov ] || packaging/build
+	@[ -f dist/ib-sriov-image.digest ] || packaging/image
+	@packaging/manifests '$(IMAGE)'
+
+sign: ## dist/SHA256SUMS.sig, by a private ECDSA key (P-256, PEM) that is kept elsewhere: KEY=FILE
+	@[ -n "$(KEY)" ] || { echo 'make sign KEY=FILE' >&2; exit 2; }
+	@packaging/sign '$(KEY)'
 
 matrix: ## every step of ADD, DEL and GC killed, in both RDMA modes; a part of make test
 	@$(need) python build lab
