@@ -1,4 +1,4 @@
-"""Doors to our own files: records, owners of VFs, the Go plugin's records, locks, leftovers, device info.
+"""Doors to our own files: records, owners of VFs, the Go plugin's records, locks, stray files, device info.
 
 May import core, telemetry and ipam.protocol. Uses the state directory, the lock directory and the device-info file that
 Multus names, and nothing else.
