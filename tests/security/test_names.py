@@ -37,7 +37,7 @@ def ask_plugin(command: str, conf: dict[str, Any], **environ: str) -> tuple[int,
 
 
 def text_of(name: str) -> str:
-    return f"IgnoreUnknown=1;K8S_POD_NAME={BAD}" if name == "CNI_ARGS" else BAD
+    return {"CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAME={BAD}", "CNI_NETNS": f"/{BAD}"}.get(name, BAD)
 
 
 @pytest.mark.parametrize("name", NAMES)
