@@ -14,6 +14,7 @@ from struct import pack, unpack_from
 
 from ib_sriov_cni.kernel import netlink_messages as m
 from ib_sriov_cni.kernel.netns import SOL_SOCKET, read_cookie
+from ipam.protocol.bounds import NETLINK_ANSWERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ RTNLGRP_LINK = 1
 KERNEL = 0  # its port number
 MSG_DONTWAIT = 0x40
 DISCARD_MAX = 1000  # events that one wait drops; if there are more, the next wait returns at once
-ANSWERS_MAX = 20_000  # of one dump; a node has a few hundred links, a pod a handful
 BUFFER = 1 << 18  # bytes; the answer about a PF with 127 VFs has about 40 KiB
 ANSWER_SECONDS = 30  # the kernel needs rtnl_lock to answer, which others may hold for seconds
 INTERRUPTED_TRIES = 5
@@ -107,7 +107,7 @@ class NetlinkSocket:
         fields: dict[str, int] | None = None,
         attrs: Sequence[tuple[str, object]] = (),
         keep: Callable[[Any], T | None] | None = None,
-        most: int = ANSWERS_MAX,
+        most: int = NETLINK_ANSWERS,
     ) -> list[T]:
         """Send a request and return the decoded answers (none if the kernel only acknowledges it).
 

@@ -15,6 +15,7 @@ from ib_sriov_cni.core.errors import KernelRefused
 from ib_sriov_cni.core.values import ARPHRD_INFINIBAND, IFF_UP, LINK_STATE_NAMES, LINK_STATES, Guid, Link, VfConfig
 from ib_sriov_cni.kernel import netlink_messages as m
 from ib_sriov_cni.kernel.netlink_socket import NETLINK_ROUTE, NetlinkError, NetlinkSocket
+from ipam.protocol import bounds
 from ipam.protocol.result import Route
 from ipam.protocol.value import replace
 
@@ -33,7 +34,7 @@ OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dor
 GONE = (errno.ENODEV, errno.ENXIO)
 RTA_GATEWAY = 5
 # Per dump. A namespace has a handful of each, but a pod with CAP_NET_ADMIN can make any number.
-LINKS_MAX, ADDRESSES_MAX, ROUTES_MAX = 5_000, 2_000, 10_000
+bounds.LINKS, bounds.ADDRESSES, bounds.ROUTES = 5_000, 2_000, 10_000
 IP6_RT_PRIO_USER = 1024  # the default metric of an IPv6 route (include/net/ip6_fib.h)
 
 
@@ -81,7 +82,7 @@ class Rtnl:
         """Return all links of the namespace."""
         attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
         return self._ask(
-            "list", "netdevs", m.linkmsg, m.RTM_GETLINK, flags=m.NLM_F_DUMP, attrs=attrs, keep=_link, most=LINKS_MAX
+            "list", "netdevs", m.linkmsg, m.RTM_GETLINK, flags=m.NLM_F_DUMP, attrs=attrs, keep=_link, most=bounds.LINKS
         )
 
     def find_link(self, pci: str, links: Sequence[Link] | None = None) -> Link | None:
@@ -227,7 +228,7 @@ class Rtnl:
             return f"{inet_ntop(answer['family'], packed)}/{answer['prefixlen']}"
 
         fields = {"index": link.index}
-        how = {"flags": m.NLM_F_DUMP, "fields": fields, "keep": keep, "most": ADDRESSES_MAX}
+        how = {"flags": m.NLM_F_DUMP, "fields": fields, "keep": keep, "most": bounds.ADDRESSES}
         return self._ask("list", f"addresses of netdev {link.name}", m.addrmsg, m.RTM_GETADDR, **how)
 
     def add_address(self, link: Link, cidr: str) -> None:
@@ -319,7 +320,7 @@ class Rtnl:
 
         attrs = [("RTA_OIF", index)] if index else []
         fields = {"family": family, "type": RTN_UNICAST}
-        how = {"flags": m.NLM_F_DUMP, "fields": fields, "attrs": attrs, "keep": keep, "most": ROUTES_MAX}
+        how = {"flags": m.NLM_F_DUMP, "fields": fields, "attrs": attrs, "keep": keep, "most": bounds.ROUTES}
         found = self._ask("list", "routes", m.routemsg, m.RTM_GETROUTE, **how)
         return [path for paths in found for path in paths]
 
