@@ -1,7 +1,8 @@
 """One pass over the node: read it, report, release dead attachments, repair live ones.
 
 Every change is made under the VF's lock, after reading the state again, by the code of DEL, GC and `ib-sriov repair`.
-If a pass is killed, they can finish what it began. A lock that is held is not waited for.
+If a pass is killed, they can finish what it began. A lock that is held is not waited for. What goes wrong with one
+attachment, whatever it is, is logged in one line (`_log_fault`), and the pass goes on with the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ib_sriov_cni.agent.cri import list_pods
 from ib_sriov_cni.agent.judge import ADDING, DEAD, LIVE, Processes, Verdict, Witness, judge
 from ib_sriov_cni.agent.kube import Events, PodRef
 from ib_sriov_cni.agent.leases import read_unreserved
-from ib_sriov_cni.agent.metrics import Metrics
+from ib_sriov_cni.agent.metrics import Metrics, label
 from ib_sriov_cni.agent.samples import read_samples
 from ib_sriov_cni.agent.watch import Watch
 from ib_sriov_cni.attach.host import Host
@@ -27,16 +28,20 @@ from ib_sriov_cni.core.faults import FaultCollector
 from ib_sriov_cni.core.record import AttachmentKey, Record
 from ib_sriov_cni.node import repair as repairs
 from ib_sriov_cni.node.apply_repair import apply_repair
+from ib_sriov_cni.node.contain import describe_fault, make_error
 from ib_sriov_cni.node.inventory import Inventory
 from ib_sriov_cni.node.read_inventory import read_inventory
 from ib_sriov_cni.node.repair import Repair, RepairPlan, plan_repairs
+from ipam.protocol.bounds import LOG_TRACEBACK_BYTES, LOG_VALUE_BYTES, shorten
 from ipam.protocol.request import parse_args
 
 T = TypeVar("T")
 Findings = dict[Hashable, tuple[AttachmentKey | None, str]]
 """Findings by an identity; each has the attachment (None for the node) and a description."""
 
+RUNTIME_PAUSE, RUNTIME_PAUSE_MAX = 5.0, 120.0  # seconds without asking a runtime that gave no answer; doubled each time
 SETTLE = 5.0  # seconds for which a difference must last: a later plugin of the chain or a person may be working on it
+REPORTS_MAX, REPORTS_WINDOW = 30, 3600.0  # so many findings about one attachment within so many seconds
 # Repairs that disturb no traffic. A pod may have set its interface down on purpose, so that is only reported.
 AUTOMATIC = frozenset((repairs.OWNER, repairs.LINK_STATE, repairs.ADDRESS, repairs.ROUTE, repairs.LEFTOVER))
 
@@ -71,31 +76,38 @@ class Reconciler:
         self._dead = Watch()
         self._differing = Watch()
         self._reported: set[Hashable] = set()  # findings that were reported and still exist
+        self._reports: dict[Hashable, list[float]] = {}  # attachment: when findings about it were reported
         self._faults: set[tuple[str, str]] = set()  # of this pass: part and message
         self._previous_faults: set[tuple[str, str]] = set()  # of the last pass
         self._newest: dict[str, Record] = {}  # the newest record of each network ever seen, for its ranges
+        self._runtime_pause, self._runtime_due = 0.0, float("-inf")  # when the runtime is asked again
         self.status = ""
 
     def run_pass(self) -> float:
-        """Make one pass. Returns the seconds until an action is due, or infinity."""
+        """Make one pass. Returns the seconds until an action is due, or infinity. Raises nothing."""
         begun = self._clock()
         self._host.log.steps.clear()
         self._faults, self._previous_faults = set(), self._faults
         try:
-            inventory = self._try("inventory", lambda: read_inventory(self._host))
-            due = float("inf")
-            if inventory is not None:
-                self._note_networks(inventory)
-                verdicts = self._judge(inventory)
-                acted, due = self._act(inventory, verdicts)
-                if acted:
-                    inventory = self._try("inventory", lambda: read_inventory(self._host)) or inventory
-                    verdicts = self._judge(inventory)
-                self._publish(inventory, verdicts)
-            return max(0.0, due - self._clock())
+            due = self._try("pass", self._run_parts)
+            return float("inf") if due is None else max(0.0, due - self._clock())
         finally:
             self._metrics.pass_seconds.observe(self._clock() - begun)
             self._metrics.last_pass.set(time.time())
+
+    def _run_parts(self) -> float:
+        """Make one pass. Returns when an action is due."""
+        inventory = self._try("inventory", lambda: read_inventory(self._host))
+        if inventory is None:
+            return float("inf")
+        self._note_networks(inventory)
+        verdicts = self._judge(inventory)
+        acted, due = self._act(inventory, verdicts)
+        if acted:
+            inventory = self._try("inventory", lambda: read_inventory(self._host)) or inventory
+            verdicts = self._judge(inventory)
+        self._publish(inventory, verdicts)
+        return due
 
     # ---- Reading
 
@@ -103,7 +115,8 @@ class Reconciler:
         witness = self._read_witness()
         verdicts = {}
         for held in inventory.attachments:
-            verdict = self._try("judge", partial(judge, self._host, held.record, witness))
+            self._heartbeat()
+            verdict = self._try("judge", partial(judge, self._host, held.record, witness), held.key.path)
             verdicts[held.key] = verdict or Verdict(state=ADDING, why="it could not be read")
         return verdicts
 
@@ -115,12 +128,30 @@ class Reconciler:
                 self._newest[held.key.network] = held.record
 
     def _read_witness(self) -> Witness:
-        pods = self._try("cri", lambda: list_pods(self._policy.cri_socket)) if self._policy.cri_socket else None
-        return Witness(processes=Processes(self._policy.proc_root), pods=pods)
+        return Witness(processes=Processes(self._policy.proc_root), pods=self._read_pods())
+
+    def _read_pods(self) -> frozenset[str] | None:
+        """Return the runtime's list; None without a runtime, without an answer, and for a while after a failure."""
+        if not self._policy.cri_socket:
+            return None
+        if self._clock() < self._runtime_due:
+            self._faults |= {seen for seen in self._previous_faults if seen[0] == "cri"}  # they last
+            return None
+        pods = self._try("cri", lambda: list_pods(self._policy.cri_socket))
+        self._runtime_pause = (
+            0.0 if pods is not None else min(self._runtime_pause * 2 or RUNTIME_PAUSE, RUNTIME_PAUSE_MAX)
+        )
+        self._runtime_due = self._clock() + self._runtime_pause
+        return pods
 
     def _publish(self, inventory: Inventory, verdicts: dict[AttachmentKey, Verdict]) -> None:
         differing = {key for kind, key in self._reported_attachments() if kind == "differs"}
-        samples = self._try("metrics", lambda: read_samples(self._host, inventory, verdicts, self._newest, differing))
+        samples = self._try(
+            "metrics",
+            lambda: read_samples(
+                self._host, inventory, verdicts, self._newest, differing, on_fault=partial(self._log_fault, "metrics")
+            ),
+        )
         if samples is not None:
             self._metrics.publish(samples)
         counts = [sum(verdict.state == state for verdict in verdicts.values()) for state in (LIVE, DEAD)]
@@ -140,13 +171,16 @@ class Reconciler:
         now = self._clock()
         dead = [held.record for held in inventory.attachments if verdicts[held.key].state == DEAD]
         grace = {key: max(self._policy.grace, verdict.grace) for key, verdict in verdicts.items()}
-        plan = self._try("plan", lambda: plan_repairs(self._host, inventory, reservations=False))
+        plan = self._try(
+            "plan", lambda: plan_repairs(self._host, inventory, reservations=False, progress=self._heartbeat)
+        )
         planned = self._choose_repairs(plan, verdicts) if plan else []
         orphans = [each for each in plan.repairs if each.kind == repairs.DISOWN] if plan else []
         self._dead.see([*map(_attachment_identity, dead), *map(_repair_identity, orphans)], now)
         self._differing.see(map(_repair_identity, planned), now)
-        findings = self._findings(inventory, verdicts, plan, planned)
-        self._report(findings)
+        findings = self._try("findings", lambda: self._findings(inventory, verdicts, plan, planned))
+        if findings is not None:
+            self._report(findings)
         actions: list[tuple[float, Callable[[], bool]]] = [
             (self._dead.due(_attachment_identity(record), grace[record.key]), partial(self._release, record))
             for record in dead
@@ -193,16 +227,17 @@ class Reconciler:
         try:
             with lock:
                 why = self._release_locked(seen)
-        except CniError as fault:
+        except Exception as fault:  # noqa: BLE001  # see node/contain.py
             self._dead.fail(_attachment_identity(seen), now)
-            self._metrics.release_failures.labels(str(fault.code)).inc()
-            host.log.warning("release failed, will be retried", attachment=key.path, error=fault)
-            message = f"releasing VF {seen.pci} failed: {fault}"
+            self._metrics.release_failures.labels(str(make_error(fault).code)).inc()
+            words = describe_fault(fault)
+            host.log.warning("release failed, will be retried", attachment=key.path, error=words)
+            message = f"releasing VF {seen.pci} failed: {words}"
             self._post(record_pod(seen), "InfiniBandReleaseFailed", message, is_warning=True)
             return True  # part of it may be done
         if not why:
             return False
-        self._metrics.releases.labels(key.network).inc()
+        self._metrics.releases.labels(label(key.network)).inc()
         message = f"VF {seen.pci} of network {key.network} ({key.ifname}) was released: {why}, and there was no DEL"
         self._post(record_pod(seen), "InfiniBandReleased", message)
         return True
@@ -233,8 +268,9 @@ class Reconciler:
         except CniError as fault:
             watch.fail(thing, now)
             self._metrics.repair_failures.labels(repair.kind, str(fault.code)).inc()
-            self._host.log.warning("repair failed, will be retried", what=repair.what, error=fault)
-            self._post(pod, "InfiniBandRepairFailed", f"{repair.what}: {fault}", is_warning=True)
+            words = describe_fault(fault)
+            self._host.log.warning("repair failed, will be retried", what=repair.what, error=words)
+            self._post(pod, "InfiniBandRepairFailed", f"{repair.what}: {words}", is_warning=True)
             return False
         if not done:
             watch.fail(thing, now)  # its reason is gone, or it is not possible: do not try in every pass
@@ -264,7 +300,8 @@ class Reconciler:
         if plan is None:
             return found
         for text in plan.unseen:
-            found["unseen", None, text] = (None, f"could not be read: {text}")
+            # By what could not be read, not by the reason: a pod may change that all the time.
+            found["unseen", None, text.partition(": ")[0]] = (None, f"could not be read: {text}")
         for finding in plan.findings:
             found["differs", finding.key, finding.what] = (finding.key, f"{finding.what}; {finding.hint}")
         now = self._clock()
@@ -285,44 +322,68 @@ class Reconciler:
         found: Findings = {}
         for held in inventory.attachments:
             if verdicts[held.key].state == LIVE:
-                for address in self._try("leases", partial(read_unreserved, held.record)) or []:
+                for address in self._try("leases", partial(read_unreserved, held.record), held.key.path) or []:
                     text = f"address {address} is not reserved for it, so another pod may get it; delete this pod"
                     found["differs", held.key, address] = (held.key, text)
         return found
 
     def _report(self, findings: Findings) -> None:
-        """Report each finding once, and again only if it was gone in between."""
+        """Report each finding once, and again only if it was gone in between; not all of them if there are many."""
+        now = self._clock()
+        self._reports = {about: times for about, times in self._reports.items() if now - times[-1] < REPORTS_WINDOW}
         for name, (key, text) in findings.items():
             if name not in self._reported:
-                self._host.log.warning("finding", attachment=key.path if key else "", what=text)
-                self._post(self._read_pod(key), "InfiniBandDiffers", text, is_warning=True)
+                about = name if key is None else key
+                times = [time for time in self._reports.get(about, []) if now - time < REPORTS_WINDOW]
+                if len(times) < REPORTS_MAX:
+                    self._reports[about] = [*times, now]
+                    self._report_finding(key, text, is_last=len(times) == REPORTS_MAX - 1)
         self._reported = set(findings)
 
+    def _report_finding(self, key: AttachmentKey | None, text: str, *, is_last: bool) -> None:
+        if is_last:
+            text += "; further findings about it are not reported for up to an hour"
+        self._host.log.warning("finding", attachment=key.path if key else "", what=shorten(text, LOG_VALUE_BYTES))
+        self._post(self._read_pod(key), "InfiniBandDiffers", text, is_warning=True)
+
     def _read_pod(self, key: AttachmentKey | None) -> PodRef | None:
-        record = self._try("records", lambda: self._host.records.read(key)) if key else None
-        return record_pod(record) if record else None
+        return self._try("records", lambda: _pod_of(self._host.records.read(key)), key.path) if key else None
 
     def _post(self, pod: PodRef | None, reason: str, message: str, *, is_warning: bool = False) -> None:
         if pod is not None:
             self._events.post(pod, reason=reason, message=message, warning=is_warning)
 
-    def _try(self, part: str, act: Callable[[], T]) -> T | None:
-        """Run a part of the pass and return its result. A fault is logged and counted, and gives None."""
+    def _try(self, part: str, act: Callable[[], T], attachment: str = "") -> T | None:
+        """Run a part of the pass, for one attachment perhaps, and return its result.
+
+        A fault, whatever it is, is logged and counted, and gives None.
+        """
         try:
             return act()
-        except (CniError, OSError) as fault:
-            self._log_fault(part, fault)
         except Exception as fault:  # noqa: BLE001  # a defect in one part must not stop the healing of the rest
-            self._log_fault(part, fault, traceback="".join(traceback.format_exception(fault)))
+            self._log_fault(part, attachment, fault)
         return None
 
-    def _log_fault(self, part: str, fault: Exception, **more: str) -> None:
-        """Count a fault, and log it once while it lasts."""
+    def _log_fault(self, part: str, attachment: str, fault: Exception) -> None:
+        """Count a fault, and log it in one line, once while it lasts; a defect with its traceback."""
         self._metrics.errors.labels(part).inc()
-        seen = (part, str(fault))
+        words = describe_fault(fault)
+        seen = (part, f"{attachment} {words}")
         if seen not in self._faults and seen not in self._previous_faults:
-            self._host.log.error("a part of the pass failed", part=part, error=fault, **more)
+            is_defect = not isinstance(fault, CniError | OSError)
+            lines = "".join(traceback.format_exception(fault)) if is_defect else ""
+            self._host.log.error(
+                "a part of the pass failed",
+                part=part,
+                attachment=attachment,
+                error=words,
+                traceback=shorten(lines, LOG_TRACEBACK_BYTES),
+            )
         self._faults.add(seen)
+
+
+def _pod_of(record: Record | None) -> PodRef | None:
+    return record_pod(record) if record is not None else None
 
 
 def record_pod(record: Record) -> PodRef | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ib_sriov_cni.agent.judge import DEAD, HIDDEN, Verdict
 from ib_sriov_cni.agent.leases import read_usage
@@ -23,6 +23,7 @@ VF_LABELS = ("free", "in_use", "busy", "leftover", "unhealthy")
 ATTACHMENT_LABELS = ("live", "adding", "dead", "hidden")
 
 Rows = list[tuple[tuple[str, ...], float]]
+OnFault = Callable[[str, Exception], None]
 
 
 def read_samples(
@@ -31,11 +32,13 @@ def read_samples(
     verdicts: Mapping[AttachmentKey, Verdict],
     newest: Mapping[str, Record],
     differing: Collection[AttachmentKey],
+    *,
+    on_fault: OnFault,
 ) -> Samples:
     """Return the samples of all metrics of kind fact.
 
     `newest` has the newest record of each network, `differing` the attachments with a finding. What cannot be read (a
-    port, a lease folder) is left out.
+    port, a lease folder) is left out; `on_fault` gets what nobody thought of, with the path of the attachment.
     """
     samples: dict[str, Rows] = {
         "ib_sriov_pf_info": [((pf.pci, pf.netdev, pf.rdma, pf.driver), 1.0) for pf in inventory.pfs],
@@ -44,12 +47,12 @@ def read_samples(
         "ib_sriov_attachments": [],
         "ib_sriov_attachments_differing": [],
         "ib_sriov_damaged_records": [((), float(len(inventory.damaged)))],
-        "ib_sriov_leases": read_lease_rows(newest),
+        "ib_sriov_leases": read_lease_rows(newest, on_fault),
     }
     for pf in inventory.pfs:
         counts = Counter(vf_label(vf, verdicts) for vf in pf.vfs)
         samples["ib_sriov_vfs"] += [((pf.pci, label), float(counts[label])) for label in VF_LABELS]
-        samples["ib_sriov_port_state"] += read_port_rows(host, pf)
+        samples["ib_sriov_port_state"] += read_port_rows(host, pf, on_fault)
     for network in sorted({key.network for key in verdicts} | set(newest)):
         states = Counter(verdict.state for key, verdict in verdicts.items() if key.network == network)
         samples["ib_sriov_attachments"] += [((network, label), float(states[label])) for label in ATTACHMENT_LABELS]
@@ -66,38 +69,44 @@ def vf_label(vf: VfEntry, verdicts: Mapping[AttachmentKey, Verdict]) -> str:
     return VF_STATES.get(vf.state, "unhealthy")
 
 
-def read_port_rows(host: Host, pf: PfEntry) -> Rows:
+def read_port_rows(host: Host, pf: PfEntry, on_fault: OnFault) -> Rows:
     """Return the port states of a PF and its VFs, wherever their RDMA devices are."""
     rows: Rows = []
     if pf.port is not None and pf.port.state in PORT_STATES:
         rows.append(((pf.pci, pf.pci, "pf", pf.rdma), float(PORT_STATES[pf.port.state])))
     for vf in pf.vfs:
-        state = host.sysfs.read_port_state(vf.rdma) if vf.rdma_here else read_port_state_in_pod(host, vf)
+        try:
+            state = host.sysfs.read_port_state(vf.rdma) if vf.rdma_here else read_port_state_in_pod(host, vf)
+        except CniError:
+            continue  # the pod is being deleted
+        except Exception as fault:  # noqa: BLE001  # the other ports are reported
+            on_fault(vf.attachment.key.path if vf.attachment else str(vf.pci), fault)
+            continue
         if state in PORT_STATES:
             rows.append(((pf.pci, vf.pci, "vf", vf.rdma), float(PORT_STATES[state])))
     return rows
 
 
 def read_port_state_in_pod(host: Host, vf: VfEntry) -> str:
-    """Read a port state in the pod's namespace, the only one where an isolated device is visible; "" if it is gone."""
+    """Read a port state in the pod's namespace, the only one where an isolated device is visible; "" if it is gone.
+
+    Raises CniError if the namespace cannot be entered or read.
+    """
     record = vf.attachment.record if vf.attachment is not None else None
     if record is None or not record.rdma_isolation or not vf.rdma:
         return ""
-    try:
-        netns = open_sandbox(record)
-        if netns is None:
-            return ""
-        with netns:
-            inside = host.open_rdma(netns)
-            try:
-                return inside.read_port_state(vf.rdma)
-            finally:
-                inside.close()
-    except CniError:
-        return ""  # the pod is being deleted
+    netns = open_sandbox(record)
+    if netns is None:
+        return ""
+    with netns:
+        inside = host.open_rdma(netns)
+        try:
+            return inside.read_port_state(vf.rdma)
+        finally:
+            inside.close()
 
 
-def read_lease_rows(newest: Mapping[str, Record]) -> Rows:
+def read_lease_rows(newest: Mapping[str, Record], on_fault: OnFault) -> Rows:
     """Return used and free addresses of each network that the bundled host-local serves."""
     rows: Rows = []
     for record in newest.values():
@@ -105,6 +114,9 @@ def read_lease_rows(newest: Mapping[str, Record]) -> Rows:
             usages = read_usage(record)
         except (CniError, OSError):
             continue  # an unknown slice, an unreadable folder: no number is better than a wrong one
+        except Exception as fault:  # noqa: BLE001  # the other networks are reported
+            on_fault(record.key.path, fault)
+            continue
         for usage in usages:
             rows.append(((usage.network, usage.range_set, "used"), float(usage.used)))
             rows.append(((usage.network, usage.range_set, "free"), float(usage.free)))

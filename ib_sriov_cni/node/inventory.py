@@ -6,6 +6,8 @@ What could not be read, mostly for lack of rights, is listed in `unseen` and nev
 
 from __future__ import annotations
 
+from ib_sriov_cni.node.contain import NAME_BYTES
+from ipam.protocol.bounds import shorten
 from ipam.protocol.value import Value
 
 TYPE_CHECKING = False
@@ -32,6 +34,9 @@ STATES = {
 }
 
 
+ADDRESS_MAX = 64  # characters; IPv6 with an embedded IPv4 address and a prefix length has 49
+
+
 class Attachment(Value):
     """A record, and whether its attachment is alive."""
 
@@ -49,13 +54,14 @@ class Attachment(Value):
     @property
     def name(self) -> str:
         """Its name for people: namespace/name of the pod, or the container ID."""
-        return self.record.pod or self.record.key.container_id
+        return shorten(self.record.pod or self.record.key.container_id, NAME_BYTES)
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Its IP addresses with prefix lengths, from its result."""
         ips = self.record.result.get("ips")
-        return tuple([str(ip.get("address")) for ip in ips if isinstance(ip, dict)]) if isinstance(ips, list) else ()
+        texts = [ip.get("address") for ip in ips if isinstance(ip, dict)] if isinstance(ips, list) else []
+        return tuple([text for text in texts if isinstance(text, str) and len(text) <= ADDRESS_MAX])
 
     @property
     def state(self) -> str:

@@ -6,6 +6,7 @@ from ib_sriov_cni.attach.check import record_differences
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.core.comparison import Difference
 from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.node.contain import make_error
 from ipam.protocol.value import Value, replace
 
 TYPE_CHECKING = False
@@ -29,7 +30,18 @@ class Live(Value):
 
 
 def read_live(host: Host, record: Record) -> Live:
-    """Read it from the pod's namespace and the PF. Raises KernelRefused (102) without the right to enter the pod."""
+    """Read it from the pod's namespace and the PF.
+
+    Raises CniError: KernelRefused (102) without the right to enter the pod, InternalFault (100) for what nobody thought
+    of.
+    """
+    try:
+        return _read_live(host, record)
+    except Exception as fault:  # see node/contain.py
+        raise make_error(fault) from fault
+
+
+def _read_live(host: Host, record: Record) -> Live:
     rdma = host.sysfs.read_rdma(record.pci)
     config, driver = None, ""
     if host.sysfs.exists(record.pci):
@@ -64,7 +76,13 @@ def read_live(host: Host, record: Record) -> Live:
 
 
 def differences(host: Host, attachment: Attachment) -> list[Difference]:
-    """Return the differences from the record, as CHECK finds them; of a dead attachment only that it is dead."""
+    """Return the differences from the record, as CHECK finds them; of a dead attachment only that it is dead.
+
+    Raises CniError for what cannot be read, whatever the reason.
+    """
     if attachment.alive is False:
         return [Difference("dead", attachment.why)]
-    return record_differences(host, attachment.record)
+    try:
+        return record_differences(host, attachment.record)
+    except Exception as fault:  # see node/contain.py
+        raise make_error(fault) from fault

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ib_sriov_cni.attach.liveness import why_dead
 from ib_sriov_cni.core.errors import CniError
-from ib_sriov_cni.core.record import describe_attachment
 from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS, PciAddress, VfConfig, VfFunction
+from ib_sriov_cni.node.contain import describe_fault, name_attachment
 from ib_sriov_cni.node.inventory import (
     BUSY,
     FOREIGN,
@@ -24,6 +24,7 @@ from ib_sriov_cni.node.inventory import (
     PfEntry,
     VfEntry,
 )
+from ipam.protocol.bounds import LOG_VALUE_BYTES, shorten
 from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
@@ -34,14 +35,12 @@ if TYPE_CHECKING:
 
 
 def read_inventory(host: Host) -> Inventory:
-    """Read everything. What cannot be read is listed in `unseen` instead of raised."""
+    """Read everything. What cannot be read is listed in `unseen` instead of raised, whatever the reason is."""
     reader = _Reader(host)
     attachments = reader.read_attachments()
     foreign = reader.read_foreign()
-    pfs = [reader.read_pf(pf, attachments, foreign) for pf in host.sysfs.read_pfs()]
     return Inventory(
-        # A port of an HCA may be set to Ethernet (RoCE); such VFs belong to other plugins.
-        pfs=tuple([pf for pf in pfs if pf.port is None or pf.port.link_layer != "Ethernet"]),
+        pfs=tuple(reader.read_pfs(attachments, foreign)),
         attachments=tuple(attachments),
         damaged=tuple(reader.read_damaged()),
         foreign=tuple(foreign),
@@ -56,12 +55,12 @@ def read_attachment(host: Host, record: Record) -> Attachment:
     try:
         why = why_dead(host, record)
         alive: bool | None = not why
-    except CniError as fault:
-        alive, why = None, str(fault)
+    except Exception as fault:  # noqa: BLE001  # see node/contain.py
+        alive, why = None, describe_fault(fault)
     return Attachment(
         record=record,
         alive=alive,
-        why=why,
+        why=shorten(why, LOG_VALUE_BYTES),
         busy=host.locks.read_holder(record.pci),
         owner=host.ownership.read_owner(record.pci) == record.key,
     )
@@ -73,9 +72,10 @@ class _Reader:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.unseen: list[str] = []
-        self.unreadable_records = host.leftovers.why_unreadable()
-        if self.unreadable_records:
-            self.unseen.append(f"the records ({self.unreadable_records}): which pod holds which VF")
+        self.unread: set[AttachmentKey] = set()  # attachments among `unseen`
+        self.unreadable_records = ""
+        if why := host.leftovers.why_unreadable():
+            self._note_unreadable_records(why)
         self.damaged_records: list[Damaged] = []
 
     def read_mode(self) -> str:
@@ -83,30 +83,57 @@ class _Reader:
             return self.host.rdma.read_mode()
         except CniError as fault:
             self.unseen.append(f"the RDMA namespace mode: {fault.msg}")
-            return ""
+        except Exception as fault:  # noqa: BLE001  # see node/contain.py
+            self.unseen.append(f"the RDMA namespace mode: {describe_fault(fault)}")
+        return ""
 
     def read_attachments(self) -> list[Attachment]:
         found = []
-        for key in self.host.records.read_keys():
+        for key in self._read_keys():
             try:
-                record = self.host.records.inspect(key)
+                record = self._inspect(key)
                 if record is not None:
                     found.append(read_attachment(self.host, record))
-            except ValueError as fault:
-                path = self.host.records.file_of(key)
-                words = f"the record is damaged ({fault})"
-                self.damaged_records.append(
-                    Damaged(path=path, since=0.0, words=words, key=key, pci=self._owned_by(key))
-                )
-            except CniError as fault:
-                self.unseen.append(str(fault))
+            except Exception as fault:  # noqa: BLE001  # see node/contain.py
+                self.unseen.append(f"attachment {key.path}: {describe_fault(fault)}")
+                self.unread.add(key)
         return found
+
+    def _read_keys(self) -> list[AttachmentKey]:
+        try:
+            return self.host.records.read_keys()
+        except Exception as fault:  # noqa: BLE001  # see node/contain.py
+            if not self.unreadable_records:
+                self._note_unreadable_records(describe_fault(fault))
+            return []
+
+    def _note_unreadable_records(self, why: str) -> None:
+        self.unreadable_records = why
+        self.unseen.insert(0, f"the records ({why}): which pod holds which VF")
+
+    def _inspect(self, key: AttachmentKey) -> Record | None:
+        """Return a record. One that is damaged is noted, and None returned."""
+        try:
+            return self.host.records.inspect(key)
+        except ValueError as fault:
+            path = self.host.records.file_of(key)
+            words = f"the record is damaged ({shorten(str(fault), LOG_VALUE_BYTES)})"
+            self.damaged_records.append(Damaged(path=path, since=0.0, words=words, key=key, pci=self._owned_by(key)))
+            return None
 
     def _owned_by(self, key: AttachmentKey | None) -> PciAddress | None:
         return next((PciAddress(pci) for pci, owner in self.host.ownership.read_owners() if owner == key), None)
 
     def read_damaged(self) -> list[Damaged]:
         found = list(self.damaged_records)
+        try:
+            found += self._read_leftovers()
+        except Exception as fault:  # noqa: BLE001  # see node/contain.py
+            self.unseen.append(f"damaged records: {describe_fault(fault)}")
+        return found
+
+    def _read_leftovers(self) -> list[Damaged]:
+        found = []
         for path, since in self.host.leftovers.read():
             key = self.host.leftovers.key_of(path)
             unfinished = path.endswith(".new")
@@ -115,6 +142,13 @@ class _Reader:
         return found
 
     def read_foreign(self) -> list[GoRecord]:
+        try:
+            return self._read_foreign()
+        except Exception as fault:  # noqa: BLE001  # see node/contain.py
+            self.unseen.append(f"records of the Go plugin: {describe_fault(fault)}")
+            return []
+
+    def _read_foreign(self) -> list[GoRecord]:
         found = []
         for path, understood, since in self.host.leftovers.read_foreign():
             doc = understood or {}
@@ -135,7 +169,17 @@ class _Reader:
             )
         return found
 
-    def read_pf(self, pci: PciAddress, attachments: list[Attachment], foreign: list[GoRecord]) -> PfEntry:
+    def read_pfs(self, attachments: list[Attachment], foreign: list[GoRecord]) -> list[PfEntry]:
+        found = []
+        for pci in self.host.sysfs.read_pfs():
+            try:
+                found.append(self._read_pf(pci, attachments, foreign))
+            except Exception as fault:  # noqa: BLE001  # see node/contain.py
+                self.unseen.append(f"PF {pci}: {describe_fault(fault)}")
+        # A port of an HCA may be set to Ethernet (RoCE); such VFs belong to other plugins.
+        return [pf for pf in found if pf.port is None or pf.port.link_layer != "Ethernet"]
+
+    def _read_pf(self, pci: PciAddress, attachments: list[Attachment], foreign: list[GoRecord]) -> PfEntry:
         sysfs = self.host.sysfs
         rdma, netdev = sysfs.read_rdma(pci), sysfs.read_netdev(pci)
         link: Link | None = None
@@ -147,7 +191,13 @@ class _Reader:
                 link, configs = self.host.vf_configs.read(pf)
             except CniError as fault:
                 self.unseen.append(fault.msg)
-        vfs = [self._read_vf(function, configs, attachments, foreign) for function in functions if function]
+        vfs = []
+        for function in [function for function in functions if function is not None]:
+            try:
+                vfs.append(self._read_vf(function, configs, attachments, foreign))
+            except Exception as fault:  # noqa: BLE001  # see node/contain.py
+                self.unseen.append(f"VF {function.pci}: {describe_fault(fault)}")
+                vfs.append(_unknown_vf(function, attachments, describe_fault(fault)))
         return PfEntry(
             pci=pci,
             driver=sysfs.read_driver(pci),
@@ -205,8 +255,10 @@ class _Reader:
         if busy:
             return BUSY, busy
         if held is not None and held.owner:
-            return LEFTOVER, f"{describe_attachment(held.record)}: {held.why}"
+            return LEFTOVER, f"{name_attachment(held.record)}: {held.why}"
         owner = self.host.ownership.read_owner(vf.pci)
+        if owner in self.unread:
+            return UNKNOWN, f"the attachment of its owner {owner.path} cannot be read"
         if owner is not None and _is_in_host_namespace(vf):
             return LEFTOVER, f"its owner {owner.path} has no record"
         return self._state_by_devices(vf, foreign)
@@ -227,6 +279,21 @@ class _Reader:
         if not vf.rdma_here:
             return UNMANAGED, ""
         return NO_NETDEV, ""
+
+
+def _unknown_vf(function: VfFunction, attachments: list[Attachment], note: str) -> VfEntry:
+    return VfEntry(
+        function=function,
+        netdev="",
+        rdma="",
+        rdma_here=False,
+        node_guid=None,
+        port_guid=None,
+        config=None,
+        state=UNKNOWN,
+        attachment=_find_holder(function.pci, attachments),
+        note=note,
+    )
 
 
 def _is_in_host_namespace(vf: VfEntry) -> bool:

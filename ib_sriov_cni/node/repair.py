@@ -13,15 +13,18 @@ from __future__ import annotations
 import time
 
 from ib_sriov_cni.attach.check import record_differences
-from ib_sriov_cni.core.errors import CniError
-from ib_sriov_cni.core.record import describe_attachment
+from ib_sriov_cni.core.values import LINK_STATES
+from ib_sriov_cni.node.contain import describe_fault, name_attachment
 from ib_sriov_cni.node.inventory import BUSY, UNBOUND, UNMANAGED
 from ib_sriov_cni.node.read_inventory import read_inventory
+from ipam.protocol.bounds import LOG_VALUE_BYTES, shorten
 from ipam.protocol.result import Route
 from ipam.protocol.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.comparison import Difference, DifferenceKind
     from ib_sriov_cni.core.record import AttachmentKey, Record
@@ -51,6 +54,7 @@ HINTS: dict[DifferenceKind, str] = {
     "rdma": "delete the pod: its RDMA device was moved away",
     "reservation": "another pod may get the same address: delete this one",
 }
+ADDRESSES_BYTES = 400  # of the addresses in the words of a repair
 KEEP_SECONDS = 7 * 86400.0  # how long a damaged record is kept, for people to look at
 
 
@@ -93,11 +97,14 @@ def plan_repairs(
     reservations: bool = True,
     keep_damaged: float = KEEP_SECONDS,
     now: float | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> RepairPlan:
     """Return what can be repaired and what is wrong beyond that. Changes nothing.
 
-    `inventory` is read if it is not given. `reservations`: ask the IPAM plugins too, which may mean executing them.
-    `keep_damaged`: how many seconds a damaged record is kept. `now`: Unix time, by default the clock's.
+    What goes wrong with one attachment, VF or file is in `unseen`, and the others are planned. `inventory` is read if
+    it is not given. `reservations`: ask the IPAM plugins too, which may mean executing them. `keep_damaged`: how many
+    seconds a damaged record is kept. `now`: Unix time, by default the clock's. `progress` is called before each
+    attachment: reading one that its pod has filled may take seconds.
     """
     inventory = inventory or read_inventory(host)
     now = time.time() if now is None else now
@@ -105,24 +112,44 @@ def plan_repairs(
     findings: list[Problem] = []
     unseen = list(inventory.unseen)
     for attachment in inventory.attachments:
-        if attachment.busy or attachment.alive is None:
-            continue  # a call is working on it, or its state could not be read
-        if not attachment.alive:
-            repairs.append(_release(attachment))
-            continue
+        progress()
         try:
-            faults = record_differences(host, attachment.record, reservation=reservations)
-        except CniError as refusal:
-            unseen.append(f"{describe_attachment(attachment.record)}: {refusal}")
-            continue
-        for fault in faults:
-            _sort_difference(attachment, fault, faults, inventory, repairs, findings)
+            _sort_attachment(host, attachment, inventory, repairs, findings, reservations=reservations)
+        except Exception as fault:  # noqa: BLE001  # see node/contain.py
+            unseen.append(f"{name_attachment(attachment.record)}: {describe_fault(fault)}")
     for vf in inventory.vfs:
-        _sort_vf(host, vf, repairs, findings)
+        try:
+            _sort_vf(host, vf, repairs, findings)
+        except Exception as fault:  # noqa: BLE001  # see node/contain.py
+            unseen.append(f"VF {vf.pci}: {describe_fault(fault)}")
     for damaged in inventory.damaged:
-        _sort_damaged(damaged, inventory, now - keep_damaged, repairs, findings)
+        try:
+            _sort_damaged(damaged, inventory, now - keep_damaged, repairs, findings)
+        except Exception as fault:  # noqa: BLE001  # see node/contain.py
+            unseen.append(f"{damaged.path}: {describe_fault(fault)}")
     repairs.sort(key=lambda repair: ORDER.index(repair.kind))
     return RepairPlan(repairs=tuple(repairs), findings=tuple(findings), unseen=tuple(dict.fromkeys(unseen)))
+
+
+def _sort_attachment(
+    host: Host,
+    attachment: Attachment,
+    inventory: Inventory,
+    repairs: list[Repair],
+    findings: list[Problem],
+    *,
+    reservations: bool,
+) -> None:
+    """Add what is wrong with an attachment: that it is dead, or its differences from its record."""
+    if attachment.busy or attachment.alive is None:
+        return  # a call is working on it, or its state could not be read
+    if not attachment.alive:
+        repairs.append(_release(attachment))
+        return
+    faults = record_differences(host, attachment.record, reservation=reservations)
+    kinds = frozenset([fault.kind for fault in faults])
+    for fault in faults:
+        _sort_difference(attachment, fault, kinds, inventory, repairs, findings)
 
 
 def _release(attachment: Attachment) -> Repair:
@@ -139,14 +166,14 @@ def _release(attachment: Attachment) -> Repair:
 
 
 def _describe_release(attachment: Attachment) -> str:
-    addresses = f" and {', '.join(attachment.addresses)}" if attachment.addresses else ""
+    addresses = f" and {shorten(', '.join(attachment.addresses), ADDRESSES_BYTES)}" if attachment.addresses else ""
     return f"VF {attachment.record.pci}{addresses}" if attachment.owner else f"the record{addresses}"
 
 
 def _sort_difference(
     attachment: Attachment,
     fault: Difference,
-    faults: list[Difference],
+    kinds: frozenset[DifferenceKind],
     inventory: Inventory,
     repairs: list[Repair],
     findings: list[Problem],
@@ -154,10 +181,9 @@ def _sort_difference(
     """Add one difference of a live attachment to the repairs if it can be repaired, else to the findings."""
     record = attachment.record
     kind = REPAIRABLE.get(fault.kind, "")
-    there = {other.kind for other in faults}
-    if "reservation" in there and (kind == ADDRESS or (kind == ROUTE and ADDRESS in there)):
+    if "reservation" in kinds and (kind == ADDRESS or (kind == ROUTE and ADDRESS in kinds)):
         kind = ""  # another pod may have the address by now, and without it the gateway is unreachable
-    if kind == LINK_STATE and not fault.about:
+    if kind == LINK_STATE and fault.about not in LINK_STATES:
         kind = ""  # the PF did not say what it was before the ADD
     if fault.kind == OWNER and not _has_live_rival(attachment, inventory):
         kind = OWNER
@@ -165,7 +191,7 @@ def _sort_difference(
         findings.append(
             Problem(
                 kind=fault.kind,
-                what=str(fault),
+                what=shorten(str(fault), LOG_VALUE_BYTES),
                 hint=HINTS.get(fault.kind, "delete the pod"),
                 pci=record.pci,
                 key=record.key,
@@ -177,7 +203,7 @@ def _sort_difference(
         Repair(
             kind=kind,
             what=_describe(kind, record, fault.about),
-            why=str(fault),
+            why=shorten(str(fault), LOG_VALUE_BYTES),
             harmless=not (kind == LINK_STATE and fault.about == "disable"),
             pci=record.pci,
             key=record.key,
@@ -267,8 +293,8 @@ def is_recorded(host: Host, key: AttachmentKey) -> bool:
     """Return whether the attachment has a record; a damaged or unreadable one counts."""
     try:
         return host.records.inspect(key) is not None
-    except (ValueError, CniError):
-        return True  # there is a file, even if it is damaged
+    except Exception:  # noqa: BLE001  # there is a file, whatever is wrong with it
+        return True
 
 
 def _why_not_bind(host: Host, vf: VfEntry) -> str:

@@ -15,7 +15,7 @@ from ib_sriov_cni.agent.judge import DEAD, Processes, Witness, judge
 from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.leases import Usage, read_unreserved, read_usage
 from ib_sriov_cni.agent.metrics import Metrics
-from ib_sriov_cni.agent.reconcile import Policy, Reconciler, record_pod
+from ib_sriov_cni.agent.reconcile import REPORTS_MAX, RUNTIME_PAUSE, Policy, Reconciler, record_pod
 from ib_sriov_cni.agent.watch import FIRST_PAUSE
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.core.record import AttachmentKey, Record
@@ -201,7 +201,7 @@ def test_sigterm_is_obeyed_between_two_acts(node: Node) -> None:
 
     def stop_after_one() -> None:
         count()
-        node.stop = node.acts >= 2  # before and after the first act
+        node.stop = len(node.leased()) < 3
 
     node.reconciler._heartbeat = stop_after_one  # noqa: SLF001  # as the process's signal handler would
     node.turn(GRACE)
@@ -223,12 +223,25 @@ def test_a_fault_that_lasts_is_told_once_and_counted_each_time(node: Node) -> No
     node.reconciler = Reconciler(
         node.host, node.metrics, Events({}, on_failure=print, on_result=print), policy, clock=lambda: node.now
     )
-    for _ in range(3):
-        node.turn(1)
+    # After a failure the runtime is not asked for a while, which doubles each time.
+    for pause in (0, RUNTIME_PAUSE - 1, 1, 2 * RUNTIME_PAUSE - 1, 1):
+        node.turn(pause)
     told = [line for line in node.log.read_text().splitlines() if "part=cri" in line]
     assert len(told) == 1
     assert f"No such file or directory: '{socket}'" in told[0]
     assert node.value("ib_sriov_agent_errors_total", part="cri") == 3
+
+
+def test_findings_that_change_all_the_time_are_not_all_reported(node: Node) -> None:
+    """A pod with CAP_NET_ADMIN can cause a new one in each pass: one line and one event each would be without end."""
+    for number in range(REPORTS_MAX * 2):
+        node.reconciler._report({("differs", KEY, number): (KEY, f"renamed to x{number}")})  # noqa: SLF001
+    lines = [line for line in node.log.read_text().splitlines() if "renamed to" in line]
+    assert len(lines) == REPORTS_MAX
+    assert "further findings about it are not reported" in lines[-1]
+    node.now += 3600
+    node.reconciler._report({("differs", KEY, "later"): (KEY, "renamed to y")})  # noqa: SLF001
+    assert "renamed to y" in node.log.read_text()
 
 
 def test_an_owner_without_record_is_disowned_after_the_grace_period(node: Node) -> None:

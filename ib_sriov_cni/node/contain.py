@@ -1,0 +1,50 @@
+"""One attachment's trouble is its own: whatever is raised about it becomes words about it, and the others are served.
+
+A pod, a record or a broken file can make code fail in ways that nobody thought of. So whoever goes through the
+attachments of a node catches every Exception of one of them, and describes it here.
+"""
+
+from __future__ import annotations
+
+from ib_sriov_cni.core.errors import CniError, InternalFault
+from ib_sriov_cni.core.record import describe_attachment
+from ipam.protocol.bounds import LOG_VALUE_BYTES, shorten
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.core.record import Record
+
+NAME_BYTES = 400  # of an attachment's name in a message: a pod's name and namespace have at most 253 characters each
+PACKAGES = ("ib_sriov_cni", "ipam")
+
+
+def describe_fault(fault: Exception) -> str:
+    """Return words for any exception; those of a defect have its class, its text and the line of our code, in one line.
+
+    A CniError and an OSError say themselves what failed.
+    """
+    if isinstance(fault, CniError | OSError):
+        return shorten(str(fault), LOG_VALUE_BYTES)
+    return f"internal fault: {shorten(f'{type(fault).__name__}: {fault}', LOG_VALUE_BYTES)}{_describe_place(fault)}"
+
+
+def make_error(fault: Exception) -> CniError:
+    """Return a CniError as it is, and any other exception as InternalFault (100) with `describe_fault`'s words."""
+    return fault if isinstance(fault, CniError) else InternalFault(describe_fault(fault))
+
+
+def name_attachment(record: Record) -> str:
+    """Return words that name an attachment, whatever its record holds."""
+    return shorten(describe_attachment(record), NAME_BYTES)
+
+
+def _describe_place(fault: Exception) -> str:
+    """Return the innermost line of our own code, in words."""
+    place = ""
+    trace = fault.__traceback__
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__"))
+        if module.partition(".")[0] in PACKAGES:
+            place = f" ({module}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
