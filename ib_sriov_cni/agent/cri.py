@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import unquote
 
 from h2.config import H2Configuration
@@ -27,10 +27,12 @@ from h2.events import (
 )
 from h2.exceptions import H2Error
 
+from ipam.protocol.bounds import SANDBOXES, shorten
+
 METHOD = "/runtime.v1.RuntimeService/ListPodSandbox"
 CALL_TIMEOUT = 5.0  # seconds
-ANSWER_MAX = 1 << 24  # bytes; a sandbox takes less than a kilobyte
-MESSAGE_MAX = 1000  # characters of the runtime's own words
+ANSWER_MAX = 1 << 24  # bytes, as the runtimes bound it themselves; labels and annotations of the pods are in it
+MESSAGE_MAX = 1000  # bytes of the runtime's own words
 CHUNK = 1 << 16  # bytes
 PREFIX = struct.Struct(">?I")  # before each message: whether it is compressed, and its length
 # grpc/grpc, doc/statuscodes.md
@@ -58,7 +60,20 @@ class _CallFailure(Exception):
     """Why the call has no usable answer."""
 
 
-def list_pods(path: str, *, seconds: float = CALL_TIMEOUT) -> frozenset[str]:
+def _connect(path: str, seconds: float) -> socket.socket:
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        link.settimeout(seconds)
+        link.connect(path)
+    except OSError:
+        link.close()
+        raise
+    return link
+
+
+def list_pods(
+    path: str, *, seconds: float = CALL_TIMEOUT, connect: Callable[[str, float], socket.socket] = _connect
+) -> frozenset[str]:
     """Return the IDs of all pod sandboxes of the runtime that listens on the Unix socket `path`.
 
     Raises OSError, which names the socket and the reason, if the runtime cannot be reached, refuses, or does not send a
@@ -66,22 +81,23 @@ def list_pods(path: str, *, seconds: float = CALL_TIMEOUT) -> frozenset[str]:
     """
     deadline = time.monotonic() + seconds
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as link:
-            link.settimeout(seconds)
-            link.connect(path)
+        with connect(path, seconds) as link:
             # An empty request has no filter.
-            return _parse_sandbox_ids(_call(link, METHOD, b"", deadline))
+            return _parse_sandbox_ids(_call(link, METHOD, b"", deadline), deadline)
     except TimeoutError:
         raise TimeoutError(f"list pods of the runtime at {path}: no complete answer within {seconds:g} s") from None
     except OSError as fault:
         raise OSError(fault.errno, fault.strerror, path) from None
     except H2Error as fault:
-        raise OSError(f"list pods of the runtime at {path}: HTTP/2 failed: {fault}") from None
+        raise OSError(f"list pods of the runtime at {path}: HTTP/2 failed: {_describe_defect(fault)}") from None
     except _CallFailure as fault:
         raise OSError(f"list pods of the runtime at {path}: {fault}") from None
+    except Exception as fault:  # noqa: BLE001  # h2 and what it uses are not made for every garbled frame
+        words = f"{type(fault).__name__}: {_describe_defect(fault)}"
+        raise OSError(f"list pods of the runtime at {path}: the answer cannot be decoded: {words}") from None
 
 
-def _call(link: socket.socket, method: str, request: bytes, deadline: float) -> bytes:
+def _call(link: socket.socket, method: str, request: bytes, deadline: float) -> memoryview:
     """Make a gRPC call with one message each way, and return the answer's."""
     connection = H2Connection(H2Configuration(client_side=True))
     connection.initiate_connection()
@@ -100,10 +116,10 @@ def _call(link: socket.socket, method: str, request: bytes, deadline: float) -> 
     _check_status(answer)
     if len(body) < PREFIX.size or PREFIX.unpack_from(body) != (False, len(body) - PREFIX.size):
         raise _CallFailure("the answer is not one uncompressed message")
-    return body[PREFIX.size :]
+    return memoryview(body)[PREFIX.size :]
 
 
-def _read_answer(link: socket.socket, connection: H2Connection, deadline: float) -> tuple[dict[str, str], bytes]:
+def _read_answer(link: socket.socket, connection: H2Connection, deadline: float) -> tuple[dict[str, str], bytearray]:
     """Send what is due and read to the end of the stream. Returns the fields of headers and trailers, and the body."""
     fields: dict[str, str] = {}
     body = bytearray()
@@ -123,11 +139,15 @@ def _read_answer(link: socket.socket, connection: H2Connection, deadline: float)
                     raise _CallFailure(f"the answer is longer than {ANSWER_MAX} bytes")
                 connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, StreamEnded):
-                return fields, bytes(body)
+                return fields, body
             elif isinstance(event, StreamReset):
                 raise _CallFailure(f"the call was reset: {_describe_code(event.error_code)}")
             elif isinstance(event, ConnectionTerminated):
                 raise _CallFailure(f"the runtime ended the connection: {_describe_code(event.error_code)}")
+
+
+def _describe_defect(fault: Exception) -> str:
+    return shorten(str(fault), MESSAGE_MAX)
 
 
 def _left(deadline: float) -> float:
@@ -152,28 +172,42 @@ def _describe_code(code: object) -> str:
 def _check_status(fields: dict[str, str]) -> None:
     """Raise _CallFailure with the runtime's reason unless the call succeeded."""
     if fields.get(":status") != "200":
-        raise _CallFailure(f"HTTP status {fields.get(':status', 'missing')}")
+        raise _CallFailure(f"HTTP status {fields.get(':status', 'missing')[:20]}")
     status = fields.get("grpc-status")
     if status is None:
         raise _CallFailure("the answer ended without a grpc-status")
     if status != "0":
         name = STATUS_NAMES.get(status, f"grpc-status {status[:20]}")
-        reason = unquote(fields.get("grpc-message", ""))[:MESSAGE_MAX]
+        reason = shorten(unquote(fields.get("grpc-message", "")), MESSAGE_MAX)
         raise _CallFailure(f"the runtime refused: {name}: {reason}" if reason else f"the runtime refused: {name}")
 
 
-def _parse_sandbox_ids(message: bytes) -> frozenset[str]:
+def _parse_sandbox_ids(message: memoryview, deadline: float) -> frozenset[str]:
     """Return the IDs in a ListPodSandboxResponse: field 1 of each PodSandbox, which are the items in field 1."""
+    found: list[str] = []
     try:
-        sandboxes = [dict(_parse_fields(item)) for number, item in _parse_fields(message) if number == 1]
-        return frozenset([sandbox[1].decode() for sandbox in sandboxes])
-    except KeyError:
-        raise _CallFailure("the answer has a sandbox without an ID") from None
+        for number, item in _parse_fields(message):
+            _left(deadline)
+            if len(found) == SANDBOXES:
+                raise _CallFailure(f"the answer has more than {SANDBOXES} sandboxes")
+            if number == 1:
+                found.append(_parse_id(item))
     except ValueError as fault:
         raise _CallFailure(f"the answer cannot be decoded: {fault}") from None
+    return frozenset(found)
 
 
-def _parse_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+def _parse_id(sandbox: memoryview) -> str:
+    found = None
+    for number, content in _parse_fields(sandbox):  # to its end: an item that is cut off is an error
+        if number == 1:
+            found = bytes(content).decode()
+    if found is None:
+        raise _CallFailure("the answer has a sandbox without an ID")
+    return found
+
+
+def _parse_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield number and content of a protobuf message's length-delimited fields, and skip the others.
 
     Raises ValueError if the message is cut off or malformed. Source: protobuf.dev, programming-guides/encoding.
@@ -199,7 +233,7 @@ def _parse_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
             yield key >> 3, content
 
 
-def _parse_varint(message: bytes, place: int) -> tuple[int, int]:
+def _parse_varint(message: memoryview, place: int) -> tuple[int, int]:
     """Return the number at `place` and the place after it."""
     number = 0
     for shift in range(0, 70, 7):

@@ -12,8 +12,11 @@ from typing import NamedTuple, Protocol
 
 import hpack
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ib_sriov_cni.agent.cri import ANSWER_MAX, MESSAGE_MAX, METHOD, list_pods
+from ipam.protocol.bounds import SANDBOXES
 
 SANDBOX = "4f5e6d" * 10
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, 3.4
@@ -289,6 +292,38 @@ def test_an_answer_that_is_too_long(serve: Serve) -> None:
     answer = OPENING + ANSWER + data(bytes(16384)) * (ANSWER_MAX // 16384 + 1) + TRAILERS
     with pytest.raises(OSError, match=f"longer than {ANSWER_MAX} bytes"):
         list_pods(serve(answer), seconds=60)
+
+
+def test_more_sandboxes_than_a_node_has(serve: Serve) -> None:
+    """Each takes some bytes to send, and a hundred times as many to keep."""
+    body = prefixed(field(1, field(1, b"a")) * (SANDBOXES + 1))
+    pieces = [data(body[start : start + 16384]) for start in range(0, len(body), 16384)]
+    with pytest.raises(OSError, match=f"more than {SANDBOXES} sandboxes"):
+        list_pods(serve(OPENING + ANSWER + b"".join(pieces) + TRAILERS), seconds=60)
+
+
+@given(
+    frames=st.lists(
+        st.builds(
+            frame,
+            st.integers(0, 12),
+            st.integers(0, 255),
+            st.sampled_from([0, 1, 2, 3, 0x7FFFFFFF]),
+            st.binary(max_size=60),
+        ),
+        max_size=6,
+    ),
+    tail=st.binary(max_size=30),
+)
+@settings(max_examples=300)
+def test_any_frames_end_in_an_error_or_a_whole_list(frames: list[bytes], tail: bytes) -> None:
+    """Whatever h2 meets in them: nothing but OSError comes out."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(OPENING + b"".join(frames) + tail)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(OSError, match=r"^list pods of the runtime at x: "):
+            list_pods("x", connect=lambda _path, _seconds: ours)
 
 
 def test_an_answer_that_trickles_past_the_deadline(serve: Serve) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ib_sriov_cni.agent.kube import MESSAGE_MAX, QUEUE_MAX, Events, PodRef
+from ib_sriov_cni.agent.kube import MESSAGE_MAX, QUEUE_MAX, TRIES, Events, PodRef
+from ipam.protocol.bounds import API_ANSWER_BYTES, LOG_VALUE_BYTES
 
+SECONDS, PAUSE = 1.0, 0.01
 POD = PodRef(namespace="train", name="worker-0", uid="u-1")
 
 
@@ -29,6 +32,7 @@ class Api(HTTPServer):
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self.got: list[tuple[str, str, Any]] = []
         self.status = 201
+        self.port = int(self.server_address[1])
 
     def handle_error(self, *_what: object) -> None:
         """A client that does not trust us is the case, not a fault."""
@@ -71,6 +75,202 @@ def api(certificate: tuple[Path, Path]) -> Iterator[Api]:
     thread.join()
 
 
+class Garbler:
+    """Answers each connection with the next of `answers`, and the last again and again. A good one is `None`."""
+
+    def __init__(self, certificate: tuple[Path, Path], *answers: Answer | None, is_tls: bool = True) -> None:
+        self.answers, self.requests, self.is_tls = list(answers), [b""], is_tls
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(*certificate)
+        self.ear = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self.ear.getsockname()[1])
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self) -> None:
+        while True:
+            try:
+                raw = self.ear.accept()[0]
+            except OSError:
+                return  # closed
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            threading.Thread(target=self.serve, args=(raw, answer), daemon=True).start()
+
+    def serve(self, raw: socket.socket, answer: Answer | None) -> None:
+        try:
+            with self.context.wrap_socket(raw, server_side=True) if self.is_tls else raw as link:
+                link.settimeout(30)
+                request = b""
+                while self.is_tls and b'"count"' not in request:  # our events end with it
+                    request += link.recv(65536)
+                self.requests.append(request)
+                (answer or good)(link)
+        except OSError:
+            pass  # the client has given up
+
+    def close(self) -> None:
+        self.ear.close()
+
+
+Answer = Callable[[socket.socket], None]
+
+
+def says(answer: bytes) -> Answer:
+    return lambda link: link.sendall(answer)
+
+
+def trickles(answer: bytes) -> Answer:
+    def act(link: socket.socket) -> None:
+        link.sendall(answer)
+        for _ in range(600):
+            link.sendall(b"x")
+            time.sleep(SECONDS / 10)
+
+    return act
+
+
+def forever(part: bytes) -> Answer:
+    def act(link: socket.socket) -> None:
+        while True:
+            link.sendall(part)
+
+    return act
+
+
+def with_body(body: bytes, status: str = "201 Created") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+good = says(with_body(b"{}"))
+CHUNKED = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n"
+GARBLED: dict[str, Answer] = {
+    "nothing": says(b""),
+    "no HTTP": says(b"\x15\x03\x03\0\x02\x02\x28" * 100),
+    "a status that is no number": says(b"HTTP/1.1 two hundred\r\n\r\n"),
+    "half a head": says(b"HTTP/1.1 201 Created\r\nContent-Len"),
+    "a head without end": forever(b"X-Header: " + b"x" * 1000 + b"\r\n"),
+    "a line without end": forever(b"x" * 1000),
+    "continue for ever": forever(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "half a body": says(b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n{"),
+    "no JSON": says(with_body(b"<html>Bad gateway</html>")),
+    "JSON that is no object": says(with_body(b"[1, 2]")),
+    "deep JSON": says(with_body(b"[" * (API_ANSWER_BYTES - 1))),
+    "no UTF-8": says(with_body(b"\xff\xfe{}")),
+    "a huge body": says(with_body(b'"' + b"x" * 50_000_000 + b'"')),
+    "a body without end": forever(b"HTTP/1.1 201 Created\r\n\r\n" + b"x" * 100_000),
+    "garbage for chunks": says(CHUNKED + b"zzz\r\n{}\r\n"),
+    "a negative chunk": says(CHUNKED + b"-5\r\n{}\r\n0\r\n\r\n"),
+    "a chunk that is cut off": says(CHUNKED + b"ffffff\r\n{}"),
+    "a length that is no number": says(b"HTTP/1.1 201 Created\r\nContent-Length: many\r\n\r\n"),
+    "wrong types": says(with_body(b'{"message": [1]}', "503 Service Unavailable")),
+    "a huge refusal": says(with_body(b'{"message": "' + b"x" * 60_000 + b'"}', "500 " + "y" * 60_000)),
+    "a head that trickles": trickles(b"HTTP/1.1 "),
+    "a body that trickles": trickles(b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", list(GARBLED))
+def test_a_garbled_answer_is_counted_and_tried_again(certificate: tuple[Path, Path], account: Path, kind: str) -> None:
+    server = Garbler(certificate, GARBLED[kind], None)
+    ledger = Ledger(server, account)
+    try:
+        begun = time.monotonic()
+        ledger.post()
+        ledger.counts(2)
+        assert time.monotonic() - begun < SECONDS + 20
+        assert ledger.counted == ["retried", "posted"]
+        assert len(ledger.told) == 1
+        assert 0 < len(ledger.told[0].encode()) < LOG_VALUE_BYTES + 100
+        ledger.post()
+        ledger.counts(3)
+    finally:
+        ledger.close()
+        server.close()
+    assert ledger.counted[2:] == ["posted"]
+
+
+@pytest.mark.parametrize("answer", [says(b""), says(b"SSH-2.0-x\r\n"), trickles(b"\x16\x03\x03\x40\0")])
+def test_a_tls_failure_ends_and_is_tried_again(certificate: tuple[Path, Path], account: Path, answer: Answer) -> None:
+    server = Garbler(certificate, answer, is_tls=False)
+    ledger = Ledger(server, account)
+    try:
+        ledger.post()
+        ledger.counts(TRIES)
+        assert ledger.counted == [*["retried"] * (TRIES - 1), "failed"]
+    finally:
+        ledger.close()
+        server.close()
+
+
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect"])
+def test_a_redirection_is_not_followed(certificate: tuple[Path, Path], account: Path, api: Api, status: str) -> None:
+    """The token would go with it."""
+    where = f"HTTP/1.1 {status}\r\nLocation: https://127.0.0.1:{api.port}/\r\nContent-Length: 0\r\n\r\n"
+    server = Garbler(certificate, says(where.encode()))
+    ledger = Ledger(server, account)
+    try:
+        ledger.post()
+        ledger.counts(1)
+    finally:
+        ledger.close()
+        server.close()
+    assert api.got == []
+    assert ledger.counted == ["failed"]
+    assert ledger.told == [f"the API server answered {status[:3]}: {status[4:]}"]
+
+
+def test_an_event_that_was_posted_in_vain_is_not_posted_twice(certificate: tuple[Path, Path], account: Path) -> None:
+    """The answer to the first try was lost; the second is told that there is such an event."""
+    server = Garbler(certificate, says(b""), says(with_body(b'{"message": "exists"}', "409 Conflict")))
+    ledger = Ledger(server, account)
+    try:
+        ledger.post()
+        ledger.counts(2)
+        ledger.post()  # here the first try is told so: it is another event
+        ledger.counts(3)
+    finally:
+        ledger.close()
+        server.close()
+    assert ledger.counted == ["retried", "posted", "failed"]
+
+
+def test_pauses_grow_until_one_succeeds(certificate: tuple[Path, Path], account: Path) -> None:
+    server = Garbler(certificate, *[says(b"")] * (TRIES + 2), None)
+    ledger = Ledger(server, account)
+    begun = time.monotonic()
+    try:
+        ledger.post()
+        ledger.post()
+        ledger.counts(TRIES + 3)
+    finally:
+        ledger.close()
+        server.close()
+    assert ledger.counted == [*["retried"] * (TRIES - 1), "failed", "retried", "retried", "posted"]
+    assert time.monotonic() - begun > PAUSE * (2 ** (TRIES + 1) - 1)
+
+
+@pytest.mark.parametrize("namespace", ["..", "a/b", "x\r\nHost: y", "\udcff", "", "n" * 100_000, "\0"])
+def test_a_namespace_that_is_none(api: Api, account: Path, namespace: str) -> None:
+    """It comes from a record. It names no other path, and does not end the thread."""
+    ledger = Ledger(api, account)
+    ledger.events.post(PodRef(namespace=namespace, name="p\ud800\0"), reason="r", message="\x1b[31m\udcff\n")
+    ledger.post()
+    ledger.counts(2)
+    ledger.close()
+    assert ledger.counted[-1] == "posted"
+    for path, _, event in api.got:
+        assert path.count("/") == 5
+        assert event["message"] in {"m", "\ufffd[31m\ufffd\ufffd"}
+
+
+def test_a_defect_does_not_end_the_thread(api: Api, account: Path) -> None:
+    ledger = Ledger(api, account)
+    ledger.events._queue.put({"no": "metadata"})  # noqa: SLF001  # what a defect of ours might put there
+    ledger.post()
+    ledger.counts(2)
+    ledger.close()
+    assert ledger.counted == ["failed", "posted"]
+
+
 @pytest.fixture
 def account(tmp_path: Path, certificate: tuple[Path, Path]) -> Path:
     folder = tmp_path / "account"
@@ -81,12 +281,19 @@ def account(tmp_path: Path, certificate: tuple[Path, Path]) -> Path:
 
 
 class Ledger:
-    def __init__(self, api: Api, account: Path, **environ: str) -> None:
+    def __init__(self, api: Api | Garbler, account: Path, **environ: str) -> None:
         self.told: list[str] = []
         self.counted: list[str] = []
-        where = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.server_address[1])}
+        where = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
         environ = {**where, "NODE_NAME": "node-7", **environ}
-        self.events = Events(environ, on_failure=self.told.append, on_result=self.counted.append, root=str(account))
+        self.events = Events(
+            environ,
+            on_failure=self.told.append,
+            on_result=self.counted.append,
+            root=str(account),
+            seconds=SECONDS,
+            first_pause=PAUSE,
+        )
 
     def counts(self, number: int) -> None:
         """Wait until so many have been posted or have failed."""
@@ -144,8 +351,9 @@ def test_a_refusal_is_told_once_until_one_succeeds(api: Api, account: Path) -> N
     ledger.counts(3)
     api.status = 500
     ledger.post()
+    ledger.counts(3 + TRIES)
     ledger.close()
-    assert ledger.counted == ["failed", "failed", "posted", "failed"]
+    assert ledger.counted == ["failed", "failed", "posted", *["retried"] * (TRIES - 1), "failed"]
     assert ledger.told == [f"the API server answered {status}: events is forbidden" for status in (403, 500)]
 
 
@@ -169,7 +377,7 @@ def test_a_server_that_is_not_the_clusters_gets_no_token(api: Api, account: Path
     ledger.post()
     ledger.close()
     assert api.got == []
-    assert ledger.counted == ["failed"]
+    assert ledger.counted[-1] == "failed"
     assert "certificate verify failed" in ledger.told[0]
 
 
@@ -191,7 +399,7 @@ def test_a_server_that_is_away_keeps_nobody_waiting(api: Api, account: Path) -> 
         ledger.post()
     ledger.close()
     ledger.counts(QUEUE_MAX * 2 + 1)  # some had to be dropped, the others wait their turn to fail
-    assert set(ledger.counted) == {"dropped", "failed"}
+    assert set(ledger.counted) - {"retried"} == {"dropped", "failed"}
     assert len(ledger.told) == 1
 
 
