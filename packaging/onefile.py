@@ -55,6 +55,7 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 def run(command: list[str], **options: Any) -> str:
     """Run a command of the build; its output. A build that fails ends here, with what was said."""
+    done: subprocess.CompletedProcess[str]
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if done.returncode:
         sys.exit(f"build: {shlex.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
@@ -119,7 +120,7 @@ def compile_module(name: str, path: str, *, lean: bool = False) -> bytes:
     with tokenize.open(path) as file:
         text = file.read()
     shown = name.replace(".", "/") + ("/__init__.py" if is_package(path) else ".py")
-    tree: ast.AST = ast.parse(text, shown)
+    tree = ast.parse(text, shown)
     flags = 0
     if lean:
         if any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body):

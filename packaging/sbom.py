@@ -92,7 +92,7 @@ def python(name: str) -> Part:
     found = metadata.distribution(name)
     facts = found.metadata
     names = [line.rpartition(" :: ")[2] for line in facts.get_all("Classifier") or [] if line.startswith("License ::")]
-    stated = facts.get("License-Expression") or ", ".join(names) or facts.get("License", "").partition("\n")[0]
+    stated = _field(facts, "License-Expression") or ", ".join(names) or _field(facts, "License").partition("\n")[0]
     texts = [
         path.read_text(encoding="utf-8")
         for path in sorted(found.files or [])
@@ -104,10 +104,14 @@ def python(name: str) -> Part:
         name=facts["Name"],
         version=found.version,
         purl=f"pkg:pypi/{re.sub('[-_.]+', '-', name).lower()}@{found.version}",
-        description=facts.get("Summary", ""),
+        description=_field(facts, "Summary"),
         licences=[stated] if stated else [],
         text="\n\n".join(texts),
     )
+
+
+def _field(facts: metadata.PackageMetadata, name: str) -> str:
+    return next(iter(facts.get_all(name) or []), "")
 
 
 def parts(files: dict[str, str]) -> list[Part]:
