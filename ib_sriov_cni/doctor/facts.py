@@ -248,6 +248,7 @@ class StateFacts(Value):
     go_records: tuple[str, ...]
     leases: tuple[Lease, ...]
     locks: tuple[HeldLock, ...]
+    locks_unread: str = ""  # why the locks could not be read, or not all of them
 
 
 # ---- the node

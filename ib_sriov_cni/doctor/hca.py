@@ -40,7 +40,8 @@ def check_hca(facts: Facts) -> Iterator[Outcome]:
             return
         yield fail(
             "no InfiniBand HCA on the PCI bus",
-            "lspci -nn -d 15b3: is it in its slot, and passed through to this machine?",
+            "`lspci -nn -d 15b3:` must print a line such as '3b:00.0 Infiniband controller [0207]: Mellanox ... "
+            "[15b3:101b]'; if it prints nothing, the HCA is not in its slot, or not passed through to this machine",
         )
         return
     bad = False

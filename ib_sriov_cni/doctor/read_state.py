@@ -13,6 +13,7 @@ from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.record import AttachmentKey, Record, parse_record
+from ib_sriov_cni.core.values import PciAddress
 from ib_sriov_cni.doctor.facts import LOCK_FOLDER, Folder, HeldLock, Lease, RecordFacts, StateFacts
 from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR, MAX_RECORD, list_names
 from ib_sriov_cni.telemetry.log import Log
@@ -31,7 +32,7 @@ OTHERS = 0o077  # any permission for group or others
 def read_state(roots: Roots, networks: tuple[Network, ...]) -> StateFacts:
     """Read the default state directory and those that networks name, and host-local's leases in these networks."""
     state_dirs = list(dict.fromkeys([DEFAULT_STATE_DIR, *[net.state_dir for net in networks if net.state_dir]]))
-    locks = _read_locks(roots)
+    locks, locks_unread = _read_locks(roots)
     reader = _Reader(roots, {lock.pci for lock in locks})
     data_dirs = dict.fromkeys([(net.data_dir, net.name) for net in networks if net.data_dir])
     # Before the records: an ADD writes its record before its lease, so a lease without a record is left over.
@@ -50,6 +51,7 @@ def read_state(roots: Roots, networks: tuple[Network, ...]) -> StateFacts:
         # A lease that was released in the meantime belonged to a call in progress.
         leases=tuple([lease for lease in leases if os.path.exists(lease.path)]),
         locks=tuple(locks),
+        locks_unread=locks_unread,
     )
 
 
@@ -212,35 +214,65 @@ def _read_leases(folder: str, network: str) -> list[Lease]:
     return leases
 
 
-def _read_locks(roots: Roots) -> list[HeldLock]:
-    """Find the locks that are held in the kernel's list of locks: trying to take them would get in the way of calls."""
+def _read_locks(roots: Roots) -> tuple[list[HeldLock], str]:
+    """Return the locks of VFs that are held, and why not all could be read ("" if they could).
+
+    They are found in the kernel's list of locks: trying to take them would get in the way of calls.
+    """
+    folder = roots.path(LOCK_FOLDER)
     try:
         with open(f"{roots.proc}/locks", encoding="utf-8", errors="replace") as file:
             # "1: FLOCK  ADVISORY  WRITE 1234 00:19:5678 0 EOF"; a process that waits for one has "->" before FLOCK
             held = [words for words in map(str.split, file) if len(words) > 5 and words[1] == "FLOCK"]
-    except OSError:
-        return []
-    inodes = {words[5].rpartition(":")[2]: words[4] for words in held}
-    folder = roots.path(LOCK_FOLDER)
-    locks = []
-    for name in list_names(folder):
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError as fault:
+        # /run/ib-sriov is made by the first call since the boot.
+        return [], "" if fault.filename == folder else _describe(fault)
+    except OSError as fault:
+        return [], _describe(fault)
+    pids = {words[5]: words[4] for words in held}
+    locks, unread = [], ""
+    for name in names:
+        pci = name.removesuffix(".lock")
+        if pci == name or not _is_pci(pci):  # agent.lock is the node agent's
+            continue
         try:
-            pid = inodes.get(str(os.stat(f"{folder}/{name}").st_ino))
-            if pid is None or not name.endswith(".lock"):
+            pid = pids.get(_lock_id(os.stat(f"{folder}/{name}")))
+            if pid is None:
                 continue
             with open(f"{folder}/{name}", encoding="utf-8", errors="replace") as file:
                 fields = file.read(400).split()
-        except OSError:
+        except FileNotFoundError:
+            continue
+        except OSError as fault:
+            unread = _describe(fault)
             continue
         _, container, ifname, since = fields if len(fields) == 4 and fields[3].isdigit() else ("", "", "", "0")
         seconds = time.time() - int(since) if since != "0" else 0.0
         locks.append(
             HeldLock(
-                pci=name.removesuffix(".lock"),
+                pci=pci,
                 pid=int(pid) if pid.isdigit() else 0,
                 container_id=container,
                 ifname=ifname,
                 seconds=seconds,
             )
         )
-    return locks
+    return locks, unread
+
+
+def _describe(fault: OSError) -> str:
+    return f"{fault.filename}: {fault.strerror}"
+
+
+def _lock_id(status: os.stat_result) -> str:
+    """Return what /proc/locks calls a file: device in hexadecimal, inode in decimal (lock_get_status, fs/locks.c)."""
+    return f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+
+
+def _is_pci(text: str) -> bool:
+    try:
+        PciAddress.parse(text)
+    except ValueError:
+        return False
+    return True

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -250,19 +253,56 @@ def test_records_that_others_can_read_and_those_of_the_go_plugin(tmp_path: Path)
     assert facts.go_records == ("/var/lib/cni/ib-sriov/c9-net1",)
 
 
+def lock_id(path: Path) -> str:
+    status = path.stat()
+    return f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+
+
 def test_a_call_on_its_way_holds_its_lock(tmp_path: Path) -> None:
     make_node(tmp_path)
     write_record(tmp_path)
     lock = tmp_path / f"run/ib-sriov/{RECORD.pci}.lock"
     write(lock, f"4711 c1 net1 {int(time.time()) - 500}\n")
     write(tmp_path / f"run/ib-sriov/{VF0}.lock", "1 c2 net1 1\n")
-    inode = lock.stat().st_ino
-    write(tmp_path / "proc/locks", f"1: FLOCK  ADVISORY  WRITE 4711 00:19:{inode} 0 EOF\n2: -> FLOCK x\n")
+    write(tmp_path / "proc/locks", f"1: FLOCK  ADVISORY  WRITE 4711 {lock_id(lock)} 0 EOF\n2: -> FLOCK x\n")
     facts = read(tmp_path)
     (held,) = facts.locks
+    assert facts.locks_unread == ""
     assert (held.pci, held.pid, held.container_id) == (str(RECORD.pci), 4711, "c1")
     assert 400 < held.seconds < 10_000
     assert facts.records[0].busy
+
+
+def test_other_locks_are_no_calls(tmp_path: Path) -> None:
+    """The node agent's own lock, and a file of the same inode on another file system."""
+    make_node(tmp_path)
+    agent, lock = tmp_path / "run/ib-sriov/agent.lock", tmp_path / f"run/ib-sriov/{RECORD.pci}.lock"
+    write(agent, "")
+    write(lock, "4711 c1 net1 1\n")
+    other = f"fe:dc:{lock.stat().st_ino}"
+    lines = [f"{i}: FLOCK  ADVISORY  WRITE 4711 {each} 0 EOF\n" for i, each in enumerate((lock_id(agent), other), 1)]
+    write(tmp_path / "proc/locks", "".join(lines))
+    facts = read(tmp_path)
+    assert (facts.locks, facts.locks_unread) == ((), "")
+
+
+@pytest.mark.parametrize("path", ["run/ib-sriov", "proc/locks"])
+def test_locks_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    make_node(tmp_path)
+    write(tmp_path / "run/ib-sriov/x", "")
+    write(tmp_path / "proc/locks", "")
+    hidden = str(tmp_path / path)
+    for module, name in ((os, "listdir"), (builtins, "open")):
+        real = getattr(module, name)
+
+        def refuse(path: Any, *words: Any, real: Any = real, **more: Any) -> Any:
+            if path == hidden:
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return real(path, *words, **more)
+
+        monkeypatch.setattr(module, name, refuse)
+    facts = read(tmp_path)
+    assert facts.locks_unread == f"{hidden}: Permission denied"
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
