@@ -168,7 +168,7 @@ def _parse_lists(lists: object, place: str, faults: list[str]) -> list[RangeSet]
         if isinstance(items, list):
             sets.append(_parse_set([(f"{where}[{i}].", item) for i, item in enumerate(items)], where, faults))
         else:
-            faults.append(f"{where} is not a list of ranges")
+            faults.append(f'{where} is not a list of ranges: the form is [[{{"subnet": "10.56.0.0/24"}}]]')
     return sets
 
 
@@ -180,7 +180,7 @@ def _parse_set(items: list[tuple[str, object]], where: str, faults: list[str]) -
                 raise TypeError("not an object")
             ranges.append(parse_range(item))
         except (TypeError, ValueError) as error:
-            faults.append(f"{place.rstrip('.')}: {error}")
+            faults += [f"{place.rstrip('.')}: {fault}" for fault in error.args]
     if len(ranges) == len(items):
         fault = describe_fault(tuple(ranges))
         if fault:

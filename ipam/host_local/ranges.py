@@ -58,40 +58,75 @@ def ranges_overlap(one: Range, other: Range) -> bool:
 
 
 def parse_range(item: Mapping[str, object]) -> Range:
-    """Return the range of {subnet, rangeStart, rangeEnd, gateway}. Raises ValueError with the fault (H2)."""
-    texts = [item.get(key) for key in ("subnet", "rangeStart", "rangeEnd", "gateway")]
-    for key, text in zip(("subnet", "rangeStart", "rangeEnd", "gateway"), texts, strict=True):
-        if text is not None and not isinstance(text, str):
-            raise ValueError(f"{key} is not a string")
+    """Return the range of {subnet, rangeStart, rangeEnd, gateway}.
+
+    Raises ValueError; each of its arguments is a fault (H2).
+    """
+    keys = ("subnet", "rangeStart", "rangeEnd", "gateway")
+    texts = [item.get(key) for key in keys]
     subnet, start, end, gateway = [text if isinstance(text, str) else "" for text in texts]
-    if not subnet:
-        raise ValueError("subnet is missing")
-    (bits, first), prefix = parse_cidr(subnet)
-    if prefix > bits - 2:
-        raise ValueError(f"subnet {subnet} is too small to allocate from")
-    last = first | (1 << bits - prefix) - 1
-    network = last + 1 - (1 << bits - prefix)
-    if first != network:
-        raise ValueError(f"subnet {subnet} has host bits set: the network is {render_cidr((bits, network), prefix)}")
-    lowest = _parse_bound("rangeStart", start, subnet, bits, network, last) if start else network + 1
-    highest = _parse_bound("rangeEnd", end, subnet, bits, network, last) if end else last - (bits == IPV4)
-    if lowest > highest:
-        texts = [render_address((bits, number)) for number in (lowest, highest)]
-        raise ValueError(f"the range starts at {texts[0]}, after its end {texts[1]}")
+    faults = [
+        f"{key} is not a string"
+        for key, text in zip(keys, texts, strict=True)
+        if text is not None and not isinstance(text, str)
+    ]
+    bits = prefix = network = last = lowest = highest = 0
+    try:
+        if subnet or not faults:
+            bits, prefix, network, last = _parse_subnet(subnet)
+    except ValueError as error:
+        faults.append(str(error))
+    else:
+        lowest, highest = network + 1, last - (bits == IPV4)
+        if start:
+            lowest = _parse_bound("rangeStart", start, subnet, (bits, network, last), faults)
+        if end:
+            highest = _parse_bound("rangeEnd", end, subnet, (bits, network, last), faults)
+    router = (bits, network + 1)
+    try:
+        router = parse_address(gateway) if gateway else router
+    except ValueError as error:
+        faults.append(f"gateway {error}")
+    if not faults and lowest > highest:
+        first, final = [render_address((bits, number)) for number in (lowest, highest)]
+        faults.append(f"the range starts at {first}, after its end {final}")
+    if faults:
+        raise ValueError(*faults)
     return Range(
         bits=bits,
         prefix=prefix,
         start=lowest,
         end=highest,
-        gateway=parse_address(gateway) if gateway else (bits, network + 1),
+        gateway=router,
         pool=(lowest, highest) if start or end else (network, last),
     )
 
 
-def _parse_bound(key: str, text: str, subnet: str, bits: int, network: int, last: int) -> int:
-    family, number = parse_address(text)
-    if family != bits or not network <= number <= last:
-        raise ValueError(f"{key} {text} is not in the subnet {subnet}")
+def _parse_subnet(text: str) -> tuple[int, int, int, int]:
+    """Return (bits, prefix, first address, last address). Raises ValueError."""
+    if not text:
+        raise ValueError("subnet is missing")
+    (bits, first), prefix = parse_cidr(text)
+    if prefix > bits - 2:
+        raise ValueError(f"subnet {text} is too small to allocate from")
+    last = first | (1 << bits - prefix) - 1
+    network = last + 1 - (1 << bits - prefix)
+    if first != network:
+        raise ValueError(f"subnet {text} has host bits set: the network is {render_cidr((bits, network), prefix)}")
+    return bits, prefix, network, last
+
+
+def _parse_bound(key: str, text: str, subnet: str, whole: tuple[int, int, int], faults: list[str]) -> int:
+    """Return an address of the subnet `whole` (bits, first, last) as a number; 0 after adding a fault to `faults`."""
+    bits, first, last = whole
+    try:
+        family, number = parse_address(text)
+    except ValueError as error:
+        faults.append(f"{key} {error}")
+        return 0
+    if family != bits or not first <= number <= last:
+        faults.append(f"{key} {text} is not in the subnet {subnet}")
+        return 0
     return number
 
 

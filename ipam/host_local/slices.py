@@ -64,7 +64,7 @@ def parse_slices(item: object, faults: list[str]) -> SliceSource | None:
         return SliceSource(kind=kind, index=item["index"], count=count)
     path = SUBNET_ENV if kind == "flannel" and item[kind] is True else item[kind]
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
-        faults.append(f"ipam.slices.{kind} must be an absolute path")
+        faults.append(f"ipam.slices.{kind} must be {'true or ' * (kind == 'flannel')}an absolute path")
         return None
     return SliceSource(kind=kind, path=path, count=count)
 

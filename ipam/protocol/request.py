@@ -33,6 +33,7 @@ _NAME = _ALPHANUMERIC | frozenset("_.-")
 _NAME_RULE = "must start with a letter or digit and contain only letters, digits, '_', '.' and '-'"
 _NAME_MAX = 255  # bytes in a file name, on every file system of Linux
 _IFNAME_MAX = 15  # bytes; IFNAMSIZ without the final NUL
+_BY_HAND = "the runtime sets these; by hand, use `ib-sriov add`"
 _TRUE = ("1", "true")
 _FALSE = ("0", "false")
 
@@ -105,16 +106,16 @@ def _parse_command(environ: Mapping[str, str]) -> str:
     if command and command not in COMMANDS:
         raise InvalidEnvironment(f"unknown CNI_COMMAND {command[:40]!r}", f"it must be one of {', '.join(COMMANDS)}")
     if not command:
-        raise InvalidEnvironment("required environment variables missing: CNI_COMMAND")
+        raise InvalidEnvironment("required environment variables missing: CNI_COMMAND", _BY_HAND)
     return command
 
 
 def _check_environment(command: str, environ: Mapping[str, str]) -> None:
     missing = [name for name in _REQUIRED.get(command, ()) if not environ.get(name)]
     if missing == ["CNI_CONTAINERID"] and "CNI_CONTAINERID" in environ:
-        raise UnknownContainer("CNI_CONTAINERID is empty")
+        raise UnknownContainer("CNI_CONTAINERID is empty", _BY_HAND)
     if missing:
-        raise InvalidEnvironment(f"required environment variables missing: {', '.join(missing)}")
+        raise InvalidEnvironment(f"required environment variables missing: {', '.join(missing)}", _BY_HAND)
     if "CNI_IFNAME" not in _REQUIRED.get(command, ()):
         return
     ifname = environ["CNI_IFNAME"]
@@ -122,11 +123,14 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
     if command in ("ADD", "CHECK"):
         if "%" in ifname:  # dev_get_valid_name() in net/core/dev.c: net%d is a template, any other % is an error
             faults.append(f"CNI_IFNAME {ifname[:40]!r}: contains '%', which the kernel replaces or refuses")
+        netns = environ["CNI_NETNS"]
+        if not netns.startswith("/"):
+            faults.append(f"CNI_NETNS {netns[:80]!r} is not an absolute path")
         # ADD writes them to its record, as JSON. DEL accepts them: it must not fail.
         texts = ("CNI_IFNAME", "CNI_NETNS", "CNI_ARGS")
         faults += [f"{name} is not UTF-8" for name in texts if not _is_text(environ.get(name, ""))]
     if faults:
-        raise InvalidEnvironment(join_faults(faults))
+        raise InvalidEnvironment(join_faults(faults), _BY_HAND)
 
 
 def _container_faults(container: str) -> list[str]:
@@ -163,6 +167,8 @@ def _as_text(text: str) -> str:
 
 def parse_configuration(stdin: bytes) -> dict[str, object]:
     """Return the network configuration. Raises DecodingFailure (6) if it is not a JSON object (C4)."""
+    if not stdin.strip():
+        raise DecodingFailure("network configuration on standard input is not JSON: it is empty", _BY_HAND)
     try:
         conf = loads(stdin)
     except ValueError as error:
@@ -253,5 +259,5 @@ def parse_args(text: str, known: frozenset[str], *, lenient: bool = False) -> di
     elif ignore not in _TRUE:
         faults += [f"{key[:80]} is unknown" for key in args if key not in known and key != "IgnoreUnknown"]
     if faults and not lenient:
-        raise InvalidEnvironment(f"CNI_ARGS: {join_faults(faults)}")
+        raise InvalidEnvironment(f"CNI_ARGS: {join_faults(faults)}", _BY_HAND)
     return args
