@@ -1,8 +1,14 @@
 """Door to the device-info file, whose path Multus passes, and which it reads after ADD (N4).
 
-Format: {"type": "pci", "version": "1.1.0", "pci": {"pci-address": …, "pf-pci-address": …, "rdma-device": …}}, by the
-Network Plumbing Working Group's device information specification. The device plugin writes it when it allocates the VF;
-a rebind may change the RDMA device's name afterwards. Other members of the file are kept.
+Format: {"type": "pci", "version": "1.1.0", "pci": {"pci-address": …, "pf-pci-address": …, "rdma-device": …}}. The
+device plugin writes it when it allocates the VF, and Multus copies it; a rebind may change the RDMA device's name
+afterwards. Other members of the file are kept.
+
+The author of a network can put any path into its configuration. So a file is replaced only if it is a device-info file
+of this VF, and a new one is made in FOLDER only, where the specification has them.
+
+Source: Device Information Specification 1.1.0 of the Network Plumbing Working Group, sections 3.1, 4.2 and 5.1.2;
+network-attachment-definition-client, pkg/utils (`GetCNIDeviceInfoPath`).
 """
 
 from __future__ import annotations
@@ -10,42 +16,75 @@ from __future__ import annotations
 import os
 
 from ib_sriov_cni.core.errors import StateFailure
-from ib_sriov_cni.state.directory import read_json, replace_file
-from ipam.protocol.fastjson import dumps
+from ib_sriov_cni.state.directory import replace_file
+from ipam.protocol.bounds import FILE_BYTES
+from ipam.protocol.fastjson import dumps, loads
+from ipam.protocol.files import read_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.core.values import PciAddress
 
+FOLDER = "/var/run/k8s.cni.cncf.io/devinfo/cni"
 VERSION = "1.1.0"
-LIMIT = 1 << 20  # bytes
 
 
 def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress, rdma: str) -> None:
-    """Update the file, or make it; it is never seen half written. Raises StateFailure (106)."""
-    doc = _read(path)
-    before = dumps(doc)
-    doc.setdefault("type", "pci")
-    doc.setdefault("version", VERSION)
-    section = doc.get("pci")
-    device = section if isinstance(section, dict) else {}
-    device |= {"pci-address": str(pci), "pf-pci-address": str(pf)}
-    if rdma:
-        device["rdma-device"] = rdma
-    doc["pci"] = device
-    if dumps(doc) == before:
-        return
+    """Update the file, or make it; it is never seen half written, and no link is followed in its place.
+
+    Raises StateFailure (106), and then nothing was changed: the file cannot be written, a file that exists is not a
+    JSON object of type "pci" or is of another PCI address, or one that does not exist would not be in FOLDER.
+    """
+    folder, name = os.path.split(path)
     try:
-        # Multus makes the folder only if the device plugin wrote a file to copy.
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        replace_file(path, f"{path}.{os.getpid()}.new", dumps(doc).encode(), private=False)
-    except OSError as fault:
-        hint = "the path is from runtimeConfig.CNIDeviceInfoFile; its folder must be writable"
-        raise StateFailure(f"write device info {path}: {fault.strerror}", hint) from None
+        fd = _open_folder(os.path.realpath(folder))
+        try:
+            # By its descriptor, the folder is the same one for each step, whatever happens to its path.
+            _write(f"/proc/self/fd/{fd}/{name}", folder, pci, pf, rdma)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else fault
+        hint = f"runtimeConfig.CNIDeviceInfoFile names it; Multus sets it to a file in {FOLDER}, which must be writable"
+        raise StateFailure(f"write device info {path}: {reason}", hint) from None
 
 
-def _read(path: str) -> dict[str, object]:
-    # Not through a link: the file at its end would be copied into one that everybody can read.
-    found = read_json(path, LIMIT)
-    doc = found[0] if found else None
-    return doc if isinstance(doc, dict) else {}
+def _open_folder(folder: str) -> int:
+    """Return a descriptor of a folder, which is made if it is below FOLDER. Raises OSError."""
+    if _is_for_new_files(folder):
+        # Multus makes it only if the device plugin wrote a file to copy.
+        os.makedirs(folder, mode=0o755, exist_ok=True)
+    return os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _is_for_new_files(folder: str) -> bool:
+    return f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(FOLDER)}/")
+
+
+def _write(file: str, folder: str, pci: PciAddress, pf: PciAddress, rdma: str) -> None:
+    doc = _read(file, pci)
+    if doc is None and not _is_for_new_files(folder):
+        raise ValueError(f"there is no such file, and a new one is made in {FOLDER} only")
+    before = dumps(doc)
+    doc = doc or {"type": "pci", "version": VERSION}
+    section = doc.setdefault("pci", {})
+    if isinstance(section, dict):  # else _read has refused it
+        section |= {"pci-address": str(pci), "pf-pci-address": str(pf)} | ({"rdma-device": rdma} if rdma else {})
+    if dumps(doc) != before:
+        replace_file(file, f"{file}.{os.getpid()}.new", dumps(doc).encode(), private=False)
+
+
+def _read(file: str, pci: PciAddress) -> dict[str, object] | None:
+    """Return the document, None if there is no file. Raises OSError, or ValueError for another document."""
+    try:
+        doc = loads(read_regular(file, FILE_BYTES))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        doc = None
+    section = doc.get("pci") if isinstance(doc, dict) and doc.get("type") == "pci" else None
+    if not isinstance(doc, dict) or not isinstance(section, dict):
+        raise ValueError('it is not a device-info file of type "pci"')  # noqa: TRY004  # of the file
+    if section.get("pci-address", pci) != pci:
+        raise ValueError(f"it is of another device than {pci}")
+    return doc

@@ -9,6 +9,7 @@ import errno
 import os
 
 from ib_sriov_cni.core.errors import StateFailure
+from ipam.protocol.bounds import RECORD_BYTES
 from ipam.protocol.fastjson import loads
 from ipam.protocol.files import open_regular
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_STATE_DIR = "/var/lib/cni/ib-sriov"
-MAX_RECORD = 1 << 24  # bytes; enough for a configuration and a result of 1 MiB each, escaped to ASCII
+MAX_RECORD = RECORD_BYTES
 TRIES = 100
 # errno values that mean there is no such file; with a name too long for a file there never was one.
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)

@@ -10,11 +10,14 @@ of the same name. It is on tmpfs, so none survives a reboot.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
 from ib_sriov_cni.core.errors import StateFailure, TryAgainLater
+from ipam.protocol.files import open_regular
 
+NOT_A_FILE = (errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENXIO)  # FIFO or device, link, folder, socket
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.05  # seconds between tries
 
 
@@ -35,9 +38,9 @@ class Locks:
         path = f"{self._folder}/{pci}.lock"
         try:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = open_regular(path, os.O_RDWR | os.O_CREAT)
         except OSError as fault:
-            raise StateFailure(f"open lock {path}: {fault.strerror}", "is /run writable?") from None
+            raise _failure(path, fault, "is /run writable?") from None
         deadline = time.monotonic() + seconds
         pause = FIRST_PAUSE
         while True:
@@ -71,11 +74,11 @@ class Locks:
 
         path = f"{self._folder}/{pci}.lock"
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = open_regular(path, os.O_RDONLY)
         except FileNotFoundError:
             return ""
         except OSError as fault:
-            raise StateFailure(f"open lock {path}: {fault.strerror}", "run it as root") from None
+            raise _failure(path, fault, "run it as root") from None
         try:
             # This takes the lock for a moment; a `take` at that moment tries again.
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -90,7 +93,7 @@ class Locks:
     def was_last_taken_by(self, pci: str, holder: str) -> bool:
         """Return whether `holder` has the VF's lock or was the last to have it."""
         try:
-            fd = os.open(f"{self._folder}/{pci}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = open_regular(f"{self._folder}/{pci}.lock", os.O_RDONLY)
         except OSError:
             return False
         try:
@@ -112,6 +115,12 @@ class Lock:
     def __exit__(self, *_fault: object) -> None:
         """Release the lock."""
         os.close(self._fd)
+
+
+def _failure(path: str, fault: OSError, hint: str) -> StateFailure:
+    if fault.errno in NOT_A_FILE:
+        hint = f"something else is in the place of the lock file: remove {path}"
+    return StateFailure(f"open lock {path}: {fault.strerror}", hint)
 
 
 def _read_words(fd: int) -> list[str]:

@@ -38,6 +38,15 @@ from ib_sriov_cni.state.directory import (
     sync_folder,
 )
 from ipam.protocol.fastjson import dumps, loads
+from ipam.protocol.files import read_regular
+
+# Other things in the place of a record (see `read_regular`).
+NOT_A_RECORD = {
+    errno.ELOOP: "it is a symbolic link",
+    errno.EINVAL: "it is not a regular file",
+    errno.ENXIO: "it is not a regular file",
+    errno.EFBIG: f"it is larger than {MAX_RECORD} bytes",
+}
 
 
 class Records:
@@ -70,19 +79,13 @@ class Records:
         if os.path.islink(self._attachments) or os.path.islink(os.path.dirname(path)):
             raise ValueError("its folder is a symbolic link")
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            text = read_regular(path, MAX_RECORD)
         except OSError as fault:
             if fault.errno in NO_RECORD:
                 return None
-            if fault.errno == errno.ELOOP:
-                raise ValueError("it is a symbolic link") from None
+            if fault.errno in NOT_A_RECORD:
+                raise ValueError(NOT_A_RECORD[fault.errno]) from None
             raise StateFailure(f"read record {path}: {fault.strerror}") from None
-        try:
-            text = os.read(fd, MAX_RECORD)
-        except OSError as fault:
-            raise StateFailure(f"read record {path}: {fault.strerror}") from None
-        finally:
-            os.close(fd)
         try:
             record = parse_record(loads(text))
         except (ValueError, KeyError, TypeError, AttributeError) as fault:

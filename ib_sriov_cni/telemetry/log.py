@@ -2,6 +2,8 @@
 
 Lines go to logFile, warnings and errors also to stderr; without logFile, all lines go to stderr. Each line is appended
 by one write, so that processes can share a file. With IB_SRIOV_TRACE, steps also go to a timeline (timeline.py).
+
+Values may come from anybody: they have no control characters, and are cut to LOG_VALUE_BYTES, or as BOUNDS says.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from ib_sriov_cni.telemetry import TIMELINE
 from ib_sriov_cni.telemetry.fault_points import inject_fault
 from ib_sriov_cni.telemetry.span import write_span
+from ipam.protocol.bounds import LOG_TRACEBACK_BYTES, LOG_VALUE_BYTES, MESSAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:;/@%+-~[]{}()*#?&!|<>$^'")
+ESCAPES = {"\\": "\\\\", '"': '\\"'}
+# Of fields that may be longer than LOG_VALUE_BYTES.
+BOUNDS = {"error": MESSAGE_BYTES, "hint": MESSAGE_BYTES, "traceback": LOG_TRACEBACK_BYTES}
 
 
 class Log:
@@ -101,7 +107,8 @@ class Log:
                 flags = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | flags, 0o640)
             except OSError as fault:
-                _write_line(2, f"level=warning msg={_quote(f'cannot open logFile {self._path}: {fault.strerror}')}\n")
+                words = f"cannot open logFile {self._path}: {fault.strerror}"
+                _write_line(2, f"level=warning {_fields({'msg': words})}\n")
                 self._path = ""  # warn only once
                 return
         _write_line(self._fd, line)
@@ -141,22 +148,42 @@ class Step:
         facts["ms"] = f"{(time.monotonic() - self._start) * 1000:.1f}"
         self._log.write_step("info" if fault is None else "error", facts)
         if TIMELINE in os.environ:
-            write_span(self._name, self._start, {key: str(fact) for key, fact in facts.items() if key != "step"})
+            args: dict[str, object] = {key: str(fact)[:LOG_VALUE_BYTES] for key, fact in facts.items() if key != "step"}
+            write_span(self._name, self._start, args)
         if fault is None:
             self._log.steps.append(self._name)
             inject_fault(f"{self._name}.done")
 
 
 def _fields(facts: dict[str, object] | dict[str, str]) -> str:
-    return "".join([f"{key}={_quote(str(fact))} " for key, fact in facts.items() if fact not in ("", None)])
+    return "".join(
+        [
+            f"{key}={_quote(str(fact), BOUNDS.get(key, LOG_VALUE_BYTES))} "
+            for key, fact in facts.items()
+            if fact not in ("", None)
+        ]
+    )
 
 
-def _quote(text: str) -> str:
-    """Return a value as one logfmt word on one line, quoted and escaped if necessary."""
-    if text and PLAIN.issuperset(text):
+def _quote(text: str, most: int) -> str:
+    """Return a value as one logfmt word on one line, quoted and escaped if necessary, with at most `most` bytes."""
+    if text and len(text) <= most and PLAIN.issuperset(text):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join([c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped]) + '"'
+    pieces = [ESCAPES.get(c) or (c if c.isprintable() else f"\\u{ord(c):04x}") for c in text[:most]]
+    word = "".join(pieces)
+    if len(text) > most or len(word.encode()) > most - 2:
+        mark = f"… ({len(text)} characters)"
+        word = _join_some(pieces, most - 2 - len(mark.encode())) + mark
+    return f'"{word}"'
+
+
+def _join_some(pieces: list[str], most: int) -> str:
+    """Return the first pieces as one text of at most `most` bytes."""
+    for count, piece in enumerate(pieces):
+        most -= len(piece.encode())
+        if most < 0:
+            return "".join(pieces[:count])
+    return "".join(pieces)
 
 
 def _write_line(fd: int, text: str) -> None:

@@ -18,6 +18,7 @@ import time
 
 from ib_sriov_cni.telemetry import TIMELINE
 from ipam.protocol.fastjson import dumps
+from ipam.protocol.files import open_regular
 
 
 def write_event(name: str, start: int, end: int, args: dict[str, object] | None = None) -> None:
@@ -51,19 +52,19 @@ def _append(event: dict[str, object]) -> None:
 
 
 def _open(path: str, pid: int) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_APPEND
     try:
-        return os.open(path, flags)
+        return open_regular(path, flags)
     except FileNotFoundError:
         # Linked into place with its bracket: another process may append an event at any time.
         new = f"{path}.{pid}.new"
-        fd = os.open(new, flags | os.O_CREAT | os.O_EXCL, 0o640)
+        fd = open_regular(new, flags | os.O_CREAT | os.O_EXCL, 0o640)
         try:
             os.write(fd, b"[\n")
             os.link(new, path)
             return fd
         except FileExistsError:
             os.close(fd)
-            return os.open(path, flags)
+            return open_regular(path, flags)
         finally:
             os.unlink(new)

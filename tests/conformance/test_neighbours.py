@@ -108,9 +108,11 @@ def test_n04_device_info_is_refreshed(rig: Rig, tmp_path: Path) -> None:
 
 
 def test_n04_device_info_is_made(rig: Rig, tmp_path: Path) -> None:
-    """Its folder too; a file that cannot be written fails the ADD, and the host is as before."""
-    file = tmp_path / "made/for/it.json"
+    """Its folder too, in the place of the specification alone. Elsewhere, or if the author of a network has named
+    another file, ADD fails, and both host and file are as before.
+    """
     pod = rig.pod()
+    file = Path(f"/var/run/k8s.cni.cncf.io/devinfo/cni/made/{pod.container_id}.json")
     info: dict[str, Any] = {"runtimeConfig": {"CNIDeviceInfoFile": str(file)}, "portTimeout": 0}
     rig.add(pod, **info)
     assert json.loads(file.read_text()) == {
@@ -124,9 +126,18 @@ def test_n04_device_info_is_made(rig: Rig, tmp_path: Path) -> None:
     }
     rig.delete(pod, **info)
     rig.assert_as_before()
-    nowhere: dict[str, Any] = {"runtimeConfig": {"CNIDeviceInfoFile": "/proc/nowhere/it.json"}, "portTimeout": 0}
-    refused(rig.call("ADD", pod, **nowhere), 106, "/proc/nowhere/it.json")
-    rig.assert_as_before()
+    file.unlink()
+    for path in ("/proc/nowhere/it.json", str(tmp_path / "it.json")):
+        elsewhere: dict[str, Any] = {"runtimeConfig": {"CNIDeviceInfoFile": path}, "portTimeout": 0}
+        refused(rig.call("ADD", pod, **elsewhere), 106, path)
+        rig.assert_as_before()
+    assert list(tmp_path.iterdir()) == []
+    other, info = tmp_path / "config.json", {"CNIDeviceInfoFile": str(tmp_path / "config.json")}
+    for content in ('{"cniVersion": "1.0.0", "type": "bridge"}', '{"type": "pci", "pci": {"pci-address": "0"}}', "x"):
+        other.write_text(content)
+        refused(rig.call("ADD", pod, runtimeConfig=info, portTimeout=0), 106, str(other))
+        assert other.read_text() == content
+        rig.assert_as_before()
 
 
 def test_n05_ib_kubernetes(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -172,6 +173,32 @@ def test_a_planted_link_is_not_followed(locks: Locks, tmp_path: Path) -> None:
     with pytest.raises(StateFailure, match=r"open lock .*: Too many levels of symbolic links"):
         locks.take(VF, "c net1", 0.0)
     assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "pipe with a writer", "link", "folder", "socket"])
+def test_what_is_no_lock_is_said(locks: Locks, tmp_path: Path, kind: str) -> None:
+    """Nothing is waited for, and the message says what to do."""
+    path = tmp_path / "locks" / f"{VF}.lock"
+    path.parent.mkdir()
+    ends = []
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    else:
+        os.mkfifo(path)
+        ends = [os.open(path, os.O_RDWR | os.O_NONBLOCK)] if "writer" in kind else []
+    for ask in (lambda: locks.take(VF, "c net1", 60), lambda: locks.read_holder(VF)):
+        with pytest.raises(StateFailure, match=f"open lock {path}: ") as caught:
+            ask()
+        assert caught.value.details == f"something else is in the place of the lock file: remove {path}"
+    assert not locks.was_last_taken_by(VF, "c net1")
+    assert not (tmp_path / "elsewhere").exists()
+    for end in ends:
+        os.close(end)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

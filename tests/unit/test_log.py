@@ -84,6 +84,38 @@ def test_quoting(tmp_path: Path, value: object, written: str) -> None:
     assert lines(path)[0].endswith(f" msg=m fact={written}")
 
 
+@pytest.mark.parametrize("key", ["fact", "error", "hint", "traceback"])
+@pytest.mark.parametrize(
+    "unit", ["x", "two words ", "\\", '"', "\n", "\x1b[31m", "ü", "\u202e", "\udc80", chr(0xD800), "😀"]
+)
+@pytest.mark.parametrize("times", [100, 1_000, 300_000])
+def test_a_value_has_a_bounded_length(tmp_path: Path, key: str, unit: str, times: int) -> None:
+    """Whatever it is made of; the bound is that of the line, after escaping."""
+    path = tmp_path / "log"
+    text = unit * times
+    Log(path=str(path)).warning("m", **{key: text})
+    (line,) = path.read_bytes().decode().split("\n")[:-1]
+    assert line.isprintable()
+    value = fields(line)[key]
+    most = {"fact": 2_048, "error": 4_096, "hint": 4_096, "traceback": 16_384}[key]
+    assert len(value.encode()) <= most
+    if len(text) > most:
+        assert len(value.encode()) > most - 10
+        assert value.endswith(f'… ({len(text)} characters)"')
+        unescaped = value[1:-1].rpartition("…")[0].replace('\\"', "").replace("\\\\", "")
+        assert re.fullmatch(r"([^\\]|\\u[0-9a-f]{4,5})*", unescaped), "an escape was cut in two"
+
+
+def test_the_context_is_bounded_too(tmp_path: Path) -> None:
+    """An annotation of a pod, 256 KiB at most, becomes its name in CNI_ARGS."""
+    path = tmp_path / "log"
+    log = Log(path=str(path), context={"pod": "p" * 100_000})
+    with pytest.raises(CniError), log.step("s", facts=["x"] * 100_000):
+        raise CniError("m" * 100_000, "d" * 100_000)
+    log.refuse(code=7, error="e" * 100_000, hint="h" * 100_000)
+    assert [len(line.encode()) < 16_384 for line in lines(path)] == [True, True]
+
+
 def say_all(log: Log) -> None:
     log.debug("one")
     with log.step("two"):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ib_sriov_cni.core.errors import StateFailure
 from ib_sriov_cni.core.record import AttachmentKey, Record, parse_record, render_record
 from ib_sriov_cni.core.values import GUID_MAX, Guid, PciAddress
+from ib_sriov_cni.state.directory import MAX_RECORD
 from ib_sriov_cni.state.ownership import Ownership
 from ib_sriov_cni.state.records import Records
 from ipam.protocol.fastjson import dumps, loads
@@ -336,13 +337,24 @@ def test_a_pipe_in_the_way_is_not_waited_for(records: Records, state: Path) -> N
 
 def test_a_folder_in_the_way(records: Records, state: Path) -> None:
     (state / "attachments/ib/c1:net1.json/x").mkdir(parents=True)
-    with pytest.raises(StateFailure, match=r"read record .*c1:net1.json: Is a directory"):
-        records.read(KEY)
     with pytest.raises(StateFailure, match=r"write record .*c1:net1.json: Is a directory"):
         records.write(RECORD)
     with pytest.raises(StateFailure, match="remove record"):
         records.forget(KEY)
     assert [path.name for path in (state / "attachments/ib").iterdir()] == ["c1:net1.json"]
+    assert records.read(KEY) is None
+    assert [path.name for path in (state / "attachments/ib").iterdir()] == ["c1:net1.json.damaged"]
+
+
+def test_a_record_that_is_too_large(records: Records, state: Path) -> None:
+    """It is not read to its end: a record has at most MAX_RECORD bytes."""
+    records.write(RECORD)
+    path = state / "attachments/ib/c1:net1.json"
+    os.truncate(path, 1 << 40)
+    with pytest.raises(ValueError, match=f"it is larger than {MAX_RECORD} bytes"):
+        records.inspect(KEY)
+    assert records.read(KEY) is None
+    assert path.with_name("c1:net1.json.damaged").exists()
 
 
 @pytest.mark.parametrize("name", [".", "lib", "lib/cni", "lib/cni/ib-sriov", "lib/cni/ib-sriov/attachments"])

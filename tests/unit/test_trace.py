@@ -31,7 +31,9 @@ print("ib_sriov_cni.telemetry.timeline" in sys.modules)
 
 def run(code: str, **environ: str) -> str:
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env={"PYTHONPATH": ROOT, **environ}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={"PYTHONPATH": ROOT, **environ}, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -80,6 +82,25 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/nowhere/trace.json", "/dev/full"])
 def test_a_file_that_cannot_be_written_hurts_nobody(path: str) -> None:
     assert run(SPAN, IB_SRIOV_TRACE=path) == "True"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path, target = tmp_path / "trace.json", tmp_path / "target"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to(target)
+    else:
+        path.mkdir()
+    assert run(SPAN, IB_SRIOV_TRACE=str(path)) == "True"
+    assert not target.exists()
+
+
+def test_facts_have_a_bounded_length(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    run(SPAN.replace('vf="0000:3b:00.2"', 'vf="x" * 1000000'), IB_SRIOV_TRACE=str(path))
+    assert [len(event["args"].get("vf", "")) for event in read(path)] == [0, 2_048, 0]
 
 
 def test_an_invocation_tells_its_whole_and_its_modules(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.lab.rig import Rig, at_once, guid_of
 
 def new_guid(vf: int) -> dict[str, Any]:
     """Settings that make an ADD rebind the VF and write a device information file."""
-    info = {"CNIDeviceInfoFile": f"/tmp/killed-devinfo/{vf}.json"}
+    info = {"CNIDeviceInfoFile": f"/var/run/k8s.cni.cncf.io/devinfo/cni/killed-{vf}.json"}
     return {"guid": guid_of(vf), "link_state": "enable", "mtu": 2000, "runtimeConfig": info}
 
 

@@ -58,7 +58,7 @@ class Case:
 
 def new_guid(vf: int) -> dict[str, Any]:
     """Settings that make an ADD take every step there is but a P_Key's; the VF is bound anew."""
-    info = {"CNIDeviceInfoFile": f"/tmp/steps-devinfo/{vf}.json"}
+    info = {"CNIDeviceInfoFile": f"/var/run/k8s.cni.cncf.io/devinfo/cni/steps-{vf}.json"}
     return {"guid": guid_of(vf), "link_state": "enable", "mtu": 2000, "runtimeConfig": info, "logFile": str(LOG)}
 
 
