@@ -11,7 +11,7 @@ import pytest
 from ib_sriov_cni.core import errors
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted([*ROOT.glob("ib_sriov_cni/**/*.py"), *ROOT.glob("ipam/*.py")])
+SOURCES = sorted([*ROOT.glob("ib_sriov_cni/**/*.py"), *ROOT.glob("ipam/**/*.py")])
 CLASSES = {*errors.__all__, "Refusal"}
 # Doors hand the words of an operation down to where KernelRefused or StateFailure is raised.
 OPERATIONS = {"_ask", "_set", "_set_vf", "_altname", "remove_file"}
