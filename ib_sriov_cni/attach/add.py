@@ -36,6 +36,7 @@ from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.delegation.ipam_plugin import add_addresses, find_plugin
 from ib_sriov_cni.kernel.netns import open_netns, open_own
 from ib_sriov_cni.kernel.syscalls import ignore_sigterm
+from ipam.protocol.bounds import join_faults
 from ipam.protocol.result import Interface, Result, render_result
 from ipam.protocol.value import replace
 from ipam.protocol.versions import NEWEST
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
     from ib_sriov_cni.kernel.netns import Netns
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
     from ib_sriov_cni.kernel.verbs import Verifier
+    from ipam.protocol.bounds import join_faults
     from ipam.protocol.request import Request
-    from ipam.protocol.result import Route
+from ipam.protocol.result import Route
 
 
 def add(host: Host, request: Request, conf: NetConf) -> Result:
@@ -269,7 +271,7 @@ class _Attempt:
         faults = identity_differences(self.plan.port_guid, self.plan.node_guid, after)
         if faults:
             raise VerificationFailed(
-                f"VF {self.pci} did not take its GUID: " + "; ".join(faults),
+                f"VF {self.pci} did not take its GUID: " + join_faults([*faults]),
                 "does the firmware allow the PF to set GUIDs of VFs? see the kernel log",
             )
         had, has = before.rdma, rdma
@@ -363,7 +365,7 @@ class _Attempt:
                 if self.record.child_pkey:
                     faults += child_differences(link, self.pod.find_link(self.pci), self.record.child_pkey)
             if faults:
-                raise VerificationFailed(f"VF {self.pci} in the pod: " + "; ".join(faults))
+                raise VerificationFailed(f"VF {self.pci} in the pod: " + join_faults([*faults]))
         if self.conf.pkey is None:  # otherwise add_child has done it
             self._verify_rdma()
         if link is not None:
@@ -444,5 +446,5 @@ class _Attempt:
         for other in collector.faults:
             self.host.log.error("undoing failed", error=other)
         if collector.faults and isinstance(fault, CniError):
-            words = "; ".join([other.msg for other in collector.faults])
+            words = join_faults([other.msg for other in collector.faults])
             fault.details = f"{fault.details}; undoing it failed too, the next DEL tries again: {words}".lstrip("; ")

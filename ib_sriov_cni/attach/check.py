@@ -11,6 +11,7 @@ from ib_sriov_cni.core.record import AttachmentKey
 from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.delegation.ipam_plugin import check_addresses
 from ib_sriov_cni.kernel.netns import open_netns
+from ipam.protocol.bounds import join_faults
 from ipam.protocol.fastjson import dumps
 from ipam.protocol.request import version_at_least
 from ipam.protocol.result import Result, parse_result, render_result
@@ -46,7 +47,7 @@ def check(host: Host, request: Request, conf: NetConf) -> None:
             step.note(differences=len(faults))
     if faults:
         raise CheckDifference(
-            f"{request.ifname} of container {request.container_id}: " + "; ".join(faults),
+            f"{request.ifname} of container {request.container_id}: " + join_faults([*faults]),
             "delete the pod, or put back what was changed",
         )
 

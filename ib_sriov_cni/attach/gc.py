@@ -6,6 +6,7 @@ from ib_sriov_cni.attach.heal import release_dead
 from ib_sriov_cni.core.errors import InvalidConfiguration
 from ib_sriov_cni.core.faults import FaultCollector
 from ib_sriov_cni.delegation.ipam_plugin import collect_addresses
+from ipam.protocol.bounds import VALID_ATTACHMENTS, describe_excess
 from ipam.protocol.fastjson import dumps
 from ipam.protocol.value import replace
 
@@ -26,9 +27,11 @@ def collect(host: Host, request: Request, conf: NetConf) -> None:
     the end.
     """
     valid = parse_valid(request.conf)
+    # One valid attachment keeps all of its container's: some runtimes list only eth0.
+    containers = {container_id for container_id, _ in valid}
     collector = FaultCollector()
     for key in host.records.read_keys():
-        if key.network == conf.name and not _is_listed(key, valid):
+        if key.network == conf.name and key.container_id not in containers:
             with host.log.step("collect", attachment=key.path) as step:
                 released = collector.attempt(release_dead, host, key, conf.lock_timeout, collector)
                 step.note(released=released)
@@ -46,6 +49,9 @@ def parse_valid(conf: dict[str, object]) -> list[tuple[str, str]]:
     listed = next((conf[key] for key in VALID_KEYS if conf.get(key) is not None), None)
     if not isinstance(listed, list):
         raise InvalidConfiguration(f"{VALID_KEYS[0]} is not a list", "nothing was released")
+    if len(listed) > VALID_ATTACHMENTS:
+        fault = describe_excess(VALID_KEYS[0], "attachments", len(listed), VALID_ATTACHMENTS)
+        raise InvalidConfiguration(fault, "nothing was released")
     pairs = []
     for index, item in enumerate(listed):
         pair = (item.get("containerID"), item.get("ifname")) if isinstance(item, dict) else (None, None)
@@ -55,11 +61,6 @@ def parse_valid(conf: dict[str, object]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _is_listed(key: AttachmentKey, valid: list[tuple[str, str]]) -> bool:
-    """Return whether its container has any valid attachment, which keeps them all: some runtimes list only eth0."""
-    return any(container_id == key.container_id for container_id, _ in valid)
-
-
 def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[tuple[str, str]]) -> None:
     """Forward GC to the IPAM plugin. Attachments that still have a record are added to the list of valid ones."""
 
@@ -67,7 +68,7 @@ def _collect_addresses(host: Host, request: Request, conf: NetConf, valid: list[
         keys = [*host.records.read_keys(), *host.go_records.read_keys(conf.name)]
         return [key for key in keys if key.network == conf.name]
 
-    pairs = [*valid, *[pair for key in recorded() if (pair := (key.container_id, key.ifname)) not in valid]]
+    pairs = dict.fromkeys([*valid, *[(key.container_id, key.ifname) for key in recorded()]])
     listed = [{"containerID": container_id, "ifname": ifname} for container_id, ifname in pairs]
     document: dict[str, object] = {**request.conf, **dict.fromkeys(VALID_KEYS[:1], listed)}
     document.pop(VALID_KEYS[1], None)

@@ -9,6 +9,7 @@ from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.core.errors import CniError, NotAvailable
 from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.delegation.ipam_plugin import ask_addresses
+from ipam.protocol.bounds import join_faults
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _require_free_vf(host: Host, conf: NetConf) -> None:
             return
         reasons.append(f"PF {pf}: {reason}")
         hints.append(hint)
-    raise NotAvailable("no VF is free: " + "; ".join(reasons), "; ".join(dict.fromkeys(hints)))
+    raise NotAvailable("no VF is free: " + join_faults(reasons), join_faults([*dict.fromkeys(hints)]))
 
 
 def _why_not(host: Host, pf: PciAddress, conf: NetConf) -> tuple[str, str]:
