@@ -5,6 +5,10 @@ The last line of a call (ib_sriov_cni.telemetry.log)::
     time=… level=info cmd=ADD pod=… container=… if=net1 msg=done code=0 ms=412.0
     time=… level=error cmd=ADD … msg=refused code=101 error="…" hint="…" ms=3.1
 
+A line may be cut off: the disk was full, or it is longer than bounds.LOG_LINE_BYTES (plugins before 0.1 wrote such
+refusals), of which only the beginning and the end are kept. A refusal is counted if its code is in what is left. The
+line of another process may follow on the same line then.
+
 The offset file holds "<device> <inode> <checksum> <offset>\n": which file was read, a checksum of its beginning (inode
 numbers are reused), and how many bytes were read. Without an offset file, reading starts at the end of the log: earlier
 calls are not counted.
@@ -17,13 +21,24 @@ import re
 import zlib
 from dataclasses import dataclass
 
+from ib_sriov_cni.state.directory import replace_file
+from ipam.protocol.bounds import LOG_LINE_BYTES
+from ipam.protocol.files import open_regular, read_regular
+
 PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|[^" =\\]+)(?: |$)')
-ENDINGS = ("done", "refused", '"internal fault"')
+BEGIN = re.compile(r"time=\d{4}-\d\d-\d\dT[0-9:.]+Z level=")
+TAIL_MS = re.compile(r"(?:^| )ms=([0-9.]+)$")
+REFUSED, DEFECT = "refused", '"internal fault"'
+ENDINGS = ("done", REFUSED, DEFECT)
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
+CODE_DIGITS = 3
+SECONDS_MAX = 86400.0
 CHUNK = 1 << 16  # bytes
 HEAD = 256  # bytes at the beginning that identify a log file; they include the time of the first line
-LINE_MAX = 1 << 20  # bytes; the plugin writes no longer lines
-READ_MAX = 1 << 24  # bytes per read(): a log that grew for days must not hold up a pass
+KEPT = 4096  # bytes of the beginning of a line that is too long; the code of a refusal comes before its words
+TAIL = 64  # bytes of its end
+OFFSET_MAX = 200  # bytes of the offset file
+READ_MAX = 1 << 22  # bytes per read(): a log that grew for days must not hold up a pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +47,86 @@ class Call:
 
     command: str
     code: int  # 0 for a success
-    seconds: float
+    seconds: float | None  # None if the line was cut off before it
 
 
-def parse_call(line: str) -> Call | None:
-    """Return the call whose last line this is, or None for any other line."""
+def parse_line(line: str) -> list[Call]:
+    """Return the calls whose last lines these are: more than one if lines were cut off, mostly none."""
     if " code=" not in line:
+        return []
+    calls = []
+    while line:
+        fields, end = _parse_pairs(line)
+        call = _make_call(fields, is_cut=end < len(line) or "error" in fields or "traceback" in fields)
+        if call is not None:
+            calls.append(call)
+        following = BEGIN.search(line, max(end, 1)) if end < len(line) else None
+        line = line[following.start() :] if following else ""
+    return calls
+
+
+def _parse_pairs(line: str) -> tuple[dict[str, str], int]:
+    """Return the pairs at the beginning of a line, up to one that is cut off, and where they end."""
+    fields: dict[str, str] = {}
+    end = 0
+    while (pair := PAIR.match(line, end)) is not None:
+        if pair[1] == "time" and fields:
+            break  # the one before was cut off between two pairs
+        fields[pair[1]] = pair[2]
+        end = pair.end()
+    return fields, end
+
+
+def _parse_long_line(beginning: str, end: str) -> list[Call]:
+    """Return the call whose last line begins and ends so."""
+    fields, _ = _parse_pairs(beginning)
+    seconds = TAIL_MS.search(end)
+    call = _make_call({**fields, **({"ms": seconds[1]} if seconds else {})}, is_cut=True)
+    return [call] if call is not None else []
+
+
+def _make_call(fields: dict[str, str], *, is_cut: bool) -> Call | None:
+    """Return the call that ended so; of a line that was cut off after its code only if it was refused."""
+    ending, command, code = fields.get("msg"), fields.get("cmd"), fields.get("code", "")
+    if ending not in ENDINGS or command not in COMMANDS or not (code.isdecimal() and code.isascii()):
         return None
-    fields = dict(PAIR.findall(line))
-    if fields.get("msg") not in ENDINGS or fields.get("cmd") not in COMMANDS:
+    seconds = _parse_seconds(fields.get("ms", ""))
+    if len(code) > CODE_DIGITS or (seconds is None and (ending == "done" or "ms" in fields or not is_cut)):
         return None
+    return Call(command=command, code=int(code), seconds=seconds)
+
+
+def _parse_seconds(text: str) -> float | None:
     try:
-        return Call(command=fields["cmd"], code=int(fields["code"]), seconds=float(fields["ms"]) / 1000)
-    except (KeyError, ValueError):
+        seconds = float(text) / 1000
+    except ValueError:
         return None
+    return seconds if 0 <= seconds <= SECONDS_MAX else None
+
+
+class _Line:
+    """What has been read of a line, which may have any length: all of a usual one, else its beginning and end."""
+
+    def __init__(self) -> None:
+        self.size = 0  # bytes read
+        self._kept = bytearray()
+        self._end = b""  # of a line that is too long
+
+    def add(self, part: bytes) -> None:
+        self.size += len(part)
+        if self.size <= LOG_LINE_BYTES:
+            self._kept += part
+        else:
+            self._end = (self._end or bytes(self._kept[-TAIL:])) + part
+            self._end = self._end[-TAIL:]
+            self._kept = (self._kept + part[:KEPT])[:KEPT]
+
+    def parse(self) -> list[Call]:
+        """Return the calls whose last lines are on this one."""
+        kept = self._kept.decode(errors="replace")
+        if self.size <= LOG_LINE_BYTES:
+            return parse_line(kept)
+        return _parse_long_line(kept, self._end.decode(errors="replace"))
 
 
 class CallLog:
@@ -57,8 +138,8 @@ class CallLog:
         self._offset_file = offset_file
         self._fd = -1
         self._identity = (0, 0)
-        self._offset = 0
-        self._rest = b""  # an incomplete last line
+        self._offset = 0  # of the line that is being read
+        self._line = _Line()
         self._saved = ""
         self._started = False
 
@@ -72,11 +153,10 @@ class CallLog:
             now = (status.st_dev, status.st_ino)
         except FileNotFoundError:
             now = (0, 0)  # it is being rotated, or nothing has been written yet
-        if self._fd >= 0:
-            self._drain(calls)
-        if now != (0, 0) and (self._fd < 0 or now != self._identity):
-            # Rotated. The old file has just been read to its end.
-            self._open(self._path, 0)
+        is_drained = self._fd < 0 or self._drain(calls)
+        is_another = now != (0, 0) and (self._fd < 0 or now != self._identity)
+        if is_another and is_drained:
+            self._open(self._path, 0)  # rotated, and the old file has just been read to its end
             self._drain(calls)
         self._save()
         return calls
@@ -107,35 +187,36 @@ class CallLog:
         self._started = True
 
     def _open(self, path: str, offset: int) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW)
+        fd = open_regular(path, os.O_RDONLY)
         self.close()
         status = os.fstat(fd)
-        self._fd, self._identity, self._offset, self._rest = fd, (status.st_dev, status.st_ino), offset, b""
+        self._fd, self._identity, self._offset, self._line = fd, (status.st_dev, status.st_ino), offset, _Line()
 
-    def _drain(self, calls: list[Call]) -> None:
-        if os.fstat(self._fd).st_size < self._offset + len(self._rest):
-            self._offset, self._rest = 0, b""  # truncated (logrotate's copytruncate)
+    def _drain(self, calls: list[Call]) -> bool:
+        """Read on, but not for too long. Returns whether the end of the file was reached."""
+        if os.fstat(self._fd).st_size < self._offset + self._line.size:
+            self._offset, self._line = 0, _Line()  # truncated (logrotate's copytruncate)
         left = READ_MAX
         while left > 0:
-            chunk = os.pread(self._fd, CHUNK, self._offset + len(self._rest))
+            chunk = os.pread(self._fd, CHUNK, self._offset + self._line.size)
             if not chunk:
-                return
+                return True
             left -= len(chunk)
-            *lines, rest = (self._rest + chunk).split(b"\n")
-            self._offset += len(self._rest) + len(chunk) - len(rest)
-            if len(rest) > LINE_MAX:
-                self._offset += len(rest)
-                rest = b""
-            self._rest = rest
-            calls += [call for call in map(parse_call, [line.decode(errors="replace") for line in lines]) if call]
+            *ends, rest = chunk.split(b"\n")
+            for part in ends:
+                self._line.add(part)
+                calls += self._line.parse()
+                self._offset += self._line.size + 1
+                self._line = _Line()
+            self._line.add(rest)
+        return False
 
     def _checksum(self, offset: int) -> int:
         return zlib.crc32(os.pread(self._fd, min(HEAD, offset), 0))
 
     def _read_offset(self) -> tuple[int, int, int, int] | None:
         try:
-            with open(self._offset_file, encoding="ascii") as file:
-                words = file.read(200).split()
+            words = read_regular(self._offset_file, OFFSET_MAX).decode("ascii").split()
             device, inode, checksum, offset = [int(word) for word in words if word.isdecimal()]
             return device, inode, checksum, offset
         except (OSError, ValueError):
@@ -147,8 +228,5 @@ class CallLog:
         text = f"{self._identity[0]} {self._identity[1]} {self._checksum(self._offset)} {self._offset}\n"
         if text == self._saved:
             return
-        temporary = f"{self._offset_file}.new"
-        with open(temporary, "w", encoding="ascii") as file:
-            file.write(text)
-        os.rename(temporary, self._offset_file)
+        replace_file(self._offset_file, f"{self._offset_file}.new", text.encode(), private=False)
         self._saved = text

@@ -25,6 +25,7 @@ from ib_sriov_cni.agent.web import Web
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.core.errors import StateFailure
 from ib_sriov_cni.kernel.netlink_socket import LinkEvents
+from ib_sriov_cni.node.contain import describe_fault
 from ipam.protocol.bounds import LOG_VALUE_BYTES, shorten
 
 STUCK = 300.0  # seconds without a heartbeat; one action takes no longer than a DEL with its IPAM plugin
@@ -134,13 +135,15 @@ class Daemon:
         with self._calls_lock:
             try:
                 for call in self._calls.read():
-                    self._metrics.call_seconds.labels(call.command).observe(call.seconds)
+                    if call.seconds is not None:
+                        self._metrics.call_seconds.labels(call.command).observe(call.seconds)
                     if call.code:
                         self._metrics.call_failures.labels(call.command, str(call.code)).inc()
-            except OSError as fault:
-                if str(fault) != self._calls_fault:
-                    self._calls_fault = str(fault)
-                    self._host.log.warning("the plugin's log cannot be read", file=self._settings.log_file, error=fault)
+            except Exception as fault:  # noqa: BLE001  # a log that cannot be read must not end the agent
+                words = describe_fault(fault)
+                if words != self._calls_fault:
+                    self._calls_fault = words
+                    self._host.log.warning("the plugin's log cannot be read", file=self._settings.log_file, error=words)
                 self._metrics.log_readable.set(0)
             else:
                 self._calls_fault = ""
