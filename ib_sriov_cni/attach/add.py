@@ -50,9 +50,8 @@ if TYPE_CHECKING:
     from ib_sriov_cni.kernel.netns import Netns
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
     from ib_sriov_cni.kernel.verbs import Verifier
-    from ipam.protocol.bounds import join_faults
     from ipam.protocol.request import Request
-from ipam.protocol.result import Route
+    from ipam.protocol.result import Route
 
 
 def add(host: Host, request: Request, conf: NetConf) -> Result:
