@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
+from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.record import Record
 from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.kernel.netns import try_open_netns
@@ -79,7 +80,10 @@ class Processes:
                 continue  # it has ended; another process of that namespace may follow
             seen.add(namespace)
             with netns:
-                cookies.add(netns.cookie())
+                try:
+                    cookies.add(netns.cookie())
+                except (CniError, OSError):
+                    whole = False  # it cannot be entered, so nothing is known of it; the others are
         return cookies, whole
 
 

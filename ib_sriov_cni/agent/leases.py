@@ -13,6 +13,8 @@ from ipam.host_local.config import parse_place, parse_settings
 from ipam.host_local.plugin import node_range_sets
 from ipam.host_local.ranges import range_of, render_set
 from ipam.host_local.store import lease_address, parse_lease
+from ipam.protocol.bounds import LEASE_BYTES
+from ipam.protocol.files import read_regular
 
 if TYPE_CHECKING:
     from ipam.host_local.ranges import RangeSet
@@ -65,8 +67,7 @@ def read_unreserved(record: Record) -> list[str]:
     found = []
     for address in [str(ip.get("address")).partition("/")[0] for ip in ips if isinstance(ip, dict)]:
         try:
-            with open(os.path.join(folder, address), "rb") as file:
-                holder = parse_lease(file.read(4096))
+            holder = parse_lease(read_regular(os.path.join(folder, address), LEASE_BYTES))
         except FileNotFoundError:
             holder = None
         if holder is None or holder.container_id != record.key.container_id:

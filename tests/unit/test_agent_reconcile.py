@@ -319,6 +319,14 @@ def test_addresses_that_are_not_reserved(node: Node) -> None:
     assert read_unreserved(replace(record, result={})) == []
 
 
+def test_a_lease_that_is_no_file_keeps_nobody_waiting(node: Node) -> None:
+    record = replace(node.attach(), result={"ips": [{"address": "10.0.0.2/29"}, {"address": "../x"}]})
+    (node.leases / "ib/10.0.0.2").unlink()
+    os.mkfifo(node.leases / "ib/10.0.0.2")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_unreserved(record)
+
+
 def test_pods_of_records() -> None:
     args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=train;K8S_POD_NAME=worker-0;K8S_POD_UID=u-1"
     pod = record_pod(replace(RECORD, args=args))
