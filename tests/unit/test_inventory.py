@@ -13,6 +13,7 @@ import pytest
 from ib_sriov_cni.core.values import Guid
 from ib_sriov_cni.node import inventory as inv
 from ib_sriov_cni.node.read_inventory import read_inventory
+from ib_sriov_cni.node.repair import plan_repairs
 from tests.unit.node import VFS, Node
 from tests.unit.trees import PF, tree, write
 
@@ -201,6 +202,50 @@ def test_records_that_cannot_be_listed_are_named(node: Node) -> None:
     assert any(words.startswith("the records (") for words in found.unseen)
     assert found.vfs[0].state == inv.UNKNOWN
     assert found.vfs[1].state == inv.FREE
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b"junk\n", b"9" * 5000, b"-1\n", b":::::::\n"])
+def test_a_file_of_sysfs_that_is_garbled_hides_nothing_else(node: Node, content: bytes) -> None:
+    """Whatever a driver writes there, the attachments are listed, and the PFs and VFs that it is not about."""
+    node.take_away(VFS[0])
+    record = node.record(VFS[0])
+    files = [path for path in (node.root / "sys").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(files) > 20
+    for path in files:
+        before = path.read_bytes()
+        path.write_bytes(content)
+        found = read_inventory(node.host)
+        assert [held.key for held in found.attachments] == [record.key], path
+        plan_repairs(node.host, found)
+        if not str(path).startswith(str(node.tree.device(PF))) and "uverbs0" not in path.parts:  # the PF's own
+            assert len(found.pfs) == 1, path
+            assert len(found.vfs) >= len(VFS) - 1, path
+        path.write_bytes(before)
+    assert [vf.pci for vf in read_inventory(node.host).vfs] == VFS
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "5", "[]", '{"deviceID": 5}', '{"ContIFNames": [1], "name": {}}', "\0", '{"deviceID": "\\ud800"}'],
+)
+def test_a_garbled_record_of_the_go_plugin_hides_nothing(node: Node, text: str) -> None:
+    node.take_away(VFS[0])
+    record = node.record(VFS[0])
+    write(node.state / "4f5e-net1", text)
+    found = read_inventory(node.host)
+    assert [held.key for held in found.attachments] == [record.key]
+    assert found.vfs[0].state == inv.IN_USE
+
+
+def test_a_deep_record_is_damaged_or_unseen(node: Node) -> None:
+    """JSON that is nested too deeply is no ValueError for Python."""
+    good, bad = node.record(VFS[0], "good"), node.record(VFS[1], "bad")
+    Path(node.host.records.file_of(bad.key)).write_text("[" * 200_000)
+    found = read_inventory(node.host)
+    assert [held.key for held in found.attachments] == [good.key]
+    assert [item.key for item in found.damaged] == [bad.key] or any("c-bad" in words for words in found.unseen)
+    vf = found.vfs[1]
+    assert vf.state in {inv.UNKNOWN, inv.LEFTOVER}
 
 
 def test_every_state_is_explained() -> None:
