@@ -7,11 +7,19 @@ import sys
 import click
 
 from ib_sriov_cni.cli.documents import Configuration, list_effective, read_configurations, validate
-from ib_sriov_cni.cli.keys import BY_NAME, KEYS, PROTOCOL_KEYS, find_nearest, make_schema
+from ib_sriov_cni.cli.keys import (
+    BY_NAME,
+    INNER_KEYS,
+    KEYS,
+    PROTOCOL_KEYS,
+    RUNTIME_CONFIG_KEYS,
+    find_nearest,
+    make_schema,
+)
 from ib_sriov_cni.cli.output import (
-    EXIT_NOT_FOUND,
     EXIT_OK,
     EXIT_PROBLEM,
+    EXIT_USAGE,
     Failure,
     complete_from,
     describe_os_error,
@@ -53,7 +61,7 @@ def command() -> None:
     """Validate and explain network configurations, or print their JSON Schema."""
 
 
-@command.command("validate", epilog=VALIDATE_EXAMPLES)
+@command.command("validate", short_help="Report what is wrong with a configuration.", epilog=VALIDATE_EXAMPLES)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the effective configuration.")
@@ -90,9 +98,14 @@ def read_text(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.read()
     except UnicodeDecodeError as fault:
-        raise Failure(f"{path} is not UTF-8 text: {fault.reason}") from None
+        raise Failure(f"{path} is not UTF-8 text: {fault.reason}", "pass a file in JSON or YAML") from None
+    except IsADirectoryError as fault:
+        hint = f"pass the files in it: {path.rstrip('/')}/*"
+        raise Failure(describe_os_error(fault), hint) from None
+    except PermissionError as fault:
+        raise Failure(describe_os_error(fault), "run as root, or change the file's mode") from None
     except OSError as fault:
-        raise Failure(describe_os_error(fault)) from None
+        raise Failure(describe_os_error(fault), "pass a file that exists, or - for standard input") from None
 
 
 def _print_result(found: Configuration, *, quiet: bool) -> None:
@@ -135,15 +148,20 @@ Examples:
 """
 
 
-@command.command("explain", epilog=EXPLAIN_EXAMPLES)
-@click.argument("key", required=False, shell_complete=complete_from([*BY_NAME, *PROTOCOL_KEYS]))
+@command.command("explain", short_help="Explain one key, or all of them.", epilog=EXPLAIN_EXAMPLES)
+@click.argument("key", required=False, shell_complete=complete_from([*BY_NAME, *PROTOCOL_KEYS, *INNER_KEYS]))
 @output_option
 def explain_command(key: str | None, output: str) -> None:
     """Explain one key of a configuration, or all of them."""
-    if key is not None and key not in BY_NAME and key not in PROTOCOL_KEYS:
-        near = find_nearest(key, [*BY_NAME, *PROTOCOL_KEYS])
+    if key is not None and (
+        key.startswith("args.cni") or key in [f"runtimeConfig.{name}" for name in RUNTIME_CONFIG_KEYS]
+    ):
+        key = key.partition(".")[0]
+    known = [*BY_NAME, *PROTOCOL_KEYS, *INNER_KEYS]
+    if key is not None and key not in known:
+        near = find_nearest(key, known)
         hint = f"did you mean {near}?" if near else "`ib-sriov config explain` lists all keys"
-        raise Failure(f"{key} is not a key of a configuration of type {PLUGIN}", hint, status=EXIT_NOT_FOUND)
+        raise Failure(f"{key} is not a key of a configuration of type {PLUGIN}", hint, status=EXIT_USAGE)
     documents = {
         each.name: {
             "type": _strip_markup(each.type_text),
@@ -154,6 +172,8 @@ def explain_command(key: str | None, output: str) -> None:
         for each in KEYS
     }
     documents |= {name: {"meaning": _strip_markup(text)} for name, text in PROTOCOL_KEYS.items()}
+    if key in INNER_KEYS:
+        documents[key] = {"meaning": _strip_markup(INNER_KEYS[key])}
     if output == "json":
         print_json(documents if key is None else documents[key])
         return
@@ -191,7 +211,7 @@ Examples:
 """
 
 
-@command.command("schema", epilog=SCHEMA_EXAMPLES)
+@command.command("schema", short_help="Print the JSON Schema (2020-12).", epilog=SCHEMA_EXAMPLES)
 def schema_command() -> None:
     """Print the JSON Schema (2020-12) of a configuration.
 

@@ -241,6 +241,21 @@ RUNTIME_CONFIG_KEYS = ("deviceID", "infinibandGUID", "CNIDeviceInfoFile", "ips",
 HOST_LOCAL_KEYS = (
     *("type", "subnet", "rangeStart", "rangeEnd", "gateway", "ranges", "routes", "resolvConf", "dataDir", "slices"),
 )
+# What `config explain` says of keys inside other keys. docs/ipam.md explains them at length.
+INNER_KEYS = {
+    "ipam.type": "`host-local` for the bundled plugin, or the name of an executable in CNI_PATH",
+    "ipam.subnet": "one range, the older form of `ipam.ranges`: the subnet, such as `10.56.0.0/24`",
+    "ipam.rangeStart": "the first address of that range; default the subnet's second address",
+    "ipam.rangeEnd": "the last address of that range; default the subnet's last one (IPv4: the one before broadcast)",
+    "ipam.gateway": "the gateway of that range, which is never handed out; default the subnet's second address",
+    "ipam.ranges": 'list of range sets; a pod gets one address of each set: `[[{"subnet": "10.56.0.0/24"}]]`; a range '
+    "may also have `rangeStart`, `rangeEnd` and `gateway`; see docs/ipam.md",
+    "ipam.routes": 'routes of the pod: `[{"dst": "10.60.0.0/16", "gw": "10.56.0.1"}]`; see docs/ipam.md',
+    "ipam.resolvConf": "a resolv.conf whose name servers and domains go into the result",
+    "ipam.dataDir": "where the leases are kept; default `/var/lib/cni/networks`",
+    "ipam.slices": 'gives each node its own part of the subnet: `{"flannel": true}`, or `indexFile` or `index` with '
+    "`count`; see docs/ipam.md",
+}
 RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
 ROUTE_KEYS = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
 SLICES_KEYS = ("flannel", "indexFile", "index", "count")
@@ -401,10 +416,10 @@ def _describe_unknown(name: str, place: str, known: Iterable[str]) -> str:
     return f"{place}{name} is not a known key and is ignored" + (f"; did you mean {place}{near}?" if near else "")
 
 
-def find_nearest(name: str, known: Iterable[str]) -> str:
+def find_nearest(name: str, known: Iterable[str], *, cutoff: float = 0.7) -> str:
     """Return the word in `known` that is most similar to `name`, "" if none is; case, `_` and `-` do not count."""
     plain = {_normalize(word): word for word in known}
-    found = difflib.get_close_matches(_normalize(name), plain, n=1, cutoff=0.7)
+    found = difflib.get_close_matches(_normalize(name), plain, n=1, cutoff=cutoff)
     return plain[found[0]] if found else ""
 
 

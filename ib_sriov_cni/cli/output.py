@@ -4,7 +4,7 @@ Exit statuses, the same for every command:
 
     0  EXIT_OK          done, and nothing is wrong
     1  EXIT_PROBLEM     something is wrong: a difference, an invalid configuration, a failed check
-    2                   wrong usage (click's own)
+    2  EXIT_USAGE       wrong usage (click's own)
     3  EXIT_NOT_FOUND   no attachment matches, or more than one does
     4  EXIT_FAILED      the command failed; the message says what and why
     5  EXIT_INCOMPLETE  done, but some information could not be read
@@ -16,6 +16,7 @@ it off there too (no-color.org).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.telemetry.log import Log
 
 Function = TypeVar("Function", bound=Callable[..., Any])  # of a command, for decorators
-EXIT_OK, EXIT_PROBLEM, EXIT_NOT_FOUND, EXIT_FAILED, EXIT_INCOMPLETE = 0, 1, 3, 4, 5
+EXIT_OK, EXIT_PROBLEM, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_FAILED, EXIT_INCOMPLETE = 0, 1, 2, 3, 4, 5
 OUTCOME_FAILED = "failed"  # of a release or a repair
 # Without a terminal there is no line width: a table is as wide as its content.
 UNLIMITED = 10_000
@@ -53,6 +54,11 @@ STATE_STYLES = {
     "unmanaged": "yellow",
     "foreign": "yellow",
 }
+
+
+# The error of rdma_netlink.Rdma() with EPROTONOSUPPORT, and what it means.
+NO_RDMA_NETLINK = f"open RDMA netlink: {os.strerror(errno.EPROTONOSUPPORT)}"
+NO_IB_CORE = "ib_core is not loaded: modprobe ib_core"
 
 
 class Site:
@@ -260,10 +266,16 @@ def print_note(text: str) -> None:
     echo(text, err=True)
 
 
+def explain_unseen(unseen: Sequence[str]) -> list[str]:
+    """Return what could not be read, with one line in place of all that are for want of ib_core."""
+    lines = [NO_IB_CORE if NO_RDMA_NETLINK in what else what for what in unseen]
+    return list(dict.fromkeys(lines))
+
+
 def print_unseen(unseen: Sequence[str]) -> None:
     """Print what could not be read, to standard error."""
-    for what in unseen:
-        print_note(f"could not read: {what}")
+    for what in explain_unseen(unseen):
+        print_note(what if what == NO_IB_CORE else f"could not read: {what}")
 
 
 def _escaped(text: str) -> str:

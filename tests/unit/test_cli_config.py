@@ -16,12 +16,13 @@ from ib_sriov_cni.cli.documents import read_configurations, validate
 from ib_sriov_cni.cli.keys import (
     BY_NAME,
     HOST_LOCAL_KEYS,
+    INNER_KEYS,
     PROTOCOL_KEYS,
     describe_unknown_keys,
     find_nearest,
     render_reference,
 )
-from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_NOT_FOUND, EXIT_PROBLEM
+from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_PROBLEM
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = {"cniVersion": "1.0.0", "name": "ib", "type": "ib-sriov"}
@@ -155,8 +156,8 @@ def test_a_configuration_in_yaml_and_one_with_tabs() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "neither JSON"),
-        ("a: b: c", "not YAML"),
+        ("{", "x, line 1: not JSON: Expecting property name"),
+        ("a: b: c", "x, line 1: not YAML: mapping values are not allowed here"),
         ("", "no network configuration found"),
         ("just words", "not a JSON object"),
         ("[1]", "not a JSON object"),
@@ -164,10 +165,10 @@ def test_a_configuration_in_yaml_and_one_with_tabs() -> None:
         ('{"name": "x", "plugins": []}', "plugins must be a list"),
         ('{"name": "x", "plugins": [1]}', "not a JSON object"),
         (NAD.replace("'{", "{").replace("}'", "}"), "spec.config is not a string"),
-        (NAD.replace('"auto"}', '"auto"'), "is not JSON"),
-        ('{"type": "ib-sriov", "name": "a", "name": "b"}', "is not JSON"),
+        (NAD.replace('"auto"}', '"auto"'), "x, line 7: not JSON"),
+        ('{"type": "ib-sriov", "name": "a", "name": "b"}', "x, line 1: duplicate key 'name'"),
         ('{"type": "ib-sriov"}', "name is missing"),
-        ('{"type": "ib-sriov", "name": "x", "cniVersion": "9"}', "cniVersion '9' is not supported"),
+        ('{"type": "ib-sriov", "name": "x", "cniVersion": "9"}', "cniVersion '9' is not supported (supported: 0.1.0, "),
         ('{"type": "ib-sriov", "name": "x", "ipam": {"type": "host-local"}}', "no IP ranges specified"),
         ("x: &a {type: ib-sriov, y: *a}\ntype: ib-sriov", "contains itself"),
         ("- " * 3000, "YAML"),
@@ -177,6 +178,84 @@ def test_a_configuration_in_yaml_and_one_with_tabs() -> None:
 )
 def test_what_cannot_be_read_is_a_fault(text: str, words: str) -> None:
     assert any(words in fault for each in found_in(text) for fault in each.faults), found_in(text)
+
+
+BROKEN = '{"type": "ib-sriov",\n "mtu": 1,\n "mtu": 2}'
+BLOCK = "kind: NetworkAttachmentDefinition\nmetadata: {name: n}\nspec:\n  config: |\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (BROKEN, "x, line 3: duplicate key 'mtu'"),
+        (BROKEN.replace("1,", "1"), "x, line 3: not JSON: Expecting ',' delimiter (column 2)"),
+        ('{"a": "\\u0062", "b": [{"c": 1}, {"c": 1}],\n"\\u0062": 1}', "x, line 2: duplicate key 'b'"),
+        ('{"a": 1,}', "x, line 1: not JSON"),
+        ('{"a": NaN}', "x is not JSON: NaN is not JSON"),
+        ("a: 1\nb: 2\na: 3\n", "x, line 3: duplicate key 'a'"),
+        ("a: 1\n\tb: 2\n", "x, line 2: not YAML: found character"),
+        ("a: 1\nb: [\n", "x, line 3: not YAML: "),
+        ("a: 1\nb: \x07", "x, line 2: not YAML: it contains the character U+0007"),
+        (BLOCK + "    " + BROKEN.replace("\n", "\n    "), "x, line 7: duplicate key 'mtu'"),
+        (
+            BLOCK.replace("|", ">") + "    " + BROKEN.replace("\n", "\n    "),
+            "x, line 5, line 3 of the text there: duplicate key 'mtu'",
+        ),
+        (BLOCK.replace("|\n", "") + f"'{BROKEN}'".replace("\n", "\n    "), "x, line 4: duplicate key 'mtu'"),
+        (
+            json.dumps({"kind": "NetworkAttachmentDefinition", "spec": {"config": BROKEN}}),
+            "x, spec.config, line 3: duplicate key 'mtu'",
+        ),
+    ],
+)
+def test_a_fault_has_its_line(text: str, fault: str) -> None:
+    (found,) = found_in(text)
+    (said,) = found.faults
+    assert said.startswith(fault)
+    assert "\n" not in said
+    assert "standard input" not in said
+
+
+@pytest.mark.parametrize("plugin", ["ib_sriov", "IB-SRIOV", "ibsriov", "ib-sriv", "ib-sriov-cni"])
+def test_a_type_that_is_nearly_ours(plugin: str) -> None:
+    (found,) = found_in(json.dumps({**CONF, "type": plugin}))
+    assert found.faults == []
+    assert found.warnings == [f"skipped: type {plugin} is not this plugin's; did you mean ib-sriov?"]
+
+
+@pytest.mark.parametrize("plugin", ["sriov", "ipoib", "bridge", "host-device", "rdma"])
+def test_types_of_other_plugins(plugin: str) -> None:
+    (found,) = found_in(json.dumps({**CONF, "type": plugin}))
+    assert found.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("ipam", "faults"),
+    [
+        (
+            {"ranges": [{"subnet": "10.0.0.0/24"}]},
+            ['ipam.ranges[0] is not a list of ranges: the form is [[{"subnet": "10.56.0.0/24"}]]'],
+        ),
+        (
+            {"ranges": [[{"subnet": "10.0.0.0/24", "rangeStart": "10.0.1.1", "gateway": "x"}]]},
+            [
+                "ipam.ranges[0][0]: rangeStart 10.0.1.1 is not in the subnet 10.0.0.0/24",
+                "ipam.ranges[0][0]: gateway 'x' is not an IP address",
+            ],
+        ),
+        (
+            {"subnet": "10.0.0.0", "gateway": 5, "rangeEnd": "y"},
+            ["ipam: gateway is not a string", "ipam: '10.0.0.0' has no prefix length"],
+        ),
+        (
+            {"subnet": "10.0.0.0/24", "slices": {"flannel": 5}},
+            ["ipam.slices.flannel must be true or an absolute path"],
+        ),
+    ],
+)
+def test_faults_of_ranges(ipam: dict[str, object], faults: list[str]) -> None:
+    (found,) = found_in(json.dumps({**CONF, "ipam": {"type": "host-local", **ipam}}))
+    assert found.faults == faults
 
 
 LINES = (
@@ -269,7 +348,12 @@ def test_validate_of_nothing_of_ours() -> None:
 
 
 def test_validate_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    assert run("validate", "/nowhere/x")[0] == EXIT_FAILED
+    status, _, err = run("validate", "/nowhere/x")
+    assert status == EXIT_FAILED
+    assert "what to do: pass a file that exists, or - for standard input" in err
+    status, _, err = run("validate", str(tmp_path))
+    assert status == EXIT_FAILED
+    assert f"what to do: pass the files in it: {tmp_path}/*" in err
     path = tmp_path / "binary"
     path.write_bytes(b"\xff\xfe")
     status, _, err = run("validate", str(path))
@@ -280,7 +364,7 @@ def test_validate_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 # ---- explain
 
 
-@pytest.mark.parametrize("key", [*BY_NAME, *PROTOCOL_KEYS])
+@pytest.mark.parametrize("key", [*BY_NAME, *PROTOCOL_KEYS, *INNER_KEYS])
 def test_explain_one(key: str) -> None:
     status, out, _ = run("explain", key)
     assert status == 0
@@ -289,12 +373,25 @@ def test_explain_one(key: str) -> None:
     assert "](" not in out
 
 
+def test_every_key_of_host_local_can_be_explained() -> None:
+    assert {f"ipam.{name}" for name in HOST_LOCAL_KEYS} == set(INNER_KEYS)
+    assert run("explain", "runtimeConfig.ips")[1].startswith("runtimeConfig: ")
+    assert run("explain", "args.cni.guid")[1].startswith("args: ")
+    status, _, err = run("explain", "ipam.range")
+    assert status == 2
+    assert "did you mean ipam.ranges?" in err
+
+
+def test_the_overview_is_not_cut_off() -> None:
+    assert "..." not in run("--help")[1].partition("Commands:")[2]
+
+
 def test_explain_all_and_none() -> None:
     status, out, _ = run("explain")
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()[1:]] == [*BY_NAME, *PROTOCOL_KEYS]
     assert set(json.loads(run("explain", "-o", "json")[1])) == {*BY_NAME, *PROTOCOL_KEYS}
     status, _, err = run("explain", "linkState")
-    assert status == EXIT_NOT_FOUND
+    assert status == 2
     assert "did you mean link_state?" in err
     assert "lists all keys" in run("explain", "zzz")[2]
