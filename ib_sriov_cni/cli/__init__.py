@@ -11,7 +11,7 @@ import importlib
 import click
 
 from ib_sriov_cni import __version__
-from ib_sriov_cni.cli.output import Failure, Site, describe_os_error
+from ib_sriov_cni.cli.output import NO_RDMA_NETLINK, Failure, Site, describe_os_error
 from ib_sriov_cni.core.errors import CniError
 from ipam.protocol.bug_report import describe_defect
 
@@ -74,6 +74,18 @@ class Program(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the most similar command if there is none of that name."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
+            ctx.fail(f"there is no command {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # as above
         """Write the overview from the table, without importing the commands."""
         with formatter.section("Commands"):
@@ -84,6 +96,8 @@ class Program(click.Group):
         try:
             return super().invoke(ctx)
         except CniError as fault:
+            if NO_RDMA_NETLINK in fault.msg:
+                raise Failure("ib_core is not loaded", "modprobe ib_core", code=fault.code) from None
             raise Failure(fault.msg, fault.details, code=fault.code) from None
         except OSError as fault:
             # click handles BrokenPipeError: the reader of the output has closed it.

@@ -8,6 +8,7 @@ import click
 
 from ib_sriov_cni.attach.add import add
 from ib_sriov_cni.cli.byhand import (
+    advise_root,
     find_netns,
     make_request,
     read_base,
@@ -29,11 +30,15 @@ from ib_sriov_cni.cli.output import (
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.values import LINK_STATES
+from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
+from ipam.host_local.config import parse_settings
 from ipam.protocol.result import render_result
 from ipam.protocol.versions import NEWEST
 
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.configuration import NetConf
+    from ipam.protocol.request import Request
     from ipam.protocol.result import Result
 
 EXAMPLES = """\
@@ -79,10 +84,12 @@ def command(
     Does everything that a runtime's ADD does: the result is verified in the namespace, and if anything fails, the
     previous state is restored. Kubernetes does not know about the attachment.
     """
+    if pid is None and netns is None and not options["device"] and not options["config_file"]:
+        raise click.UsageError("set --device, and either --pid or --netns")
     path, container_id = find_netns(site, pid, netns)
     conf = make_configuration(options)
     request = make_request("ADD", conf, netns=path, container_id=container_id, ifname=str(options["ifname"]))
-    parsed = parse_netconf(request)
+    parsed = _parse(request)
     if options["dry_run"]:
         print_json(conf)
         return
@@ -93,11 +100,26 @@ def command(
             print_note(
                 "RDMA namespace mode exclusive: no program in the namespace can open the RDMA device; add --isolate"
             )
-        result = add(host, request, parsed)
+        with advise_root():
+            result = add(host, request, parsed)
     if output == "json":
         print_json(render_result(result, request.version))
     else:
         _print_result(result, container_id, str(parsed.device))
+
+
+def _parse(request: Request) -> NetConf:
+    """Return the parsed configuration; Failure, with advice about --device, if it or its host-local part is wrong."""
+    try:
+        parsed = parse_netconf(request)
+    except CniError as fault:
+        if "deviceID must be" not in fault.msg:
+            raise
+        hint = "pass --device with a VF's PCI address; `ib-sriov list --state free` shows free VFs"
+        raise Failure(fault.msg, hint, code=fault.code) from None
+    if parsed.ipam_type == BUNDLED:
+        parse_settings(request)
+    return parsed
 
 
 def _is_exclusive(host: Host) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ib_sriov_cni.cli.output import Failure, Function
-from ib_sriov_cni.core.errors import TryAgainLater
+from ib_sriov_cni.cli.output import NO_RDMA_NETLINK, Failure, Function
+from ib_sriov_cni.core.errors import KernelRefused, StateFailure, TryAgainLater
 from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH
 from ipam.protocol.request import parse_request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ib_sriov_cni.cli.output import Site
     from ipam.protocol.request import Request
 
@@ -42,8 +45,10 @@ def target_options(function: Function) -> Function:
 
 def find_netns(site: Site, pid: int | None, netns: str | None, *, gone: bool = False) -> tuple[str, str]:
     """Return (path of the namespace, container ID to use for it). Failure if it does not exist, except with `gone`."""
-    if (pid is None) == (netns is None):
+    if pid is None and netns is None:
         raise click.UsageError("set either --pid or --netns")
+    if pid is not None and netns is not None:
+        raise click.UsageError("set --pid or --netns, not both")
     if pid is not None:
         path = f"/proc/{pid}/ns/net"
         if not gone and not os.path.exists(site.path(f"/proc/{pid}")):
@@ -51,7 +56,7 @@ def find_netns(site: Site, pid: int | None, netns: str | None, *, gone: bool = F
         return path, f"pid-{pid}"
     name = str(netns)
     if "/" in name:
-        return name, _container_id(os.path.basename(name.rstrip("/")))
+        return os.path.abspath(name), _container_id(os.path.basename(name.rstrip("/")))
     path = f"/run/netns/{name}"
     if not gone and not os.path.exists(path):
         raise Failure(f"there is no network namespace {name}", "`ip netns list` lists them")
@@ -100,6 +105,17 @@ def undo_when_terminated() -> None:
         raise TryAgainLater("interrupted by SIGTERM and undone")
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+@contextlib.contextmanager
+def advise_root() -> Iterator[None]:
+    """Turn what the kernel refuses a process without root into a Failure that says to run it as root."""
+    try:
+        yield
+    except (KernelRefused, StateFailure) as fault:
+        if os.geteuid() == 0 or NO_RDMA_NETLINK in fault.msg:
+            raise
+        raise Failure(fault.msg, "run as root", code=fault.code) from None
 
 
 def warn_without_root() -> None:

@@ -11,6 +11,7 @@ from ib_sriov_cni.cli.output import (
     EXIT_PROBLEM,
     Site,
     exit_with,
+    explain_unseen,
     output_option,
     pass_site,
     print_json,
@@ -79,7 +80,7 @@ def command(site: Site, *, names: tuple[str, ...], everything: bool, output: str
                     }
                     for attachment, faults in results
                 ],
-                "unseen": unseen,
+                "unseen": explain_unseen(unseen),
             }
         )
     else:

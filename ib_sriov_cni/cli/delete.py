@@ -8,7 +8,7 @@ import click
 
 from ib_sriov_cni.attach.delete import delete
 from ib_sriov_cni.attach.recorded_request import make_del_request
-from ib_sriov_cni.cli.byhand import MARK, find_netns, target_options, warn_without_root
+from ib_sriov_cni.cli.byhand import MARK, advise_root, find_netns, target_options, warn_without_root
 from ib_sriov_cni.cli.find import complete_attachment, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
     EXIT_NOT_FOUND,
@@ -55,6 +55,8 @@ def command(
 
     Name the attachment, or use the --pid or --netns that it was added with. The namespace need not exist any more.
     """
+    if name is None and target["pid"] is None and target["netns"] is None:
+        raise click.UsageError("name an ATTACHMENT, or set either --pid or --netns")
     with site.open_host(state_dir=state_dir, verbose=verbose) as host:
         attachments = read_attachments(host).attachments
         if name is not None:
@@ -70,7 +72,8 @@ def command(
             raise Failure(message, "end the pod; --force takes its interface away anyway")
         warn_without_root()
         request = make_del_request(attachment.record)
-        delete(host, request, parse_netconf(request, lenient=True))
+        with advise_root():
+            delete(host, request, parse_netconf(request, lenient=True))
     if output == "json":
         print_json({"id": attachment.key.path, "pci": attachment.record.pci, "outcome": "released"})
     else:

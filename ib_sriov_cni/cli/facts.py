@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ib_sriov_cni.cli.output import render_age, render_time, state_style
+from ib_sriov_cni.cli.output import explain_unseen, render_age, render_time, state_style
 from ib_sriov_cni.core.values import Guid
 from ib_sriov_cni.doctor.report import render_count
 from ib_sriov_cni.node.inventory import STATES, Attachment, Inventory, PfEntry, VfEntry
@@ -149,7 +149,7 @@ def make_inventory_document(inventory: Inventory) -> dict[str, object]:
             for each in inventory.foreign
         ],
         "rdmaNetnsMode": inventory.mode or None,
-        "unseen": list(inventory.unseen),
+        "unseen": explain_unseen(inventory.unseen),
     }
 
 

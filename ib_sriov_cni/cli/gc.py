@@ -16,6 +16,7 @@ from ib_sriov_cni.cli.output import (
     OUTCOME_FAILED,
     Site,
     exit_with,
+    explain_unseen,
     output_option,
     pass_site,
     print_json,
@@ -102,11 +103,14 @@ def command(
             ]
             rows.append((document, row))
     if output == "json":
-        print_json({"attachments": [document for document, _ in rows], "unseen": list(inventory.unseen)})
+        print_json({"attachments": [document for document, _ in rows], "unseen": explain_unseen(inventory.unseen)})
     else:
         if rows:
             print_table(("POD", "NETWORK", "VF", "ADDRESS", "WHY", "OUTCOME"), [row for _, row in rows], fold=("WHY",))
         else:
+            networks = sorted({attachment.key.network for attachment in inventory.attachments})
+            if network and network not in networks:
+                print_note(f"no attachment is of network {network}; networks here: {', '.join(networks) or 'none'}")
             alive = sum(attachment.alive is True for attachment in inventory.attachments)
             print_note(f"nothing to release ({render_count(alive, 'live attachment')})")
         for document, _ in rows:

@@ -14,6 +14,7 @@ from ib_sriov_cni.cli.facts import (
     make_tree,
     make_vf_row,
     make_without_vf_row,
+    pf_name,
 )
 from ib_sriov_cni.cli.output import (
     EXIT_INCOMPLETE,
@@ -29,7 +30,7 @@ from ib_sriov_cni.cli.output import (
     print_unseen,
     state_dir_option,
 )
-from ib_sriov_cni.node.inventory import STATES, Inventory, VfEntry
+from ib_sriov_cni.node.inventory import STATES, Inventory, PfEntry, VfEntry
 from ib_sriov_cni.node.read_inventory import read_inventory
 from ipam.protocol.value import replace
 
@@ -66,7 +67,7 @@ def filter_inventory(inventory: Inventory, *, pf: str, states: tuple[str, ...], 
             not network or bool(attachment and attachment.key.network == network)
         )
 
-    pfs = [entry for entry in inventory.pfs if not pf or pf in {entry.pci, entry.netdev, entry.rdma}]
+    pfs = [entry for entry in inventory.pfs if not pf or _is_named(entry, pf)]
     if pf or states or network:
         pfs = [replace(entry, vfs=tuple([vf for vf in entry.vfs if wanted(vf)])) for entry in pfs]
         here = {vf.attachment.key for entry in pfs for vf in entry.vfs if vf.attachment}
@@ -117,6 +118,7 @@ def command(
         print_table(WIDE_COLUMNS if wide else COLUMNS, rows, fold=())
     if output != "json":
         _print_notes(inventory, everything, filters=bool(pf or states or network))
+        _print_unknown_names(everything, pf=pf, network=network)
     exit_with(EXIT_INCOMPLETE if inventory.unseen else EXIT_OK)
 
 
@@ -135,3 +137,17 @@ def _print_notes(inventory: Inventory, everything: Inventory, *, filters: bool) 
         for foreign in inventory.foreign:
             print_note(f"foreign: {foreign.path}: a record of the Go ib-sriov-cni; the DEL of its pod releases it")
     print_unseen(inventory.unseen)
+
+
+def _print_unknown_names(everything: Inventory, *, pf: str, network: str) -> None:
+    """Print which of the names in the options nothing has."""
+    if pf and not any(_is_named(entry, pf) for entry in everything.pfs):
+        here = ", ".join([pf_name(entry) for entry in everything.pfs]) or "none"
+        print_note(f"no PF is named {pf}; PFs here: {here}")
+    networks = sorted({attachment.key.network for attachment in everything.attachments})
+    if network and network not in networks:
+        print_note(f"no attachment is of network {network}; networks here: {', '.join(networks) or 'none'}")
+
+
+def _is_named(entry: PfEntry, name: str) -> bool:
+    return name in {entry.pci, entry.netdev, entry.rdma}

@@ -13,6 +13,7 @@ from ib_sriov_cni.cli.output import (
     OUTCOME_FAILED,
     Site,
     exit_with,
+    explain_unseen,
     output_option,
     pass_site,
     print_json,
@@ -163,6 +164,6 @@ def _print_json(outcomes: list[tuple[Repair, str, str]], findings: list[Problem]
                 }
                 for finding in findings
             ],
-            "unseen": list(unseen),
+            "unseen": explain_unseen(unseen),
         }
     )

@@ -16,6 +16,7 @@ from ib_sriov_cni.cli.output import (
     Site,
     echo,
     exit_with,
+    explain_unseen,
     output_option,
     pass_site,
     print_json,
@@ -72,7 +73,7 @@ def command(site: Site, *, name: str, output: str, state_dir: str) -> None:
                 "record": render_record(attachment.record),
                 "live": make_live_document(live) if live else None,
                 "differences": [{"kind": fault.kind, "words": str(fault)} for fault in faults],
-                "unseen": unseen,
+                "unseen": explain_unseen(unseen),
             }
         )
     else:

@@ -10,7 +10,7 @@ from importlib import metadata
 import click
 
 from ib_sriov_cni import __version__
-from ib_sriov_cni.cli.output import output_option, print_json
+from ib_sriov_cni.cli.output import echo, output_option, print_json
 from ipam.protocol.versions import VERSIONS
 
 EXAMPLES = """\
@@ -27,26 +27,30 @@ Examples:
 def command(output: str) -> None:
     """Print the versions of this program and its dependencies.
 
-    For a bug report, use -o json, which prints them all.
+    `ib-sriov --version` prints only the program's own. Please add this output to a bug report.
     """
-    if output == "table":
-        click.echo(f"ib-sriov {__version__}")
+    document = {
+        "ib-sriov": __version__,
+        "cniVersions": list(VERSIONS),
+        "python": platform.python_version(),
+        "pyroute2": _version("pyroute2"),
+        "pyverbs": _pyverbs(),
+        "click": _version("click"),
+        "rich": _version("rich"),
+        "PyYAML": _version("PyYAML"),
+        "kernel": os.uname().release,
+        "machine": os.uname().machine,
+        "packed": bool(getattr(sys, "frozen", False)),
+    }
+    if output == "json":
+        print_json(document)
         return
-    print_json(
-        {
-            "ib-sriov": __version__,
-            "cniVersions": list(VERSIONS),
-            "python": platform.python_version(),
-            "pyroute2": _version("pyroute2"),
-            "pyverbs": _pyverbs(),
-            "click": _version("click"),
-            "rich": _version("rich"),
-            "PyYAML": _version("PyYAML"),
-            "kernel": os.uname().release,
-            "machine": os.uname().machine,
-            "packed": bool(getattr(sys, "frozen", False)),
-        }
-    )
+    for name, found in {
+        **document,
+        "cniVersions": " ".join(VERSIONS),
+        "packed": "yes" if document["packed"] else "no",
+    }.items():
+        echo(f"{name:<11} {found or 'unknown'}")
 
 
 def _version(distribution: str) -> str | None:

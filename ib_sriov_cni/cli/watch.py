@@ -25,6 +25,7 @@ from ib_sriov_cni.cli.output import (
     drop_columns,
     echo,
     exit_with,
+    explain_unseen,
     make_table,
     open_console,
     output_option,
@@ -122,7 +123,7 @@ def _make_picture(inventory: Inventory, width: int, *, tree: bool) -> Renderable
         rows = [make_vf_row(pf, vf, now, wide=False) for pf in inventory.pfs for vf in pf.vfs]
         rows += [make_without_vf_row(attachment, now, wide=False) for attachment in find_without_vf(inventory)]
         body = make_table(*drop_columns(COLUMNS, rows, width, DISPENSABLE), fold=())
-    unseen = [Text(f"could not read: {what}", style="yellow") for what in inventory.unseen]
+    unseen = [Text(f"could not read: {what}", style="yellow") for what in explain_unseen(inventory.unseen)]
     return Group(head, Text(), body, *unseen)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -14,6 +15,8 @@ from click.testing import CliRunner
 
 from ib_sriov_cni import __version__, cli
 from ib_sriov_cni.cli import output
+from ib_sriov_cni.core.errors import CniError, KernelRefused
+from ipam.protocol.request import parse_request
 from tests.tools.helptext import render_cli
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -35,7 +38,10 @@ def test_without_arguments_it_says_what_it_is() -> None:
 def test_unknown_command_is_refused() -> None:
     result = CliRunner().invoke(cli.main, ["frobnicate"])
     assert result.exit_code == 2
-    assert "frobnicate" in result.output
+    assert "there is no command 'frobnicate'\n" in result.output
+    result = CliRunner().invoke(cli.main, ["lsit"])
+    assert result.exit_code == 2
+    assert "there is no command 'lsit'; did you mean list?" in result.output
 
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
@@ -68,7 +74,11 @@ def test_the_overview_imports_no_command() -> None:
 
 def test_version() -> None:
     result = CliRunner().invoke(cli.main, ["version"])
-    assert (result.exit_code, result.output) == (0, f"ib-sriov {__version__}\n")
+    assert result.exit_code == 0
+    rows = dict(line.split(maxsplit=1) for line in result.output.splitlines())
+    assert rows["ib-sriov"] == __version__
+    assert rows["cniVersions"].startswith("0.1.0 ")
+    assert rows["kernel"] == os.uname().release
     result = CliRunner().invoke(cli.main, ["--version"], prog_name="ib-sriov")
     assert (result.exit_code, result.output) == (0, f"ib-sriov {__version__}\n")
 
@@ -111,6 +121,53 @@ def test_completion_completes() -> None:
 )
 def test_how_long_ago(seconds: float, words: str) -> None:
     assert output.render_age(1000.0, 1000.0 + seconds) == words
+
+
+def test_without_ib_core_it_says_so() -> None:
+    refusal = KernelRefused("open", "RDMA netlink", errno.EPROTONOSUPPORT, details="x")
+    assert output.explain_unseen([f"the RDMA namespace mode: {refusal.msg}", f"a: {refusal}", "b"]) == [
+        "ib_core is not loaded: modprobe ib_core",
+        "b",
+    ]
+    denied = KernelRefused("open", "RDMA netlink", errno.EPERM)
+    assert output.explain_unseen([denied.msg]) == [denied.msg]
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.EPROTONOSUPPORT, "modprobe ib_core"), (errno.EPERM, "advice")])
+def test_an_error_for_want_of_ib_core(monkeypatch: pytest.MonkeyPatch, number: int, said: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise KernelRefused("open", "RDMA netlink", number, details="advice")
+
+    monkeypatch.setattr("ib_sriov_cni.cli.listing.read_inventory", refuse)
+    get_command("list")
+    result = CliRunner().invoke(cli.main, ["list"])
+    assert result.exit_code == output.EXIT_FAILED
+    assert f"what to do: {said}" in result.output
+    assert ("ib_core is not loaded (code 102)" in result.output) == (number == errno.EPROTONOSUPPORT)
+
+
+@pytest.mark.parametrize(
+    ("environ", "stdin", "said"),
+    [
+        ({"CNI_COMMAND": ""}, b"{}", "required environment variables missing: CNI_COMMAND"),
+        ({"CNI_IFNAME": ""}, b"{}", "required environment variables missing: CNI_IFNAME"),
+        ({"CNI_IFNAME": "a/b"}, b"{}", "contains '/'"),
+        ({"CNI_NETNS": "netns"}, b"{}", "CNI_NETNS 'netns' is not an absolute path"),
+        ({"CNI_ARGS": "x"}, b'{"name": "n"}', "does not have the form K=V"),
+        ({}, b" ", "standard input is not JSON: it is empty"),
+    ],
+)
+def test_what_a_person_who_plays_the_runtime_is_told(environ: dict[str, str], stdin: bytes, said: str) -> None:
+    whole = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_IFNAME": "net1", "CNI_PATH": "/x", "CNI_NETNS": "/n"}
+    with pytest.raises(CniError) as caught:
+        parse_request({**whole, **environ}, stdin, known_args=frozenset())
+    assert said in caught.value.msg
+    assert caught.value.details == "the runtime sets these; by hand, use `ib-sriov add`"
+
+
+def test_a_relative_netns_does_not_stop_a_del() -> None:
+    environ = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c", "CNI_IFNAME": "net1", "CNI_PATH": "/x", "CNI_NETNS": "n"}
+    assert parse_request(environ, b'{"name": "n"}', known_args=frozenset()).netns == "n"
 
 
 class Terminal(io.StringIO):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from ib_sriov_cni import cli
-from ib_sriov_cni.cli.byhand import MARK
-from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_NOT_FOUND
+from ib_sriov_cni.cli.byhand import MARK, find_netns
+from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_NOT_FOUND, Site
 from ib_sriov_cni.core.configuration import parse_netconf
+from ib_sriov_cni.core.errors import KernelRefused
 from ipam.host_local.config import parse_settings
 from ipam.protocol.request import parse_request
 from tests.unit.node import VFS, Node
@@ -83,7 +86,19 @@ def test_a_configuration_to_start_from(tmp_path: Path) -> None:
     ("words", "status", "said"),
     [
         (["--device", DEVICE], 2, "set either --pid or --netns"),
-        (["--device", DEVICE, "--pid", "1", "--netns", "x"], 2, "set either --pid or --netns"),
+        (["--device", DEVICE, "--pid", "1", "--netns", "x"], 2, "set --pid or --netns, not both"),
+        ([], 2, "set --device, and either --pid or --netns"),
+        (
+            ["--netns", HERE],
+            EXIT_FAILED,
+            "what to do: pass --device with a VF's PCI address; `ib-sriov list --state free`",
+        ),
+        (["--device", "eth0", "--netns", HERE], EXIT_FAILED, "what to do: pass --device with a VF's PCI address"),
+        (
+            ["--device", DEVICE, "--netns", HERE, "--ipam-subnet", "10.0.0.0", "--dry-run"],
+            EXIT_FAILED,
+            "'10.0.0.0' has no prefix length",
+        ),
         (
             ["--device", DEVICE, "--netns", "nobody-has-this"],
             EXIT_FAILED,
@@ -107,6 +122,30 @@ def test_what_add_refuses(words: list[str], status: int, said: str) -> None:
     found = run("add", *words)
     assert found[0] == status
     assert said in found[2]
+
+
+def test_del_of_nothing() -> None:
+    status, _, err = run("del")
+    assert status == 2
+    assert "name an ATTACHMENT, or set either --pid or --netns" in err
+
+
+@pytest.mark.parametrize(("uid", "hint"), [(0, "see the log"), (1000, "run as root")])
+def test_what_the_kernel_refuses_others_than_root(monkeypatch: pytest.MonkeyPatch, uid: int, hint: str) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+
+    def refuse(*_: object) -> None:
+        raise KernelRefused("enter", "network namespace /x", errno.EPERM, details="see the log")
+
+    monkeypatch.setattr("ib_sriov_cni.cli.add.add", refuse)
+    status, _, err = run("add", "--device", DEVICE, "--netns", HERE)
+    assert status == EXIT_FAILED
+    assert f"what to do: {hint}" in err
+
+
+def test_a_relative_path_of_a_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/run")
+    assert find_netns(Site(), None, "./x") == ("/run/x", "netns-x")
 
 
 def test_del_leaves_a_runtimes_attachment_alone(node: Node) -> None:

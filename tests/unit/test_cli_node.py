@@ -96,6 +96,19 @@ def test_list_filters(node: Node, words: tuple[str, ...], expected: list[int]) -
     assert [row[0] for row in call(node, "list", *words).rows] == [VFS[index] for index in expected]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("list", "--pf", "nosuch"), "no PF is named nosuch; PFs here: "),
+        (("list", "--network", "nosuch"), "no attachment is of network nosuch; networks here: none"),
+        (("gc", "--network", "nosuch"), "no attachment is of network nosuch; networks here: none"),
+    ],
+)
+def test_names_that_nothing_has(node: Node, words: tuple[str, ...], said: str) -> None:
+    assert said in call(node, *words).err
+    assert said not in call(node, "list", "--pf", PF).err
+
+
 def test_list_as_a_document(node: Node) -> None:
     node.take_away(VFS[1])
     record = node.record(VFS[1])
