@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -100,7 +101,7 @@ def command(
             print_note(
                 "RDMA namespace mode exclusive: no program in the namespace can open the RDMA device; add --isolate"
             )
-        with advise_root():
+        with advise_root(root=os.geteuid() == 0):
             result = add(host, request, parsed)
     if output == "json":
         print_json(render_result(result, request.version))

@@ -108,12 +108,12 @@ def undo_when_terminated() -> None:
 
 
 @contextlib.contextmanager
-def advise_root() -> Iterator[None]:
-    """Turn what the kernel refuses a process without root into a Failure that says to run it as root."""
+def advise_root(*, root: bool) -> Iterator[None]:
+    """Turn what the kernel refuses to a process that is not `root` into a Failure that says to run it as root."""
     try:
         yield
     except (KernelRefused, StateFailure) as fault:
-        if os.geteuid() == 0 or NO_RDMA_NETLINK in fault.msg:
+        if root or NO_RDMA_NETLINK in fault.msg:
             raise
         raise Failure(fault.msg, "run as root", code=fault.code) from None
 

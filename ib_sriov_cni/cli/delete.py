@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,7 +73,7 @@ def command(
             raise Failure(message, "end the pod; --force takes its interface away anyway")
         warn_without_root()
         request = make_del_request(attachment.record)
-        with advise_root():
+        with advise_root(root=os.geteuid() == 0):
             delete(host, request, parse_netconf(request, lenient=True))
     if output == "json":
         print_json({"id": attachment.key.path, "pci": attachment.record.pci, "outcome": "released"})

@@ -134,13 +134,16 @@ def test_without_ib_core_it_says_so() -> None:
 
 
 @pytest.mark.parametrize(("number", "said"), [(errno.EPROTONOSUPPORT, "modprobe ib_core"), (errno.EPERM, "advice")])
-def test_an_error_for_want_of_ib_core(monkeypatch: pytest.MonkeyPatch, number: int, said: str) -> None:
-    def refuse(*_: object, **__: object) -> None:
+def test_an_error_for_want_of_ib_core(number: int, said: str) -> None:
+    @click.command()
+    def refused() -> None:
         raise KernelRefused("open", "RDMA netlink", number, details="advice")
 
-    monkeypatch.setattr("ib_sriov_cni.cli.listing.read_inventory", refuse)
-    get_command("list")
-    result = CliRunner().invoke(cli.main, ["list"])
+    class Refusing(cli.Program):
+        def get_command(self, *_: object) -> click.Command:
+            return refused
+
+    result = CliRunner().invoke(Refusing(), ["list"])
     assert result.exit_code == output.EXIT_FAILED
     assert f"what to do: {said}" in result.output
     assert ("ib_core is not loaded (code 102)" in result.output) == (number == errno.EPROTONOSUPPORT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from ib_sriov_cni import cli
-from ib_sriov_cni.cli.byhand import MARK, find_netns
-from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_NOT_FOUND, Site
+from ib_sriov_cni.cli.byhand import MARK, advise_root, find_netns
+from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_NOT_FOUND, Failure, Site
 from ib_sriov_cni.core.configuration import parse_netconf
-from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.core.errors import KernelRefused, TryAgainLater
 from ipam.host_local.config import parse_settings
 from ipam.protocol.request import parse_request
 from tests.unit.node import VFS, Node
@@ -130,17 +129,15 @@ def test_del_of_nothing() -> None:
     assert "name an ATTACHMENT, or set either --pid or --netns" in err
 
 
-@pytest.mark.parametrize(("uid", "hint"), [(0, "see the log"), (1000, "run as root")])
-def test_what_the_kernel_refuses_others_than_root(monkeypatch: pytest.MonkeyPatch, uid: int, hint: str) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: uid)
-
-    def refuse(*_: object) -> None:
-        raise KernelRefused("enter", "network namespace /x", errno.EPERM, details="see the log")
-
-    monkeypatch.setattr("ib_sriov_cni.cli.add.add", refuse)
-    status, _, err = run("add", "--device", DEVICE, "--netns", HERE)
-    assert status == EXIT_FAILED
-    assert f"what to do: {hint}" in err
+def test_what_the_kernel_refuses_others_than_root() -> None:
+    refusal = KernelRefused("enter", "network namespace /x", errno.EPERM, details="see the log")
+    with pytest.raises(Failure) as caught, advise_root(root=False):
+        raise refusal
+    assert (caught.value.message, caught.value.hint, caught.value.code) == (refusal.msg, "run as root", 102)
+    with pytest.raises(KernelRefused), advise_root(root=True):
+        raise refusal
+    with pytest.raises(TryAgainLater), advise_root(root=False):
+        raise TryAgainLater("busy")
 
 
 def test_a_relative_path_of_a_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
