@@ -155,7 +155,7 @@ def test_c18_no_free_vf(rig: Rig) -> None:
     pods = [rig.pod(), rig.pod()]
     for vf, pod in enumerate(pods):
         add(rig, pod, vf)
-    refused(status(rig), 50, "2 in use", "end a pod")
+    refused(status(rig), 50, "2 in use", "delete a pod")
     refused(status(rig, deviceID="0009:00:00.1"), 50, "0009:00:00.1")
     pods[1].delete()
     assert wait(lambda: not status(rig).status)
