@@ -18,7 +18,7 @@ import pytest
 from ib_sriov_cni.agent.kube import MESSAGE_MAX, QUEUE_MAX, TRIES, Events, PodRef
 from ipam.protocol.bounds import API_ANSWER_BYTES, LOG_VALUE_BYTES
 
-SECONDS, PAUSE = 1.0, 0.01
+SECONDS, SHORT, PAUSE = 30.0, 1.0, 0.01
 POD = PodRef(namespace="train", name="worker-0", uid="u-1")
 
 
@@ -123,7 +123,7 @@ def trickles(answer: bytes) -> Answer:
         link.sendall(answer)
         for _ in range(600):
             link.sendall(b"x")
-            time.sleep(SECONDS / 10)
+            time.sleep(SHORT / 10)
 
     return act
 
@@ -142,6 +142,7 @@ def with_body(body: bytes, status: str = "201 Created") -> bytes:
 
 good = says(with_body(b"{}"))
 CHUNKED = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n"
+WITHOUT_END = ("continue for ever", "a head that trickles", "a body that trickles")
 GARBLED: dict[str, Answer] = {
     "nothing": says(b""),
     "no HTTP": says(b"\x15\x03\x03\0\x02\x02\x28" * 100),
@@ -171,12 +172,10 @@ GARBLED: dict[str, Answer] = {
 @pytest.mark.parametrize("kind", list(GARBLED))
 def test_a_garbled_answer_is_counted_and_tried_again(certificate: tuple[Path, Path], account: Path, kind: str) -> None:
     server = Garbler(certificate, GARBLED[kind], None)
-    ledger = Ledger(server, account)
+    ledger = Ledger(server, account, SHORT if kind in WITHOUT_END else SECONDS)
     try:
-        begun = time.monotonic()
         ledger.post()
         ledger.counts(2)
-        assert time.monotonic() - begun < SECONDS + 20
         assert ledger.counted == ["retried", "posted"]
         assert len(ledger.told) == 1
         assert 0 < len(ledger.told[0].encode()) < LOG_VALUE_BYTES + 100
@@ -191,7 +190,7 @@ def test_a_garbled_answer_is_counted_and_tried_again(certificate: tuple[Path, Pa
 @pytest.mark.parametrize("answer", [says(b""), says(b"SSH-2.0-x\r\n"), trickles(b"\x16\x03\x03\x40\0")])
 def test_a_tls_failure_ends_and_is_tried_again(certificate: tuple[Path, Path], account: Path, answer: Answer) -> None:
     server = Garbler(certificate, answer, is_tls=False)
-    ledger = Ledger(server, account)
+    ledger = Ledger(server, account, SHORT)
     try:
         ledger.post()
         ledger.counts(TRIES)
@@ -281,7 +280,7 @@ def account(tmp_path: Path, certificate: tuple[Path, Path]) -> Path:
 
 
 class Ledger:
-    def __init__(self, api: Api | Garbler, account: Path, **environ: str) -> None:
+    def __init__(self, api: Api | Garbler, account: Path, seconds: float = SECONDS, **environ: str) -> None:
         self.told: list[str] = []
         self.counted: list[str] = []
         where = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
@@ -291,7 +290,7 @@ class Ledger:
             on_failure=self.told.append,
             on_result=self.counted.append,
             root=str(account),
-            seconds=SECONDS,
+            seconds=seconds,
             first_pause=PAUSE,
         )
 
@@ -385,7 +384,7 @@ def test_a_server_that_is_not_the_clusters_gets_no_token(api: Api, account: Path
 def test_outside_a_cluster_there_are_none(api: Api, account: Path, missing: str) -> None:
     if missing == "token":
         (account / "token").unlink()
-    ledger = Ledger(api, account, **({"KUBERNETES_SERVICE_HOST": ""} if missing == "host" else {}))
+    ledger = Ledger(api, account, KUBERNETES_SERVICE_HOST="" if missing == "host" else "127.0.0.1")
     assert not ledger.events.enabled
     ledger.post()
     ledger.close()

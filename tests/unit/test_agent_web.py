@@ -40,6 +40,16 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def web(metrics: Metrics) -> Iterator[Web]:
+    yield from serve(metrics)
+
+
+@pytest.fixture
+def hasty(metrics: Metrics) -> Iterator[Web]:
+    """A server that does not wait long."""
+    yield from serve(metrics, REQUEST_SECONDS)
+
+
+def serve(metrics: Metrics, seconds: float = 60.0) -> Iterator[Web]:
     STATE.update(healthy="", ready="no pass yet")
     REFUSALS.clear()
     web = Web(
@@ -48,8 +58,8 @@ def web(metrics: Metrics) -> Iterator[Web]:
         healthy=lambda: STATE["healthy"],
         ready=lambda: STATE["ready"],
         on_refusal=refuse,
-        request_seconds=REQUEST_SECONDS,
-        answer_seconds=REQUEST_SECONDS,
+        request_seconds=seconds,
+        answer_seconds=seconds,
     )
     yield web
     web.close()
@@ -221,10 +231,10 @@ def test_odd_accept_headers(web: Web, accept: str, capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_whole_request_has_a_deadline(web: Web) -> None:
+def test_the_whole_request_has_a_deadline(hasty: Web) -> None:
     """A client that sends a byte now and then is told so and closed."""
     begun = time.monotonic()
-    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as link:
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=30) as link:
         while time.monotonic() < begun + 30 and not REFUSALS:
             link.send(b"x")
             time.sleep(REQUEST_SECONDS / 10)
@@ -232,10 +242,10 @@ def test_the_whole_request_has_a_deadline(web: Web) -> None:
     assert reasons() == ["slow"]
 
 
-def test_a_client_that_does_not_read_is_closed(web: Web, metrics: Metrics) -> None:
+def test_a_client_that_does_not_read_is_closed(hasty: Web, metrics: Metrics) -> None:
     rows = [(("x" * 1000, str(number)), 1.0) for number in range(20_000)]  # more than both buffers take
     metrics.publish({"ib_sriov_vfs": rows})
-    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as link:
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=30) as link:
         link.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         deadline = time.monotonic() + 60
         while not REFUSALS and time.monotonic() < deadline:
