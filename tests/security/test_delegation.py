@@ -140,7 +140,10 @@ def test_a_copy_says_what_is_wrong(node: Node) -> None:
     assert "host-local" in answer["details"]
 
 
-DAEMON = "(setsid sh -c 'echo $$ >>$HERE/pids; trap \"\" TERM HUP INT; sleep 1000 & echo $! >>$HERE/pids; wait' &)\n"
+DAEMON = """
+(setsid sh -c 'echo $$ >>$HERE/pids; trap "" TERM HUP INT; sleep 1000 & echo $! >>$HERE/pids; wait' &)
+until [ -r $HERE/pids ] && [ "$(wc -l <$HERE/pids)" -ge 2 ]; do sleep 0.01; done
+"""
 FORKS = """#!{python} -IS
 import os, sys, time
 # A chain of sessions: each process starts the next one and ends, so that it has another parent each time.
@@ -159,7 +162,7 @@ with open(os.environ["HERE"] + "/pids", "a", buffering=1) as file:
 )
 def test_daemons_end_with_the_time_limit(node: Node, last: str) -> None:
     node.add("plugin", f"#!/bin/sh\n{DAEMON}{last}\n")
-    status, out = node.call("DEL", "plugin", ipamTimeout=1)
+    status, out = node.call("DEL", "plugin", ipamTimeout=3)
     assert (status, json.loads(out)["code"]) == (1, 104)
     pids = node.numbers("pids")
     assert len(pids) == 2
@@ -168,7 +171,7 @@ def test_daemons_end_with_the_time_limit(node: Node, last: str) -> None:
 
 def test_a_process_that_changes_its_parent_all_the_time(node: Node) -> None:
     node.add("plugin", FORKS.format(python=sys.executable))
-    status, out = node.call("DEL", "plugin", ipamTimeout=1)
+    status, out = node.call("DEL", "plugin", ipamTimeout=3)
     assert (status, json.loads(out)["code"]) == (1, 104)
     written = node.numbers("pids")
     assert len(written) > 5
