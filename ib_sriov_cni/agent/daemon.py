@@ -151,7 +151,7 @@ class Daemon:
 
     def _on_refused_request(self, reason: str, client: str, words: str) -> None:
         self._metrics.http_refusals.labels(reason).inc()
-        self._refused_request.say(reason=reason, client=client, error=shorten(words, LOG_VALUE_BYTES))
+        self._refused_request.log(reason=reason, client=client, error=shorten(words, LOG_VALUE_BYTES))
 
     def _on_stop_signal(self, _number: int, _frame: object) -> None:
         self._stop = True

@@ -21,16 +21,16 @@ class RareWarning:
         self._log, self._message, self._seconds, self._clock = log, message, seconds, clock
         self._lock = threading.Lock()
         self._next = float("-inf")
-        self._unsaid = 0
+        self._skipped = 0
 
-    def say(self, **facts: object) -> None:
+    def log(self, **facts: object) -> None:
         """Log it with these facts, or count it."""
         with self._lock:
             now = self._clock()
             if now < self._next:
-                self._unsaid += 1
+                self._skipped += 1
                 return
             self._next = now + self._seconds
-            unsaid, self._unsaid = self._unsaid, 0
-        more = {"more": f"{unsaid} since the last such line"} if unsaid else {}
+            skipped, self._skipped = self._skipped, 0
+        more = {"more": f"{skipped} since the last such line"} if skipped else {}
         self._log.warning(self._message, **facts, **more)

@@ -38,7 +38,7 @@ def read_samples(
     """Return the samples of all metrics of kind fact.
 
     `newest` has the newest record of each network, `differing` the attachments with a finding. What cannot be read (a
-    port, a lease folder) is left out; `on_fault` gets what nobody thought of, with the path of the attachment.
+    port, a lease folder) is left out; `on_fault` gets any other exception, with the path of the attachment.
     """
     samples: dict[str, Rows] = {
         "ib_sriov_pf_info": [((pf.pci, pf.netdev, pf.rdma, pf.driver), 1.0) for pf in inventory.pfs],

@@ -296,7 +296,7 @@ class Web:
         self._watch(client, selectors.EVENT_READ)
 
     def _give_up(self, client: _Client) -> None:
-        """Close a connection whose time is over; a client that has not sent its request is told so first."""
+        """Close a connection whose time is over; one whose request is incomplete gets 408 first."""
         if client.is_answered:
             self._drop(client)
         elif client.request is None and not client.unsent:
@@ -376,7 +376,7 @@ class Web:
             self._refuse(MALFORMED, address, f"the header Accept cannot be read: {type(fault).__name__}: {fault}")
         try:
             return 200, encode(self._registry), kind
-        except Exception as fault:  # noqa: BLE001  # whatever a collector meets is said, and tried again when asked
+        except Exception as fault:  # noqa: BLE001  # the next scrape tries again
             self._refuse(FAILED, address, f"{type(fault).__name__}: {fault}")
             return 500, b"the metrics cannot be rendered: see the agent's log\n", TEXT
 
@@ -397,7 +397,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # The kernel keeps a connection until its client has sent something (man 7 tcp). So a probe's request is there
-        # when its connection is accepted, and nobody can take its place before.
+        # when its connection is accepted, and no other client can displace it before.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, int(REQUEST_SECONDS))
         listener.bind((host, port))
         listener.listen(BACKLOG)

@@ -36,7 +36,7 @@ def apply_repair(host: Host, repair: Repair, *, lock_timeout: float = LOCK_SECON
     """Carry out one repair, under the VF's lock. Returns what was done, "" if it is no longer needed.
 
     Raises CniError: TryAgainLater (11) if the lock is held for longer than `lock_timeout` seconds, what the repair
-    itself raises, and InternalFault (100) for what nobody thought of.
+    itself raises, and InternalFault (100) for any other exception.
     """
     try:
         return _apply(host, repair, lock_timeout)

@@ -1,7 +1,7 @@
 """One attachment's trouble is its own: whatever is raised about it becomes words about it, and the others are served.
 
-A pod, a record or a broken file can make code fail in ways that nobody thought of. So whoever goes through the
-attachments of a node catches every Exception of one of them, and describes it here.
+A pod, a record or a broken file can make code fail in unforeseen ways. So code that goes through the attachments of a
+node catches every Exception of one of them, and describes it here.
 """
 
 from __future__ import annotations

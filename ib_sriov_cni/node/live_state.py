@@ -32,8 +32,8 @@ class Live(Value):
 def read_live(host: Host, record: Record) -> Live:
     """Read it from the pod's namespace and the PF.
 
-    Raises CniError: KernelRefused (102) without the right to enter the pod, InternalFault (100) for what nobody thought
-    of.
+    Raises CniError: KernelRefused (102) without the right to enter the pod, InternalFault (100) for any exception that
+    is not a CniError.
     """
     try:
         return _read_live(host, record)

@@ -339,9 +339,9 @@ def test_a_warning_that_others_can_cause_is_rare(tmp_path: Path) -> None:
     now = [0.0]
     warning = RareWarning(Log(path=str(tmp_path / "log")), "refused", seconds=60, clock=lambda: now[0])
     for number in range(1000):
-        warning.say(number=number)
+        warning.log(number=number)
     now[0] = 60
-    warning.say(number="last")
+    warning.log(number="last")
     first, last = (tmp_path / "log").read_text().splitlines()
     assert "msg=refused number=0" in first
     assert "more" not in first
