@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from tests.lab.cni import PROJECT
@@ -48,6 +50,26 @@ def cli(*words: str, env: dict[str, str] | None = None) -> CliRun:
         check=False,
     )
     return CliRun(done)
+
+
+@contextmanager
+def running(*words: str, env: Mapping[str, str] | None = None, terminal: int = -1) -> Iterator[subprocess.Popen[str]]:
+    """Start `ib-sriov WORDS`, on a terminal or with pipes; it is killed at the end if it still runs."""
+    environ = {**os.environ, **(env or {})}
+    if terminal >= 0:
+        process = subprocess.Popen(
+            [*COMMAND, *words], cwd=PROJECT, env=environ, stdin=terminal, stdout=terminal, stderr=terminal, text=True
+        )
+    else:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [*COMMAND, *words], cwd=PROJECT, env=environ, stdout=pipe, stderr=pipe, text=True, bufsize=1
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def json_of(*words: str, status: int = 0) -> Any:

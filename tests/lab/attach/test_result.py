@@ -129,7 +129,7 @@ def test_two_vfs_of_two_pfs_in_one_pod(rig: Rig) -> None:
 def test_no_addresses_wanted(rig: Rig) -> None:
     pod = rig.pod()
     result = rig.add(pod, ipam=None)
-    assert "ips" not in result or result["ips"] == []
+    assert "ips" not in result
     assert pod.addresses() == []
     assert rig.check(pod, result, ipam=None).status == 0
     rig.delete(pod, ipam=None)

@@ -10,18 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.lab.cni import PROJECT
-from tests.lab.command_line import COMMAND, cli, json_of
+from tests.lab.command_line import cli, json_of, running
 from tests.lab.commands import wait
 from tests.lab.rig import TRACE, Rig, answers, connected, guid_of
 
 NETWORK = ("--ipam-subnet", "10.77.0.0/24", "--route", "10.99.0.0/16")
-
-
-def start(*words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, *words], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
 
 
 def test_two_namespaces_talk_and_leave_no_trace(rig: Rig) -> None:
@@ -65,18 +58,12 @@ def test_two_namespaces_talk_and_leave_no_trace(rig: Rig) -> None:
 
 def test_an_add_that_is_interrupted_is_undone(rig: Rig) -> None:
     pod = rig.pod("hand")
-    process = subprocess.Popen(
-        [*COMMAND, "add", "--device", rig.hca.pci(0), "--netns", pod.name, *NETWORK],
-        cwd=PROJECT,
-        env={**os.environ, TRACE: "configure=stop"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert wait(lambda: bool(rig.hca.netdevs(0, pod.name)), 60)
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGCONT)
-    _, err = process.communicate(timeout=120)
+    words = ("add", "--device", rig.hca.pci(0), "--netns", pod.name, *NETWORK)
+    with running(*words, env={TRACE: "configure=stop"}) as process:
+        assert wait(lambda: bool(rig.hca.netdevs(0, pod.name)), 60)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 4
     assert "interrupted by SIGTERM and undone" in err
     rig.assert_as_before()
@@ -103,9 +90,8 @@ def test_an_attachment_by_hand_whose_namespace_ends_is_collected(rig: Rig) -> No
 
 
 def test_watch_tells_of_an_attachment_and_of_its_end(rig: Rig) -> None:
-    watch = start("watch", "-o", "json", "--interval", "0.5")
-    assert watch.stdout is not None
-    try:
+    with running("watch", "-o", "json", "--interval", "0.5") as watch:
+        assert watch.stdout is not None
         first = [json.loads(watch.stdout.readline()) for _ in range(rig.vfs)]
         assert {line["state"] for line in first} == {"free"}
         pod = rig.pod("seen")
@@ -115,7 +101,6 @@ def test_watch_tells_of_an_attachment_and_of_its_end(rig: Rig) -> None:
         assert pod.container_id in seen["attachment"]
         rig.delete(pod, 0)
         assert read_until(watch, "free")["attachment"] is None
-    finally:
         watch.send_signal(signal.SIGINT)
         _, err = watch.communicate(timeout=60)
     assert watch.returncode == 0, err
@@ -134,17 +119,14 @@ def read_until(watch: subprocess.Popen[str], state: str) -> Any:
 def test_watch_draws_on_a_terminal(rig: Rig) -> None:
     """^C ends it with status 0, and the terminal is given back as it was."""
     ours, theirs = pty.openpty()
-    environ = {**os.environ, "TERM": "xterm", "COLUMNS": "130", "LINES": "40"}
-    process = subprocess.Popen(
-        [*COMMAND, "watch"], cwd=PROJECT, env=environ, stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    drawn = read_terminal(ours, rig.hca.pci(rig.vfs - 1).encode())
-    assert b"\x1b[?1049h" in drawn
-    process.send_signal(signal.SIGINT)
-    rest = read_terminal(ours, None)
-    os.close(ours)
-    assert process.wait(60) == 0
+    size = {"TERM": "xterm", "COLUMNS": "130", "LINES": "40"}
+    with os.fdopen(ours, "rb", buffering=0), running("watch", env=size, terminal=theirs) as process:
+        os.close(theirs)
+        drawn = read_terminal(ours, rig.hca.pci(rig.vfs - 1).encode())
+        assert b"\x1b[?1049h" in drawn
+        process.send_signal(signal.SIGINT)
+        rest = read_terminal(ours, None)
+        assert process.wait(60) == 0
     assert b"\x1b[?1049l" in rest
 
 
