@@ -76,7 +76,7 @@ class Runtime:
 
 
 class StandIn:
-    """An IPAM plugin called `standin`: a script that notes each call and answers what it was told to answer."""
+    """An IPAM plugin called `standin`: a script that notes each call and gives the answers that the test has set."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "standin.d"

@@ -194,7 +194,7 @@ def test_c13_del_after_a_half_finished_add(rig: Rig) -> None:
 
 
 def test_c14_a_fault_keeps_nothing_else_from_its_release(rig: Rig, standin: StandIn) -> None:
-    """Its IPAM plugin has gone: the VF comes home, the record stays; with the plugin back, all is released."""
+    """Its IPAM plugin is missing: the VF is returned, the record stays; with the plugin back, all is released."""
     standin.answers("ADD", GRANT)
     pod = rig.pod()
     conf = rig.conf(ipam={"type": "standin"}, guid=guid_of(1), portTimeout=0)

@@ -88,7 +88,7 @@ def test_c10_what_it_is_given(rig: Rig, standin: StandIn, tmp_path: Path) -> Non
 
 
 def test_c10_looked_up_in_cni_path(rig: Rig, ask: Runtime, standin: StandIn) -> None:
-    """In its order; what is absent is told with the folders, and no name leads out of them."""
+    """In its order; the message names what is absent and the folders, and no name leads out of them."""
     pod = rig.pod()
     conf = rig.conf(ipam={"type": "absent"}, guid=guid_of(1))
     refused(rig.cni("ADD", pod, conf, env={"CNI_PATH": "/one:/two"}), 104, "absent", "/one:/two")

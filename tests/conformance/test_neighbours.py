@@ -67,19 +67,19 @@ def test_n03_under_a_chroot(rig: Rig, ask: Runtime, tmp_path: Path) -> None:
     command(["mount", "--make-rslave", str(root)])
     try:
         pod = rig.pod()
-        for verb in ("ADD", "CHECK", "DEL"):
+        for name in ("ADD", "CHECK", "DEL"):
             conf = rig.conf(portTimeout=0)
-            if verb == "CHECK":
+            if name == "CHECK":
                 conf["prevResult"] = json.loads((tmp_path / "result").read_text())
             (tmp_path / "conf").write_text(json.dumps(conf))
             words = (
-                f"CNI_COMMAND={verb} CNI_CONTAINERID={pod.container_id} CNI_NETNS={pod.netns} CNI_IFNAME=net1"
+                f"CNI_COMMAND={name} CNI_CONTAINERID={pod.container_id} CNI_NETNS={pod.netns} CNI_IFNAME=net1"
                 f" CNI_PATH=/opt/cni/bin PYTHONPATH={PROJECT}"
             )
             line = f'cd /; exec chroot {root} /usr/bin/env -i {words} "$@" <{tmp_path}/conf'
-            done = ask.shell(line, verb)
+            done = ask.shell(line, name)
             assert done.status == 0, done
-            if verb == "ADD":
+            if name == "ADD":
                 assert done.out["interfaces"][0]["sandbox"] == pod.netns
                 (tmp_path / "result").write_text(done.stdout)
                 assert pod.addresses() == ["10.56.0.2/24"]

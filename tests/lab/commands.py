@@ -22,7 +22,7 @@ class CommandFailed(AssertionError):
 def run(
     command: str | Sequence[str], *, netns: str | None = None, check: bool = True, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """Run a shell line or an argument list, in a named network namespace if told (with its own sysfs)."""
+    """Run a shell line or an argument list, in a network namespace if one is named (with its own sysfs)."""
     argv = ["bash", "-c", command] if isinstance(command, str) else list(command)
     if netns is not None:
         argv = ["ip", "netns", "exec", netns, *argv]

@@ -13,7 +13,7 @@ Everything lies below ${XDG_CACHE_HOME:-~/.cache}/ib-sriov:
 
 The hash covers what the tree was made from, so a new ibemu.c gives a new tree and leaves the VMs that are up alone.
 
-Variables: KERNEL (series, 6.12 unless told); VMLINUZ, MODULES (…/lib/modules/<release>) and KO (an ibemu.ko built
+Variables: KERNEL (series, 6.12 by default); VMLINUZ, MODULES (…/lib/modules/<release>) and KO (an ibemu.ko built
 for them) take a kernel from elsewhere; EXTRA_MODS names more modules.
 """
 

@@ -59,6 +59,6 @@ class Pod:
         return Path(self.netns).exists()
 
     def delete(self) -> None:
-        """End the namespace; the kernel brings the devices home a little later."""
+        """End the namespace; the kernel returns the devices to the host a little later."""
         if self.exists():
             commands.run(["ip", "netns", "del", self.name])

@@ -84,9 +84,9 @@ class Root:
 
     def copy_libc(self) -> None:
         """The libraries that every process of a glibc host has, and their loader, where they are expected."""
-        told = subprocess.run(["ldd", "/usr/bin/python3"], capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(["ldd", "/usr/bin/python3"], capture_output=True, text=True, check=True).stdout
         wanted = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "ld-linux")
-        for word in told.split():
+        for word in shown.split():
             if word.startswith("/") and os.path.basename(word).startswith(wanted):
                 target = self.path / word.lstrip("/")
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def test_version_is_the_source_s(build: Path) -> None:
     assert done.stdout == source(CNI_COMMAND="VERSION").stdout
 
 
-def test_version_that_cannot_be_written_is_told(build: Path) -> None:
+def test_version_that_cannot_be_written_is_an_error(build: Path) -> None:
     done = apart(f"CNI_COMMAND=VERSION {build} >/dev/full")
     assert done.returncode == 1
     assert b"No space left" in done.stderr
@@ -91,10 +91,10 @@ def test_what_it_stands_on_is_inside(build: Path, root: Root) -> None:
     program = root.add(build)
     done = root.run(f"exec {program} version -o json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["packed"] is True
-    assert told["pyverbs"]
-    assert all(told[name] for name in ("click", "rich", "PyYAML"))
+    shown = json.loads(done.stdout)
+    assert shown["packed"] is True
+    assert shown["pyverbs"]
+    assert all(shown[name] for name in ("click", "rich", "PyYAML"))
 
 
 @pytest.mark.parametrize("proc", [True, False])
@@ -143,7 +143,7 @@ def test_no_memory_may_be_executed(one_file: Path) -> None:
     assert json.loads(done.stdout)["packed"] is True
 
 
-def test_no_place_at_all_is_told(one_file: Path) -> None:
+def test_no_place_at_all_is_no_fault_of_status(one_file: Path) -> None:
     mounts = "; ".join(f"mount -t tmpfs -o noexec tmpfs {folder}" for folder in (*SCRATCH, "/var/lib", "/opt"))
     line = f"mount -t tmpfs tmpfs /mnt; cp {one_file} /mnt/; {mounts}; echo 2 >/proc/sys/vm/memfd_noexec"
     given = conf(cniVersion="1.1.0")

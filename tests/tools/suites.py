@@ -46,7 +46,7 @@ LANES = 2  # guests at once: each keeps little more than one processor busy
 ONE_FILE = os.path.join(ROOT, "dist", "ib-sriov")
 ONE_FOLDER = os.path.join(ROOT, "dist", "ib-sriov-folder", "ib-sriov")
 RUN_THE_SOURCE = ("agent", "cli")
-# What a suite has in its environment besides.
+# What a suite has in its environment in addition.
 SETTINGS: dict[str, dict[str, str]] = {
     name: {} if name in RUN_THE_SOURCE else {"IB_SRIOV_PLUGIN": ONE_FILE if name.startswith("build") else ONE_FOLDER}
     for name in IN_GUEST

@@ -86,7 +86,7 @@ def test_it_is_killed_at_any_moment_and_the_next_one_finishes(rig: Rig, agents: 
             raise AssertionError(f"after {point}: {fault}") from None
 
 
-def test_a_changed_live_pod_is_repaired_or_told_of(rig: Rig, agents: Agents) -> None:
+def test_a_changed_live_pod_is_repaired_or_reported(rig: Rig, agents: Agents) -> None:
     pod, result = add(rig, 0, mtu=2000)
     assert connected(pod)
     address = result["ips"][0]["address"]

@@ -161,10 +161,10 @@ def test_lease_is_anothers(attached: Attached) -> None:
 
 def test_record_gone(attached: Attached) -> None:
     (record,) = (STATE / "attachments").rglob("*.json")
-    aside = record.with_name("aside")
-    record.rename(aside)
+    elsewhere = record.with_name("elsewhere")
+    record.rename(elsewhere)
     assert "there is no record of it" in attached.differences()
-    aside.rename(record)
+    elsewhere.rename(record)
 
 
 def test_owner_is_another(attached: Attached) -> None:
@@ -207,7 +207,7 @@ def test_driver_gone(attached: Attached) -> None:
 def test_vf_gone(attached: Attached) -> None:
     """SR-IOV is turned off below the pod; DEL still gives the address back.
 
-    The PF keeps what it was told for VFs that come again (as mlx5 does), and nobody can tell it otherwise meanwhile.
+    The PF keeps the VFs' settings until they are made again (as mlx5 does); meanwhile they cannot be changed.
     """
     rig = attached.rig
     pci = rig.hca.pci(0)

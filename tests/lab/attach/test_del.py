@@ -1,4 +1,4 @@
-"""DEL, whatever has become of pod, namespace, record or configuration: the VF comes home as it was (C13, C14)."""
+"""DEL, whatever has become of pod, namespace, record or configuration: the VF is returned as it was (C13, C14)."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_del_of_what_never_was(rig: Rig) -> None:
 
 
 def test_namespace_is_gone(rig: Rig) -> None:
-    """Dead for a while, dying at this moment, not told (after a reboot), or an ordinary file in its place."""
+    """Dead for a while, dying at this moment, not given (after a reboot), or an ordinary file in its place."""
     endings: list[tuple[str, dict[str, str | None]]] = [
         ("dead", {}),
         ("dying", {}),
-        ("untold", {"CNI_NETNS": None}),
+        ("not given", {"CNI_NETNS": None}),
         ("empty", {"CNI_NETNS": ""}),
         ("a file", {}),
     ]
@@ -42,7 +42,7 @@ def test_namespace_is_gone(rig: Rig) -> None:
     for vf, pod in enumerate(pods):
         rig.add(pod, vf, **{**IDENTITY, "guid": guid_of(vf)})
     for vf, ((ending, env), pod) in enumerate(zip(endings, pods, strict=True)):
-        if ending != "untold":
+        if ending != "not given":
             pod.delete()
         if ending == "dead":
             assert wait(lambda: rig.hca.netdevs(0))
@@ -69,8 +69,8 @@ def test_what_pods_do(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-def test_altname_that_home_has_already(rig: Rig) -> None:
-    """A move home would fail as a whole: the altname of the pod is another interface's name there."""
+def test_altname_that_the_host_has_already(rig: Rig) -> None:
+    """The move to the host would fail as a whole: the pod's altname is the name of an interface there."""
     pod = rig.pod()
     rig.add(pod)
     neighbour = rig.hca.netdev(1)
@@ -79,8 +79,8 @@ def test_altname_that_home_has_already(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-def test_old_name_is_taken_at_home(rig: Rig) -> None:
-    """Somebody has the VF's old name: DEL succeeds, the VF comes home under another one."""
+def test_old_name_is_taken_on_the_host(rig: Rig) -> None:
+    """Another interface has the VF's old name: DEL succeeds, and the VF has another name on the host."""
     pod = rig.pod()
     name = rig.hca.netdev(0)
     rig.add(pod, **IDENTITY)
@@ -118,7 +118,7 @@ def test_device_is_open_in_the_pod(rig: Rig) -> None:
 
 
 def test_record_is_gone(rig: Rig) -> None:
-    """The lease goes; the VF comes home with its pod and can be used again, whatever GUID it has."""
+    """The lease goes; the VF returns when its pod ends and can be used again, whatever GUID it has."""
     pod, successor = rig.pod(), rig.pod("successor")
     rig.add(pod, link_state="enable")
     (record,) = (STATE / "attachments").rglob("*.json")
@@ -135,7 +135,7 @@ def test_record_is_gone(rig: Rig) -> None:
 @pytest.mark.parametrize("damage", ["", '{"schema": 99, "key": {}}', "[]"])
 @SHARED
 def test_record_is_damaged(rig: Rig, damage: str) -> None:
-    """It is set aside and in nobody's way."""
+    """It is renamed, and does not keep the next pod from the VF."""
     pod, successor = rig.pod(), rig.pod("successor")
     rig.add(pod)
     (record,) = (STATE / "attachments").rglob("*.json")
@@ -148,7 +148,7 @@ def test_record_is_damaged(rig: Rig, damage: str) -> None:
     rig.add(successor)
     rig.delete(successor)
     record.with_name(f"{record.name}.damaged").unlink()
-    # nobody knows its old name any more
+    # its old name was in the record alone
     run(f"ip link set net1 name {rig.before.facts[f'VF 0 ({rig.hca.pci(0)}) netdevs in init']}")
     rig.assert_as_before()
 
@@ -215,7 +215,7 @@ def test_no_configuration_left_to_trust(rig: Rig) -> None:
 
 @SHARED
 def test_fault_in_one_release_keeps_no_other_from_running(rig: Rig, tmp_path: Path) -> None:
-    """C14: the IPAM plugin is missing at DEL; the VF comes home, and the record stays until the next DEL."""
+    """C14: the IPAM plugin is missing at DEL; the VF is returned, and the record stays until the next DEL."""
     plugin = tmp_path / "fixed"
     plugin.write_text(
         '#!/bin/sh\n[ $CNI_COMMAND = DEL ] || echo \'{"cniVersion":"1.1.0","ips":[{"address":"10.9.0.2/24"}]}\'\n'

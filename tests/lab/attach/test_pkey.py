@@ -149,7 +149,7 @@ def test_add_killed_when_the_child_is_made_then_del(rig: Rig, dead: bool) -> Non
 
 @pytest.mark.parametrize("trace", ["add_child=kill", "add_child.done=kill"])
 def test_add_killed_without_del_is_healed(rig: Rig, trace: str) -> None:
-    """The VF's GUID is kept: no rebind on the way in, and what came home with the dead namespace is deleted."""
+    """The VF's GUID is kept: ADD does not rebind it, and the child that returned from the dead namespace is deleted."""
     pod, successor = rig.pod(), rig.pod()
     assert rig.call("ADD", pod, 0, pkey=PKEY, trace=trace).status == -signal.SIGKILL
     pod.delete()
@@ -178,7 +178,7 @@ def test_del_when_the_pod_is_gone(rig: Rig) -> None:
     rig.assert_as_before()
 
 
-def test_del_killed_on_the_way_home(rig: Rig) -> None:
+def test_del_killed_after_the_devices_were_returned(rig: Rig) -> None:
     pod = rig.pod()
     rig.add(pod, 0, pkey=PKEY)
     assert rig.call("DEL", pod, 0, pkey=PKEY, trace="return_devices.done=kill").status == -signal.SIGKILL

@@ -73,7 +73,7 @@ def test_an_attachment_by_hand_whose_namespace_ends_is_collected(rig: Rig) -> No
     pod = rig.pod("hand")
     words = ["add", "--device", rig.hca.pci(0), "--netns", pod.name, *NETWORK]
     if rig.exclusive:
-        # The interface alone: allowed, and told (rdmaIsolation false in exclusive mode).
+        # The interface alone (rdmaIsolation false in exclusive mode) is allowed, with a note.
         without = cli(*words)
         assert without.status == 0, str(without)
         assert "no program in the namespace can open the RDMA device; add --isolate" in without.stderr
@@ -89,7 +89,7 @@ def test_an_attachment_by_hand_whose_namespace_ends_is_collected(rig: Rig) -> No
     rig.assert_as_before()
 
 
-def test_watch_tells_of_an_attachment_and_of_its_end(rig: Rig) -> None:
+def test_watch_shows_an_attachment_and_its_end(rig: Rig) -> None:
     with running("watch", "-o", "json", "--interval", "0.5") as watch:
         assert watch.stdout is not None
         first = [json.loads(watch.stdout.readline()) for _ in range(rig.vfs)]

@@ -114,13 +114,13 @@ def tidy_up_what_is_damaged(rig: Rig, damaged: Pod) -> None:
     assert any(str(record_of(rig, damaged)) in finding["what"] for finding in plan["findings"])
     damaged.delete()
     wait(lambda: bool(rig.hca.netdevs(3)), 20)
-    rig.delete(damaged, 3)  # the runtime's DEL sets it aside, and releases its address
-    aside = record_of(rig, damaged).with_suffix(".json.damaged")
-    assert aside.exists()
-    os.utime(aside, (time.time() - WEEK - 60,) * 2)
+    rig.delete(damaged, 3)  # the runtime's DEL renames it, and releases its address
+    damaged_record = record_of(rig, damaged).with_suffix(".json.damaged")
+    assert damaged_record.exists()
+    os.utime(damaged_record, (time.time() - WEEK - 60,) * 2)
     kinds = sorted(each["kind"] for each in json_of("repair")["repairs"])
     assert kinds == ["disown", "leftover"]
-    assert not aside.exists()
+    assert not damaged_record.exists()
     assert vf_states(rig)[3] == "free"
 
 

@@ -23,7 +23,7 @@ def member(
 
 
 def layer(busybox: Path | None = None) -> bytes:
-    """The root file system as a tar archive; busybox is the one on PATH unless told."""
+    """The root file system as a tar archive; busybox is the one on PATH unless one is named."""
     found = busybox or shutil.which("busybox")
     assert found, "busybox is missing: tests/tools/need lab"
     binary = Path(found).read_bytes()

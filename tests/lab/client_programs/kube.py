@@ -30,7 +30,7 @@ class Kube:
     """An API server that knows what was put into it, and keeps what Multus writes.
 
     It speaks plain HTTP; or TLS, if `account` names a folder, which then becomes what a pod's service account is.
-    What is put into it later than a watch began is not told to the watcher.
+    A watch does not report what is put into it later.
     """
 
     def __init__(self, folder: Path, *, account: Path | None = None) -> None:
@@ -151,7 +151,7 @@ def tls(account: Path) -> ssl.SSLContext:
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     words += ["-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1"]
     commands.run([*words, "-keyout", str(key), "-out", str(certificate)])
-    (account / "token").write_text("a token that nobody looks at")
+    (account / "token").write_text("a token that is never checked")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context

@@ -36,7 +36,7 @@ ExecStart={sys.executable} -m ib_sriov_cni agent --interval 1 --grace 1 --log-fi
 StandardOutput=append:{LOG}
 StandardError=append:{LOG}
 RestartSec=1
-# the project may lie in somebody's home
+# the project may be in a home directory
 ProtectHome=read-only
 """
 

@@ -15,7 +15,7 @@ from tests.lab.rig import Rig, at_once, end, guid_of, state_of
 
 
 def test_faults_of_vfs_side_by_side(rig: Rig) -> None:
-    """Each VF has a fault of its own and the last one none: every ADD tells its own fault."""
+    """Each VF but the last has a fault of its own, which its ADD reports."""
     hca = rig.hca
     hca.knob("fail_set_guid", 1 << 0)
     hca.knob("fail_set_state", 1 << 1)
@@ -39,7 +39,7 @@ def test_faults_of_vfs_side_by_side(rig: Rig) -> None:
     # As before by itself where the VF could be put back; the one without driver needs the driver's cooperation.
     hca.knob("fail_probe", 0)
     rig.delete(pods[3], 3)
-    # Nor did the emulated firmware give the old GUID back while it ignored what it was told; that is told.
+    # The emulated firmware ignored the old GUID as well, and that is logged.
     assert "the VF did not take its old GUID back" in runs[2].stderr
     hca.knob("ignore_guid", 0)
     hca.rebind(2)
@@ -52,7 +52,7 @@ def test_faults_of_vfs_side_by_side(rig: Rig) -> None:
 
 @SHARED
 def test_netdev_that_never_comes(rig: Rig) -> None:
-    """No IPoIB netdev after the rebind: waited for, then said so; DEL brings the VF home when it works again."""
+    """No IPoIB netdev after the rebind: ADD waits, then reports it; DEL returns the VF when it works again."""
     rig.hca.knob("no_ipoib", 1)
     pod = rig.pod()
     failed = rig.call("ADD", pod, guid=guid_of(1))

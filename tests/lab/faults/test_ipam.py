@@ -74,7 +74,7 @@ def test_missing(rig: Rig, tmp_path: Path) -> None:
     ],
 )
 def test_failing(rig: Rig, tmp_path: Path, script: str, words: str) -> None:
-    """Its own words are told, it is asked to release (C10), and the VF was not touched."""
+    """The message has its words, it is asked to release (C10), and the VF was not touched."""
     plugin = Plugin(tmp_path, f"[ $CNI_COMMAND = DEL ] && exit 0; cat >/dev/null; {script}")
     pod = rig.pod()
     refused = plugin.call(rig, "ADD", pod)
@@ -97,7 +97,7 @@ def test_works_for_the_whole_life(rig: Rig, tmp_path: Path) -> None:
 
 
 def test_address_that_the_kernel_refuses(rig: Rig, tmp_path: Path) -> None:
-    """A route whose gateway nobody can reach: the kernel's reason, and all is undone."""
+    """A route whose gateway is out of reach: the kernel's reason, and all is undone."""
     answer = {**ANSWER, "routes": [{"dst": "10.98.0.0/16", "gw": "192.0.2.1"}]}
     plugin = Plugin(tmp_path, f"[ $CNI_COMMAND = ADD ] && echo '{json.dumps(answer)}'; exit 0")
     refused = plugin.call(rig, "ADD", rig.pod())

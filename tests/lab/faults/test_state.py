@@ -82,7 +82,7 @@ def test_state_directory_fills_up_on_the_way(rig: Rig) -> None:
 
 
 def test_a_del_whose_state_cannot_be_written(rig: Rig) -> None:
-    """The VF comes home all the same, the error is told, and the DEL after it finds nothing to do but the record."""
+    """The VF is returned all the same, the error is reported, and the next DEL finds only the record left to do."""
     pod = rig.pod()
     with mounted(STATE, "size=1m"):
         rig.add(pod, **IDENTITY)

@@ -17,7 +17,7 @@ def exclusive(make_hca: MakeHca) -> Hca:
 
 
 @pytest.fixture
-def home(exclusive: Hca) -> str:
+def host(exclusive: Hca) -> str:
     """A name for init's own network namespace, to move devices back to."""
     path = Path("/run/netns/host")
     path.touch()
@@ -89,11 +89,11 @@ def test_netdev_first_is_lost(exclusive: Hca, pods: MakePod) -> None:
     assert "early0" not in [each["ifname"] for each in pod.links()]
 
 
-def test_rdma_device_comes_back_from_inside(exclusive: Hca, pods: MakePod, home: str) -> None:
+def test_rdma_device_comes_back_from_inside(exclusive: Hca, pods: MakePod, host: str) -> None:
     pod = pods("a")
     name = exclusive.move_rdma(0, pod.name)
-    assert complaint(["rdma", "dev", "set", name, "netns", home]), "init moved a device that it does not see"
-    pod.run(["rdma", "dev", "set", name, "netns", home])
+    assert complaint(["rdma", "dev", "set", name, "netns", host]), "init moved a device that it does not see"
+    pod.run(["rdma", "dev", "set", name, "netns", host])
     assert name in rdma_names()
 
 

@@ -121,7 +121,7 @@ def test_drivers_probe_gives_the_vf_back(hca: Hca, stubbed: str) -> None:
 
 
 def test_vfio_pci_without_iommu(hca: Hca, unbound: str) -> None:
-    """drivers_probe says success although the probe failed: only the driver link tells."""
+    """drivers_probe says success although the probe failed: only the driver link shows it."""
     run(["modprobe", "vfio-pci"])
     override = hca.vf_path(VF) / "driver_override"
     try:

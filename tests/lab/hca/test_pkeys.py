@@ -31,7 +31,7 @@ def loaded_hca() -> Iterator[Hca]:
 
 @pytest.fixture
 def hca(loaded_hca: Hca) -> Iterator[Hca]:
-    """The module's HCA; the VFs are bound anew after a test, which brings them home and ends their children."""
+    """The module's HCA; the VFs are bound anew after a test, which returns them to the host and ends their children."""
     yield loaded_hca
     loaded_hca.restore_knobs()
     for name in names("/run/netns"):
@@ -124,7 +124,7 @@ def test_a_child_stays_when_its_parent_moves(hca: Hca) -> None:
     run("umount /run/netns/host")
 
 
-def test_a_child_comes_home_with_a_dead_namespace(hca: Hca) -> None:
+def test_a_child_returns_when_its_namespace_ends(hca: Hca) -> None:
     """Under its name, beside its parent: somebody has to delete it."""
     pod = Pod("p")
     child_in_pod(hca, 0, 0x8001, pod)

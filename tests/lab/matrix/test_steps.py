@@ -63,7 +63,7 @@ def new_guid(vf: int) -> dict[str, Any]:
 
 
 def kept_guid(vf: int) -> dict[str, Any]:
-    """The VF keeps its GUID, so its devices are moved home instead."""
+    """The VF keeps its GUID, so its devices are moved back instead."""
     return {"link_state": "enable", "logFile": str(LOG)}
 
 
@@ -109,11 +109,11 @@ def points(loaded: Rig) -> dict[str, list[str]]:
     loaded.assert_as_before()
     assert {"write_record", "set_port_guid", "bind", "move_netdev", "commit"} <= set(found["ADD new"])
     assert {"restore_port_guid", "bind", "release_addresses", "forget"} <= set(found["DEL new"])
-    # the RDMA device's move ends the pod's netdev and its children, and the kernel makes a new one at home
-    homeward = {"return_rdma"} if loaded.exclusive else {"remove_children", "return_netdev"}
+    # the RDMA device's move ends the pod's netdev and its children, and the kernel makes a new one on the host
+    returning = {"return_rdma"} if loaded.exclusive else {"remove_children", "return_netdev"}
     for kind in ("kept", "pkey"):
         assert "unbind" not in found[f"ADD {kind}"] + found[f"DEL {kind}"]
-        assert homeward <= set(found[f"DEL {kind}"])
+        assert returning <= set(found[f"DEL {kind}"])
     assert "add_child" in found["ADD pkey"]
     assert {"heal", "restore_config", "forget"} <= set(found["ADD healing"])
     assert {"collect", "collect_addresses", "bind", "forget"} <= set(found["GC new"])
@@ -124,7 +124,7 @@ def points(loaded: Rig) -> dict[str, list[str]]:
         "ADD healing": moments(found["ADD healing"]),
         "DEL new": moments(found["DEL new"]),
         "DEL kept": moments(found["DEL kept"], unlike=found["DEL new"]),
-        "DEL pkey": moments(sorted(homeward)),
+        "DEL pkey": moments(sorted(returning)),
         "GC new": moments(found["GC new"]),
     }
 
@@ -195,7 +195,7 @@ class Matrix:
         run = self.rig.call("GC", pod, case.vf, **case.more, **more, **NOTHING_VALID)
         assert (run.status, run.stdout) == (0, ""), run
 
-    def inherited(self, late: Pod, case: Case, **more: Any) -> Pod:
+    def taken_over(self, late: Pod, case: Case, **more: Any) -> Pod:
         """The next pod gets the VF, whole, and a late DEL of the first one takes nothing from it."""
         successor = self.rig.pod("successor")
         self.rig.add(successor, case.vf, **case.successors, **more)
@@ -267,7 +267,7 @@ def test_add(
         assert_nothing_of(pod)
         matrix.killed("ADD", pod, case)
         pod.delete()
-        rig.delete(matrix.inherited(pod, case), case.vf, **case.successors)
+        rig.delete(matrix.taken_over(pod, case), case.vf, **case.successors)
 
     matrix.run("ADD", points[f"ADD {kind}"], settings, act, "abct")
 
@@ -281,7 +281,7 @@ def test_add_that_heals(matrix: Matrix, points: dict[str, list[str]]) -> None:
         matrix.attached(first, case)
         first.delete()
         if case.moment == "release_addresses.done":
-            # The VF is home by then: what a dead pod's IPAM plugin says keeps no other pod from it.
+            # The VF is on the host by then: a dead pod's IPAM plugin keeps no other pod from it.
             rig.add(second, case.vf, trace=f"{case.moment}=fail", **case.successors)
             rig.delete(first, case.vf, **case.more)
             assert_nothing_of(first)
@@ -295,7 +295,7 @@ def test_add_that_heals(matrix: Matrix, points: dict[str, list[str]]) -> None:
             return
         matrix.killed("ADD", second, case, successor=True)
         second.delete()
-        rig.delete(matrix.inherited(first, case), case.vf, **case.successors)
+        rig.delete(matrix.taken_over(first, case), case.vf, **case.successors)
 
     matrix.run("ADD", points["ADD healing"], new_guid, act, "bc")
 
@@ -314,7 +314,7 @@ def test_del(
         if not case.after:
             matrix.killed("DEL", pod, case)
             pod.delete()
-            rig.delete(matrix.inherited(pod, case), case.vf, **case.successors)
+            rig.delete(matrix.taken_over(pod, case), case.vf, **case.successors)
             return
         matrix.failed("DEL", pod, case)
         rig.delete(pod, case.vf, **case.more)
@@ -342,7 +342,7 @@ def test_gc(matrix: Matrix, points: dict[str, list[str]]) -> None:
         pod.delete()
         if not case.after:
             matrix.killed("GC", pod, case, **NOTHING_VALID)
-            rig.delete(matrix.inherited(pod, case), case.vf, **case.successors)
+            rig.delete(matrix.taken_over(pod, case), case.vf, **case.successors)
             return
         matrix.failed("GC", pod, case, **NOTHING_VALID)
         matrix.collected(pod, case)

@@ -258,7 +258,7 @@ def test_gc_leaves_an_add_on_its_way_alone(rig: Rig, at: str) -> None:
 
 @pytest.mark.parametrize("at", [*MOMENTS, "verify_rdma", "commit"])
 def test_the_namespace_is_deleted_in_the_middle_of_add(rig: Rig, at: str) -> None:
-    """It lives until the ADD lets go of it; an ADD without a pod fails, and after it nothing is left without a DEL."""
+    """It lives until the ADD closes it; an ADD without a pod fails, and leaves nothing for a DEL to release."""
     pod = rig.pod()
     with held(rig, "ADD", pod, 0, at=at, **IDENTITY) as add:
         pod.delete()
@@ -271,7 +271,7 @@ def test_the_namespace_is_deleted_in_the_middle_of_add(rig: Rig, at: str) -> Non
 
 @pytest.mark.parametrize("at", ["claim", "unbind", "move_netdev", "commit"])
 def test_the_pf_is_renamed_in_the_middle_of_add_and_of_del(rig: Rig, at: str) -> None:
-    """Names are nobody's address: ADD goes on with the PF as it is called now, and so does DEL."""
+    """Neither ADD nor DEL depends on the PF's name."""
     hca, pod = rig.hca, rig.pod()
     try:
         with held(rig, "ADD", pod, 0, at=at, **IDENTITY) as add:
@@ -364,11 +364,11 @@ def test_the_vfs_are_removed_and_made_again_under_a_live_pod(rig: Rig) -> None:
 
 @SHARED
 def test_children_that_a_pod_makes_itself(rig: Rig) -> None:
-    """IPoIB children of net1, one of them called like the VF at home: DEL leaves none of them."""
+    """IPoIB children of net1, one of them with the VF's name on the host: DEL leaves none of them."""
     pod = rig.pod()
-    home = rig.hca.netdev(0)
+    old_name = rig.hca.netdev(0)
     rig.add(pod, 0)
-    pod.run(f"ip link add link net1 name {home} type ipoib pkey 0x8001 && ip link set {home} up")
+    pod.run(f"ip link add link net1 name {old_name} type ipoib pkey 0x8001 && ip link set {old_name} up")
     pod.run("ip link add link net1 name net1.8002 type ipoib pkey 0x8002")
     rig.delete(pod, 0)
     assert [link["ifname"] for link in pod.links()] == ["lo"]

@@ -1,4 +1,4 @@
-"""What pods do with their VF, beyond attach/test_del.py: whatever it is, DEL brings the VF home as it was."""
+"""What pods do with their VF, beyond attach/test_del.py: whatever it is, DEL returns the VF as it was."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_the_rdma_device_is_renamed(rig: Rig, conf: dict[str, Any]) -> None:
 
 @BOTH
 def test_moved_on_and_the_pod_is_gone(rig: Rig, conf: dict[str, Any]) -> None:
-    """Into a namespace inside the pod that outlives it: nobody but DEL brings the VF home from there."""
+    """Into a namespace inside the pod that outlives it: only DEL returns the VF from there."""
     pod, nested = rig.pod(), rig.pod("nested")
     rig.add(pod, **conf)
     if rig.exclusive:
         rdma = str(rig.hca.rdma_anywhere(0))
         run(["rdma", "dev", "set", rdma, "netns", nested.name], netns=pod.name)
         assert wait(lambda: rig.hca.netdevs(0) or rig.hca.netdevs(0, pod.name) or rig.hca.netdevs(0, nested.name))
-        if rig.hca.netdevs(0):  # before 6.17 the netdev is made anew at home
+        if rig.hca.netdevs(0):  # before 6.17 the netdev is made anew on the host
             run(["ip", "link", "set", rig.hca.netdev(0), "netns", nested.name])
     else:
         pod.run(f"ip link set net1 netns {nested.name}")

@@ -38,7 +38,7 @@ def held_up(rig: Rig, pod: Pod, vf: int, step: str, act: Any, **more: Any) -> Cn
 
 
 def test_only_when_needed(rig: Rig) -> None:
-    """Not for a GUID that the VF has, asked for or kept; nor on the way home from it."""
+    """Not for a GUID that the VF has, asked for or kept; nor in DEL after that."""
     had = rig.hca.port_guid(0)
     plain: tuple[dict[str, Any], ...] = ({"guid": had}, {}, {"guid": had.upper().replace(":", "")})
     for more in plain:
@@ -98,7 +98,7 @@ def test_bind_that_fails_is_tried_again(rig: Rig) -> None:
 
 
 def test_del_whose_bind_fails(rig: Rig) -> None:
-    """The kernel's reason is told, the record stays, and the DEL after that leaves the VF with its driver."""
+    """The error has the kernel's reason, the record stays, and the DEL after that leaves the VF with its driver."""
     pod, successor = rig.pod(), rig.pod("successor")
     rig.add(pod, **IDENTITY)
     rig.hca.knob("fail_probe", 1)
@@ -123,7 +123,7 @@ def test_del_whose_bind_fails(rig: Rig) -> None:
 
 
 def test_names_that_dead_calls_have_exchanged(rig: Rig) -> None:
-    """Two VFs bound at once come up under each other's names, and nobody is left to put it right but their DELs."""
+    """Two VFs bound at once come up under each other's names, and only their DELs can put that right."""
     pods = [rig.pod(), rig.pod()]
     for vf, pod in enumerate(pods):
         killed = rig.call("ADD", pod, vf, trace="unbind.done=kill", **{**IDENTITY, "guid": guid_of(vf)})
@@ -162,7 +162,7 @@ def test_add_gives_the_rdma_device_its_name(rig: Rig) -> None:
 
 @EXCLUSIVE
 def test_pod_renamed_its_rdma_device(rig: Rig) -> None:
-    """Its name is restored; if somebody at home has it by then, the VF comes home under another one."""
+    """Its name is restored; if another device has it by then, the VF gets another name on the host."""
     had, other = str(rig.hca.rdma(0)), str(rig.hca.rdma(1))
     pod = rig.pod()
     rig.add(pod, **IDENTITY)

@@ -17,7 +17,7 @@ from tests.lab.commands import run
 from tests.lab.emulated_hca import NO_GUID
 from tests.lab.rig import Rig, at_once, leases, rigs
 
-ROUNDS = 20
+TURNS = 20
 VFS = 2  # attached at the same time: their devices come and go in each other's way
 
 
@@ -43,10 +43,10 @@ def test_udev_is_there_and_has_renamed(rig: Rig) -> None:
     assert all(rig.hca.port_guid(vf) != NO_GUID for vf in range(VFS))
 
 
-def test_names_are_restored_in_each_of_twenty_rounds(rig: Rig) -> None:
+def test_names_are_restored_twenty_times(rig: Rig) -> None:
     """With new GUIDs each time, so that each ADD and each DEL binds the driver anew; every third pod ends first."""
     renamed = 0
-    for turn in range(ROUNDS):
+    for turn in range(TURNS):
         confs: list[dict[str, Any]] = [{"guid": guid(turn, vf)} for vf in range(VFS)]
         pods = [rig.pod() for _ in range(VFS)]
         results = at_once(partial(rig.add, pod, vf, **confs[vf]) for vf, pod in enumerate(pods))
@@ -65,4 +65,4 @@ def test_names_are_restored_in_each_of_twenty_rounds(rig: Rig) -> None:
         renamed += VFS
         rig.end_pods()
     assert leases() == []
-    print(f"{rig.mode} mode: {ROUNDS} rounds of {VFS} VFs, names restored {renamed} times")
+    print(f"{rig.mode} mode: {TURNS} times {VFS} VFs, names restored {renamed} times")
