@@ -125,6 +125,8 @@ class NetlinkSocket:
             got, is_interrupted = self._receive(message, deadline, keep or _whole, most, dump=dump)
             if not is_interrupted or not tries:
                 break
+        if not got and not flags & (m.NLM_F_DUMP | m.NLM_F_ACK):
+            raise NetlinkError(errno.EBADMSG, "an acknowledgement came in the place of the answer")
         if self._trace:
             names = [name for name, _ in attrs]
             self._trace(f"{message.__name__} type={kind} {fields or {}} {names}: {len(got)} answers")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RDMA_NL_NLDEV = 5
 CMD_GET, CMD_SET, CMD_PORT_GET, CMD_SYS_GET, CMD_RES_PD_GET = 1, 2, 5, 6, 14
+NETNS_MODE = "RDMA_NLDEV_SYS_ATTR_NETNS_MODE"
 FIRST_PAUSE, LAST_PAUSE = 0.005, 0.1  # seconds between dumps while a device is not found
 
 
@@ -50,18 +51,18 @@ class Rdma:
     def read_mode(self) -> str:
         """Return `shared` or `exclusive`; kernels before 5.2, which have no such mode, are shared."""
         try:
-            (answer,) = self._ask("read", "RDMA namespace mode", CMD_SYS_GET)
+            ((mode,),) = self._ask("read", "RDMA namespace mode", CMD_SYS_GET, keep=_attributes(NETNS_MODE))
         except KernelRefused as refusal:
             if refusal.errno in (errno.EOPNOTSUPP, errno.EINVAL):
                 return "shared"
             raise
         # Kernels without the mode omit the attribute.
-        return "exclusive" if answer.get_attr("RDMA_NLDEV_SYS_ATTR_NETNS_MODE") == 0 else "shared"
+        return "exclusive" if mode == 0 else "shared"
 
     def read_devices(self) -> dict[str, int]:
         """Return the index of each RDMA device visible in this namespace, by name; may miss some (`find_device`)."""
-        answers = self._ask("list", "RDMA devices", CMD_GET, flags=m.NLM_F_DUMP)
-        return {a.get_attr("RDMA_NLDEV_ATTR_DEV_NAME"): a.get_attr("RDMA_NLDEV_ATTR_DEV_INDEX") for a in answers}
+        keep = _attributes("RDMA_NLDEV_ATTR_DEV_NAME", "RDMA_NLDEV_ATTR_DEV_INDEX")
+        return dict(self._ask("list", "RDMA devices", CMD_GET, flags=m.NLM_F_DUMP, keep=keep))
 
     def find_device(self, name: str) -> int | None:
         """Return the index of a device, None if this namespace has none of that name; that takes about 0.16 s.
@@ -83,8 +84,9 @@ class Rdma:
         if index is None:
             return ""
         attrs = [("RDMA_NLDEV_ATTR_DEV_INDEX", index), ("RDMA_NLDEV_ATTR_PORT_INDEX", 1)]
-        (answer,) = self._ask("read port 1 of", f"RDMA device {name}", CMD_PORT_GET, attrs=attrs)
-        return PORT_STATES.get(answer.get_attr("RDMA_NLDEV_ATTR_PORT_STATE"), "")
+        how = {"attrs": attrs, "keep": _attributes("RDMA_NLDEV_ATTR_PORT_STATE")}
+        ((state,),) = self._ask("read port 1 of", f"RDMA device {name}", CMD_PORT_GET, **how)
+        return PORT_STATES.get(state, "")
 
     def read_users(self, name: str) -> list[str | int]:
         """Return who has a protection domain of the device: names of kernel modules, numbers of processes.
@@ -118,6 +120,11 @@ class Rdma:
             raise KernelRefused(operation, target, errno.ENODEV)
         attrs = [("RDMA_NLDEV_ATTR_DEV_INDEX", index), attribute]
         self._ask(operation, target, CMD_SET, flags=m.NLM_F_ACK, attrs=attrs)
+
+
+def _attributes(*names: str) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what keeps these attributes of an answer: they are decoded where a wrong one becomes NetlinkError."""
+    return lambda answer: tuple([answer.get_attr(name) for name in names])
 
 
 def _users(answer: Any) -> list[str | int]:

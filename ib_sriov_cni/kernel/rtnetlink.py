@@ -193,8 +193,9 @@ class Rtnl:
         """
         fields, named = _addressed(pf_netdev, pf_index)
         attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS), *named]
-        (answer,) = self._ask("read VFs of", f"PF {pf_netdev}", m.linkmsg, m.RTM_GETLINK, fields=fields, attrs=attrs)
-        return _link(answer), vf_configs(answer, only)
+        how = {"fields": fields, "attrs": attrs, "keep": lambda answer: (_link(answer), vf_configs(answer, only))}
+        (found,) = self._ask("read VFs of", f"PF {pf_netdev}", m.linkmsg, m.RTM_GETLINK, **how)
+        return found  # type: ignore[no-any-return]
 
     def set_vf_link_state(self, vf: VfFunction, state: str) -> None:
         """Set the VF's link state: auto, enable or disable. Takes effect at once."""
@@ -413,7 +414,7 @@ def _link(answer: Any) -> Link:
         mtu=answer.get_attr("IFLA_MTU") or 0,
         address=answer.get_attr("IFLA_ADDRESS") or b"",
         operstate=OPERSTATES[answer.get_attr("IFLA_OPERSTATE") or 0],
-        pci=answer.get_attr("IFLA_PARENT_DEV_NAME") or "",
+        pci=_name(answer.get_attr("IFLA_PARENT_DEV_NAME") or ""),
         altnames=tuple([_name(name) for name in properties.get_attrs("IFLA_ALT_IFNAME")]) if properties else (),
         lower=lower if lower != answer["index"] else 0,
         broadcast=answer.get_attr("IFLA_BROADCAST") or b"",

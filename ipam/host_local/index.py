@@ -92,7 +92,7 @@ class Index:
 def _key(holder: Holder) -> str:
     key = f"{holder.container_id}:{holder.ifname}"
     name = os.fsencode(key)
-    if len(name) > _KEY_MAX:
+    if len(name) > _KEY_MAX or b"/" in name:  # a damaged lease may name a path as its container
         # A collision does no harm: the names are compared with the leases.
         return f"~{int.from_bytes(name, 'big') % _PRIME:x}"
     return key
