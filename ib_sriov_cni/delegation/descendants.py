@@ -23,13 +23,14 @@ _left_running: set[int] = set()  # children of ours that plugins have left runni
 class Descendants:
     """What one plugin starts. To be made before the plugin is."""
 
-    def __init__(self) -> None:
+    def __init__(self, proc: str = "/proc") -> None:
         """Become a subreaper, and note which children there are already: the verifying process above all."""
+        self._proc = proc
         _reap_ended()
         self._others: set[int] | None = None  # None: they cannot be told apart
         try:
             adopt_orphans()
-            self._others = read_children()
+            self._others = read_children(proc)
         except OSError:
             pass  # no such kernel, or no /proc of our PID namespace: only the process group can be killed
 
@@ -37,7 +38,7 @@ class Descendants:
         """Leave running what the plugin has not ended itself, as it may be meant to run on."""
         try:
             if self._others is not None:
-                _left_running.update(read_children() - self._others)
+                _left_running.update(read_children(self._proc) - self._others)
         except OSError:
             pass
 
@@ -56,11 +57,10 @@ class Descendants:
         except ChildProcessError:
             pass
 
-    @staticmethod
-    def _end_children(others: set[int], deadline: float) -> None:
+    def _end_children(self, others: set[int], deadline: float) -> None:
         """Kill and reap our children but `others` until there are none: each one that ends leaves us its own."""
         pause = FIRST_PAUSE
-        while children := read_children() - others:
+        while children := read_children(self._proc) - others:
             for pid in children:
                 _kill(pid)
             ended = {pid for pid in children if _reap(pid)}
@@ -71,17 +71,17 @@ class Descendants:
                 pause = min(2 * pause, LAST_PAUSE)
 
 
-def read_children() -> set[int]:
+def read_children(proc: str = "/proc") -> set[int]:
     """Return our child processes. Raises OSError if there is no /proc, or only that of another PID namespace."""
     own = os.getpid()
-    if os.readlink("/proc/self") != str(own):
-        raise OSError("the numbers in /proc are those of another PID namespace")
+    if os.readlink(f"{proc}/self") != str(own):
+        raise OSError(f"the numbers in {proc} are those of another PID namespace")
     try:
         # A child belongs to the thread that started it, an adopted one to any.
-        threads = [int(name) for name in os.listdir("/proc/self/task")]
-        return {int(pid) for thread in threads for pid in _read(f"/proc/self/task/{thread}/children").split()}
+        threads = [int(name) for name in os.listdir(f"{proc}/self/task")]
+        return {int(pid) for thread in threads for pid in _read(f"{proc}/self/task/{thread}/children").split()}
     except FileNotFoundError:  # a kernel without that file, or a thread that has just ended
-        return {int(name) for name in os.listdir("/proc") if name.isdecimal() and _read_parent(name) == own}
+        return {int(name) for name in os.listdir(proc) if name.isdecimal() and _read_parent(proc, name) == own}
 
 
 def _read(path: str) -> bytes:
@@ -89,10 +89,10 @@ def _read(path: str) -> bytes:
         return file.readall()
 
 
-def _read_parent(pid: str) -> int:
+def _read_parent(proc: str, pid: str) -> int:
     """Return the parent of a process, 0 if it has ended."""
     try:
-        return int(_read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1])
+        return int(_read(f"{proc}/{pid}/stat").rpartition(b")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return 0
 

@@ -29,18 +29,18 @@ FOLDER = "/var/run/k8s.cni.cncf.io/devinfo/cni"
 VERSION = "1.1.0"
 
 
-def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress, rdma: str) -> None:
+def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress, rdma: str, new_in: str = FOLDER) -> None:
     """Update the file, or make it; it is never seen half written, and no link is followed in its place.
 
     Raises StateFailure (106), and then nothing was changed: the file cannot be written, a file that exists is not a
-    JSON object of type "pci" or is of another PCI address, or one that does not exist would not be in FOLDER.
+    JSON object of type "pci" or is of another PCI address, or one that does not exist would not be in `new_in`.
     """
     folder, name = os.path.split(path)
     try:
-        fd = _open_folder(os.path.realpath(folder))
+        fd = _open_folder(os.path.realpath(folder), new_in)
         try:
             # By its descriptor, the folder is the same one for each step, whatever happens to its path.
-            _write(f"/proc/self/fd/{fd}/{name}", folder, pci, pf, rdma)
+            _write(f"/proc/self/fd/{fd}/{name}", pci, pf, rdma, new_in if not _is_below(folder, new_in) else "")
         finally:
             os.close(fd)
     except (OSError, ValueError) as fault:
@@ -49,22 +49,23 @@ def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress, rdma: str) 
         raise StateFailure(f"write device info {path}: {reason}", hint) from None
 
 
-def _open_folder(folder: str) -> int:
-    """Return a descriptor of a folder, which is made if it is below FOLDER. Raises OSError."""
-    if _is_for_new_files(folder):
+def _open_folder(folder: str, new_in: str) -> int:
+    """Return a descriptor of a folder, which is made if it is below `new_in`. Raises OSError."""
+    if _is_below(folder, new_in):
         # Multus makes it only if the device plugin wrote a file to copy.
         os.makedirs(folder, mode=0o755, exist_ok=True)
     return os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def _is_for_new_files(folder: str) -> bool:
-    return f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(FOLDER)}/")
+def _is_below(folder: str, above: str) -> bool:
+    return f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(above)}/")
 
 
-def _write(file: str, folder: str, pci: PciAddress, pf: PciAddress, rdma: str) -> None:
+def _write(file: str, pci: PciAddress, pf: PciAddress, rdma: str, only_in: str) -> None:
+    """Write the file; `only_in`: the folder in which it should be if it is new, "" if that is where it is."""
     doc = _read(file, pci)
-    if doc is None and not _is_for_new_files(folder):
-        raise ValueError(f"there is no such file, and a new one is made in {FOLDER} only")
+    if doc is None and only_in:
+        raise ValueError(f"there is no such file, and a new one is made in {only_in} only")
     before = dumps(doc)
     doc = doc or {"type": "pci", "version": VERSION}
     section = doc.setdefault("pci", {})

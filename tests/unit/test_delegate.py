@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from ib_sriov_cni import __main__
 from ib_sriov_cni.core.errors import AddressManagement
-from ib_sriov_cni.delegation import NOT_AN_IPAM_PLUGIN, descendants
+from ib_sriov_cni.delegation import NOT_AN_IPAM_PLUGIN
 from ib_sriov_cni.delegation.ipam_plugin import (
     IPAM_NAMES,
     add_addresses,
@@ -274,42 +275,6 @@ def test_nothing_is_left_of_a_plugin_that_prints_for_ever(plugins: Plugins) -> N
     assert [pid for pid in (plugins.folder / "pids").read_text().split() if exists(int(pid))] == []
 
 
-def test_without_proc_the_process_group_ends(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> set[int]:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(descendants, "read_children", refuse)
-    plugins.refusal("echo $$ >>$HERE/pids; sleep 1000 & echo $! >>$HERE/pids; wait", seconds=0.5)
-    for pid in (plugins.folder / "pids").read_text().split():
-        while runs(int(pid)):
-            os.sched_yield()
-
-
-@pytest.mark.parametrize("hidden", ["", "children"])
-def test_children_are_those_that_the_kernel_names(
-    hidden: str, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also on a kernel without CONFIG_PROC_CHILDREN."""
-    read = descendants._read  # noqa: SLF001
-
-    def refuse(path: str) -> bytes:
-        if hidden and path.endswith(hidden):
-            raise FileNotFoundError
-        return read(path)
-
-    monkeypatch.setattr(descendants, "_read", refuse)
-    assert other.pid in descendants.read_children()
-    other.kill()
-    other.wait()
-    assert other.pid not in descendants.read_children()
-
-
-def test_the_numbers_of_another_pid_namespace_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getpid", lambda: 1 << 30)
-    with pytest.raises(OSError, match="another PID namespace"):
-        descendants.read_children()
-
-
 def exists(pid: int) -> bool:
     """Whether there is such a process, even one that waits to be reaped."""
     return os.path.exists(f"/proc/{pid}")
@@ -347,21 +312,19 @@ def test_a_text_that_no_program_can_be_given(plugins: Plugins) -> None:
 
 
 @pytest.mark.parametrize("pipes", range(3))
-def test_too_few_descriptors(plugins: Plugins, monkeypatch: pytest.MonkeyPatch, pipes: int) -> None:
+def test_too_few_descriptors(plugins: Plugins, pipes: int) -> None:
     """Whatever is open by then is closed again."""
-    plugins.add("exit 0")
-    left = iter(range(pipes))
-    make = os.pipe2
-
-    def pipe2(flags: int) -> tuple[int, int]:
-        if next(left, None) is None:
-            raise OSError(24, os.strerror(24))
-        return make(flags)
-
-    monkeypatch.setattr(os, "pipe2", pipe2)
+    plugins.refusal("exit 1")  # everything is imported
     before = open_files()
-    with pytest.raises(AddressManagement, match="cannot be executed: Too many open files"):
-        add_addresses(plugins.request(), "my-ipam", plugins.log)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2 * pipes, limits[1]))
+    try:
+        with pytest.raises(AddressManagement, match="cannot be executed: Too many open files"):
+            add_addresses(plugins.request(), "my-ipam", plugins.log)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert open_files() == before
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from ib_sriov_cni.core.errors import StateFailure
 from ib_sriov_cni.core.values import PciAddress
-from ib_sriov_cni.state import device_info
 from ib_sriov_cni.state.device_info import write_device_info
 from ipam.protocol.bounds import FILE_BYTES
 
@@ -29,14 +28,15 @@ def test_n4_a_stale_rdma_device_is_replaced_and_the_rest_is_kept(tmp_path: Path)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     """In the place of the folder of the specification."""
-    monkeypatch.setattr(device_info, "FOLDER", str(tmp_path / "var/devinfo/cni"))
     return tmp_path / "var/devinfo/cni"
 
 
 def write(path: Path) -> None:
-    write_device_info(str(path), pci=PCI, pf=PF, rdma="mlx5_2")
+    """New files are made in the folder of the fixture, below which all paths of these tests are or are not."""
+    above = next((each for each in path.parents if each.name.startswith("test_")), path.parent)
+    write_device_info(str(path), pci=PCI, pf=PF, rdma="mlx5_2", new_in=str(above / "var/devinfo/cni"))
 
 
 def refused(path: Path, words: str) -> None:
@@ -164,7 +164,7 @@ def test_what_a_killed_process_of_our_number_left_is_not_in_the_way(folder: Path
 
 def test_without_an_rdma_device(folder: Path) -> None:
     path = folder / "net1-device.json"
-    write_device_info(str(path), pci=PCI, pf=PF, rdma="")
+    write_device_info(str(path), pci=PCI, pf=PF, rdma="", new_in=str(folder))
     assert json.loads(path.read_text())["pci"] == {"pci-address": PCI, "pf-pci-address": PF}
 
 
@@ -177,4 +177,4 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, folder: Path) -> 
 def test_a_path_that_names_no_file(folder: Path, name: str) -> None:
     folder.mkdir(parents=True)
     with pytest.raises(StateFailure, match="write device info"):
-        write_device_info(f"{folder}/{name}", pci=PCI, pf=PF, rdma="mlx5_2")
+        write_device_info(f"{folder}/{name}", pci=PCI, pf=PF, rdma="mlx5_2", new_in=str(folder))
