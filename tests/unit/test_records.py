@@ -445,3 +445,5 @@ def test_stored_names_do_not_change_with_ours(records: Records) -> None:
     assert (stored["guid"], stored["set_guid"]) == (str(RECORD.port_guid), RECORD.sets_guid)
     assert not {"port_guid", "sets_guid"} & stored.keys()
     assert parse_record(stored) == RECORD
+    newer = {{"guid": "port_guid", "set_guid": "sets_guid"}.get(name, name): item for name, item in stored.items()}
+    assert parse_record(newer) == RECORD
