@@ -24,10 +24,10 @@ quick: ## the unit tests alone; half a minute
 	@$(need) python
 	@$(PY) tests/tools/suites.py unit
 
-check: ## lint, unit, IPAM, namespaces (root or sudo), ADD and DEL in the lab; under ten minutes
+check: ## lint, unit, IPAM, namespaces and hostile pods (root or sudo), ADD and DEL in the lab; under ten minutes
 	@$(need) python lint netns build lab
 	-@packaging/build
-	@$(PY) tests/tools/suites.py lint unit ipam netns main
+	@$(PY) tests/tools/suites.py lint unit ipam netns security main
 
 lab-test: ## one test of the lab: TEST=tests/lab/attach/test_main.py::test_x; PLUGIN=packed calls the build, KERNEL=6.1
 	@[ -n "$(TEST)" ] && [ -n "$(filter source packed,$(PLUGIN))" ] || \
@@ -40,16 +40,16 @@ endif
 	@$(if $(filter packed,$(PLUGIN)),IB_SRIOV_PLUGIN=$(packed)) $(if $(filter tests/lab/udev%,$(TEST)),UDEV=1) \
 		tests/lab/pytest '$(TEST)'
 
-test: ## lint, unit, IPAM, namespaces (root or sudo), manifests, docs, the lab; ends with one line of counts
+test: ## lint, unit, IPAM, a minute of fuzzing, namespaces and hostile pods (root or sudo), docs, the lab; ends with counts
 	@$(need) python lint netns manifests build image lab clients
 	-@packaging/build
-	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns manifests docs packaging \
+	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns security manifests docs packaging \
 		matrix races hca attach faults node clients $(conformance) build matrix-6.1
 
-long: ## what stands apart from make test for its length: soak, the node agent, a real udevd, the command line on a node
+long: ## what is too long for make test: soak, the node agent, a real udevd, the command line, an hour of fuzzing
 	@$(need) python build lab clients
 	-@packaging/build
-	@$(PY) tests/tools/suites.py soak agent udev cli
+	@$(PY) tests/tools/suites.py fuzz-long soak agent udev cli
 
 build: ## what is released, in dist/: the one file, the one-folder tree, wheel, sdist, SBOM, licences
 	@$(need) python build

@@ -1,8 +1,8 @@
 """Run test suites, those of the virtual machine two at a time, and sum their junit files into one line.
 
-    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns manifests docs packaging conformance; in the
-                          guest: a folder of tests/lab (hca attach races matrix faults clients node agent cli soak
-                          udev), conformance, and:
+    suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns security manifests docs packaging
+                          conformance; fuzz-long: fuzz for an hour; in the guest: a folder of tests/lab (hca attach
+                          races matrix faults clients node agent cli soak udev), conformance, and:
                           main: ADD and DEL, the short check; matrix-6.1: a sample of the matrix on the other kernel;
                           build, build-all, build-conformance: with dist/ib-sriov in the place of the source
 
@@ -53,6 +53,12 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 SETTINGS["udev"] |= {"UDEV": "1"}
 SETTINGS["matrix-6.1"] |= {"KERNEL": "6.1", "LAB_EVERY": "7"}
+# The time for all parts of the fuzzing together (tests/fuzz/budget.py); as it is called, if that says something else.
+SETTINGS["fuzz-long"] = {"FUZZ_SECONDS": os.environ.get("FUZZ_SECONDS", "3600")}
+# Suites that are called otherwise than their folder.
+FOLDERS = {"fuzz-long": "fuzz"}
+# Suites that make network namespaces and hostile users, or roots for the packed program.
+AS_ROOT = ("netns", "security", "packaging")
 # Suites whose tests run on all processors at once: they wait more than they compute.
 SIDE_BY_SIDE = ("unit",)
 # For a suite on a slow machine; one that hangs must still end before CI's own limit.
@@ -127,7 +133,7 @@ def lint() -> tuple[int, int]:
 
 def pytest_suite(name: str, log: TextIO | None = None) -> tuple[int, int]:
     junit = os.path.join(RESULTS, f"{name}.xml")
-    folder = os.path.join("tests", name)
+    folder = os.path.join("tests", FOLDERS.get(name, name))
     settings = SETTINGS.get(name, {})
     if os.path.exists(junit):
         os.remove(junit)
@@ -140,7 +146,7 @@ def pytest_suite(name: str, log: TextIO | None = None) -> tuple[int, int]:
             command += ["-p", "xdist", "-n", "auto"]
         if name == "packaging":
             command.append("--ignore=tests/packaging/guest")
-        if name in {"netns", "packaging"}:
+        if name in AS_ROOT:
             command = as_root(command)
     try:
         status = run(command, settings, log=log)
