@@ -161,12 +161,11 @@ def test_c12_the_key_of_an_attachment(rig: Rig) -> None:
     rig.add(pod, 1, ifname="net2", portTimeout=0, ipam=HOST_LOCAL)
     rig.delete(pod, 1, name="othernet")
     assert pod.link("net2") is not None
-    alias = f"/proc/self/fd/{os.open(pod.netns, os.O_RDONLY)}"
-    silent(rig.cni("DEL", pod, rig.conf(1), "net2", {"CNI_NETNS": alias}))
+    with open(pod.netns) as netns:
+        silent(rig.cni("DEL", pod, rig.conf(1), "net2", {"CNI_NETNS": f"/proc/self/fd/{netns.fileno()}"}))
     assert pod.link("net2") is None
     assert rig.check(pod, first).status == 0
     silent(rig.cni("DEL", pod, rig.conf(0), env={"CNI_NETNS": "/run/netns/another"}))
-    os.close(int(alias.rpartition("/")[2]))
     rig.assert_as_before()
 
 
