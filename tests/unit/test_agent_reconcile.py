@@ -211,7 +211,8 @@ def test_sigterm_is_obeyed_between_two_acts(node: Node) -> None:
 def test_a_defect_in_one_part_stops_no_other(node: Node) -> None:
     """A configuration that no ADD would take: its ranges have no figure, and it is released all the same."""
     record = node.attach()
-    node.host.records.write(replace(record, conf={"name": "ib", "ipam": {"type": "host-local", "ranges": 5}}))
+    ipam = {"type": "host-local", "ranges": 5, "dataDir": str(node.root / "networks")}
+    node.host.records.write(replace(record, conf={"name": "ib", "ipam": ipam}))
     node.turn()
     node.turn(GRACE)
     assert node.host.records.read(record.key) is None
