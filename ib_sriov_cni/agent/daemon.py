@@ -1,7 +1,7 @@
 """The agent as a process: a pass starts on a netdev event, when an action is due, or when the interval is over.
 
 Files in the run directory: `agent.lock`, held while it runs, so that a node has only one agent; `agent.offset`, how
-much of the plugin's log has been read (ib_sriov_cni.agent.calls).
+much of the plugin's log has been read (ib_sriov_cni.agent.call_log).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ib_sriov_cni.agent.calls import CallLog
+from ib_sriov_cni.agent.call_log import CallLog
 from ib_sriov_cni.agent.kube import ACCOUNT, Events
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.rare_warning import RareWarning

@@ -15,23 +15,23 @@ from functools import partial
 from typing import TypeVar
 
 from ib_sriov_cni.agent.cri import list_pods
-from ib_sriov_cni.agent.judge import ADDING, DEAD, LIVE, Processes, Verdict, Witness, judge
 from ib_sriov_cni.agent.kube import Events, PodRef
 from ib_sriov_cni.agent.leases import read_unreserved
+from ib_sriov_cni.agent.liveness import ADDING, DEAD, LIVE, Processes, Verdict, Witness, judge
 from ib_sriov_cni.agent.metrics import Metrics, label
+from ib_sriov_cni.agent.pass_memory import Watch
 from ib_sriov_cni.agent.samples import read_samples
-from ib_sriov_cni.agent.watch import Watch
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.release import release_recorded
 from ib_sriov_cni.core.errors import CniError, TryAgainLater
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.record import AttachmentKey, Record
-from ib_sriov_cni.node import repair as repairs
+from ib_sriov_cni.node import plan_repair as repairs
 from ib_sriov_cni.node.apply_repair import apply_repair
 from ib_sriov_cni.node.contain import describe_fault, make_error
 from ib_sriov_cni.node.inventory import Inventory
+from ib_sriov_cni.node.plan_repair import Repair, RepairPlan, plan_repairs
 from ib_sriov_cni.node.read_inventory import read_inventory
-from ib_sriov_cni.node.repair import Repair, RepairPlan, plan_repairs
 from ipam.protocol.bounds import LOG_TRACEBACK_BYTES, LOG_VALUE_BYTES, shorten
 from ipam.protocol.request import parse_args
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 
-from ib_sriov_cni.agent.judge import DEAD, HIDDEN, Verdict
 from ib_sriov_cni.agent.leases import read_usage
+from ib_sriov_cni.agent.liveness import DEAD, HIDDEN, Verdict
 from ib_sriov_cni.agent.metrics import Samples
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.pod_namespace import open_sandbox

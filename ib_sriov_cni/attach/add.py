@@ -8,11 +8,11 @@ from ib_sriov_cni.attach.devices import await_devices, await_fact, read_netdev, 
 from ib_sriov_cni.attach.guid_holders import read_holders, refuse_duplicate_guid
 from ib_sriov_cni.attach.heal import heal
 from ib_sriov_cni.attach.move_into_pod import find_new_netdev, move_rdma
-from ib_sriov_cni.attach.names import restore_rdma_name
-from ib_sriov_cni.attach.pkey_child import make_child, parent_name
+from ib_sriov_cni.attach.pkey_interface import make_child, parent_name
 from ib_sriov_cni.attach.pod_namespace import refuse_gone_namespace, refuse_own_namespace
 from ib_sriov_cni.attach.rebind import rebind
 from ib_sriov_cni.attach.release import release, release_recorded
+from ib_sriov_cni.attach.restore_names import restore_rdma_name
 from ib_sriov_cni.core.comparison import (
     address_differences,
     child_differences,
@@ -29,7 +29,7 @@ from ib_sriov_cni.core.errors import (
     TryAgainLater,
     VerificationFailed,
 )
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.plan import Plan, VfFacts, keeps_guid, needs_child, plan_add, port_is_awaited
 from ib_sriov_cni.core.record import AttachmentKey, Record, describe_attachment
 from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.configuration import NetConf
     from ib_sriov_cni.core.values import Link, PciAddress, PortReport, RdmaDevice
     from ib_sriov_cni.kernel.netns import Netns
+    from ib_sriov_cni.kernel.rdma_verifier import Verifier
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
-    from ib_sriov_cni.kernel.verbs import Verifier
     from ipam.protocol.request import Request
     from ipam.protocol.result import Route
 
@@ -110,7 +110,7 @@ class _Attempt:
         It is started before the lock is taken, so that it cannot inherit the lock. It runs in the namespace where the
         device will be: without rdmaIsolation the host's, because in exclusive mode the pod does not see the device.
         """
-        from ib_sriov_cni.kernel.verbs import Verifier
+        from ib_sriov_cni.kernel.rdma_verifier import Verifier
 
         if self.conf.rdma_isolation:
             self.verifier = Verifier(self.netns, exclusive=True)

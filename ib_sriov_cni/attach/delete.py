@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.attach.release import release, release_addresses
 from ib_sriov_cni.core.errors import CniError
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.record import AttachmentKey
 
 TYPE_CHECKING = False

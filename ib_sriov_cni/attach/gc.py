@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.attach.heal import release_dead
 from ib_sriov_cni.core.errors import InvalidConfiguration
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.delegation.ipam_plugin import collect_addresses
 from ipam.protocol.bounds import VALID_ATTACHMENTS, describe_excess
 from ipam.protocol.fastjson import dumps

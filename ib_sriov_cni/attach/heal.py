@@ -7,7 +7,7 @@ from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.attach.release import forget, release_addresses, release_device, release_recorded
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import DeviceUnusable
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.record import AttachmentKey, describe_attachment
 
 TYPE_CHECKING = False

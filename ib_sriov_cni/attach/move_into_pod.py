@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from ib_sriov_cni.attach.devices import await_fact, read_netdev
-from ib_sriov_cni.attach.names import temporary_rdma_name
+from ib_sriov_cni.attach.restore_names import temporary_rdma_name
 from ib_sriov_cni.core.errors import KernelRefused, VerificationFailed
 
 TYPE_CHECKING = False

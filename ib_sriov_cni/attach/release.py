@@ -10,7 +10,7 @@ from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.attach.restore_guids import restore_config
 from ib_sriov_cni.attach.return_devices import return_devices
 from ib_sriov_cni.core.configuration import parse_netconf
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
 from ib_sriov_cni.delegation.ipam_plugin import delete_addresses
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ib_sriov_cni.core.errors import KernelRefused
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.fault_collector import FaultCollector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

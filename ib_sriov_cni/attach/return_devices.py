@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 
 from ib_sriov_cni.attach.devices import await_devices, await_fact, read_host_devices
-from ib_sriov_cni.attach.names import restore_names, temporary_netdev_name
-from ib_sriov_cni.attach.pkey_child import parent_name, remove_children
+from ib_sriov_cni.attach.pkey_interface import parent_name, remove_children
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.attach.rebind import rebind
 from ib_sriov_cni.attach.remaining_users import describe_remaining_user
+from ib_sriov_cni.attach.restore_names import restore_names, temporary_netdev_name
 from ib_sriov_cni.core.errors import KernelRefused
 from ib_sriov_cni.kernel.netns import Inside, open_own
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ib_sriov_cni.attach.heal import release_dead
-from ib_sriov_cni.cli.facts import make_attachment_document
 from ib_sriov_cni.cli.find import read_attachments
 from ib_sriov_cni.cli.output import (
     EXIT_FAILED,
@@ -26,7 +25,8 @@ from ib_sriov_cni.cli.output import (
     state_dir_option,
     verbose_option,
 )
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.cli.present import make_attachment_document
+from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.doctor.report import render_count
 
 if TYPE_CHECKING:

@@ -6,16 +6,6 @@ import time
 
 import click
 
-from ib_sriov_cni.cli.facts import (
-    COLUMNS,
-    WIDE_COLUMNS,
-    find_without_vf,
-    make_inventory_document,
-    make_tree,
-    make_vf_row,
-    make_without_vf_row,
-    pf_name,
-)
 from ib_sriov_cni.cli.output import (
     EXIT_INCOMPLETE,
     EXIT_OK,
@@ -29,6 +19,16 @@ from ib_sriov_cni.cli.output import (
     print_table,
     print_unseen,
     state_dir_option,
+)
+from ib_sriov_cni.cli.present import (
+    COLUMNS,
+    WIDE_COLUMNS,
+    find_without_vf,
+    make_inventory_document,
+    make_tree,
+    make_vf_row,
+    make_without_vf_row,
+    pf_name,
 )
 from ib_sriov_cni.node.inventory import STATES, Inventory, PfEntry, VfEntry
 from ib_sriov_cni.node.read_inventory import read_inventory

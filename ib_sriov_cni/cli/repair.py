@@ -25,7 +25,7 @@ from ib_sriov_cni.cli.output import (
 )
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.node.apply_repair import apply_repair
-from ib_sriov_cni.node.repair import ORDER, Problem, Repair, plan_repairs
+from ib_sriov_cni.node.plan_repair import ORDER, Problem, Repair, plan_repairs
 
 EXAMPLES = f"""\
 ATTACHMENT is {NAMES_OF_ATTACHMENT}; without one, the whole node is checked.

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ib_sriov_cni.cli.facts import make_attachment_document, render_guid
 from ib_sriov_cni.cli.find import NAMES_OF_ATTACHMENT, attachment_argument, find_attachment, read_attachments
 from ib_sriov_cni.cli.output import (
     EXIT_INCOMPLETE,
@@ -27,6 +26,7 @@ from ib_sriov_cni.cli.output import (
     state_dir_option,
     state_style,
 )
+from ib_sriov_cni.cli.present import make_attachment_document, render_guid
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.record import render_record
 from ib_sriov_cni.doctor.report import render_count

@@ -9,16 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ib_sriov_cni.cli.facts import (
-    COLUMNS,
-    find_without_vf,
-    make_tree,
-    make_vf_document,
-    make_vf_row,
-    make_without_vf_row,
-    read_guid,
-    render_guid,
-)
 from ib_sriov_cni.cli.output import (
     EXIT_OK,
     Site,
@@ -33,6 +23,16 @@ from ib_sriov_cni.cli.output import (
     print_unseen,
     render_time,
     state_dir_option,
+)
+from ib_sriov_cni.cli.present import (
+    COLUMNS,
+    find_without_vf,
+    make_tree,
+    make_vf_document,
+    make_vf_row,
+    make_without_vf_row,
+    read_guid,
+    render_guid,
 )
 from ib_sriov_cni.kernel.netlink_socket import LinkEvents
 from ib_sriov_cni.node.inventory import Inventory

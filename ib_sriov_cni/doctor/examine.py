@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ib_sriov_cni import __version__
 from ib_sriov_cni.doctor import read_hca
-from ib_sriov_cni.doctor.bounded import Answers, read_bounded
 from ib_sriov_cni.doctor.facts import AllFacts, HcaFacts
 from ib_sriov_cni.doctor.read_config import read_configs
 from ib_sriov_cni.doctor.read_node import read_node
 from ib_sriov_cni.doctor.read_state import read_state
+from ib_sriov_cni.doctor.reader_processes import Answers, read_bounded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ import os
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
-from ib_sriov_cni.doctor.bounded import describe_exception
 from ib_sriov_cni.doctor.facts import (
     DEFAULT_CNI_PATH,
     MULTUS_FOLDER,
@@ -28,6 +27,7 @@ from ib_sriov_cni.doctor.facts import (
     Network,
     Pool,
 )
+from ib_sriov_cni.doctor.reader_processes import describe_exception
 from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR, list_names
 from ipam.host_local.config import parse_place, parse_settings
 from ipam.host_local.ranges import range_of, render_set

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from ib_sriov_cni.core.values import IFF_UP, PciAddress, VfFunction
-from ib_sriov_cni.doctor.bounded import describe_exception
 from ib_sriov_cni.doctor.facts import Hca, HcaFacts, HcaVf, Netdev, PortFacts, SmAnswer
-from ib_sriov_cni.doctor.sa import ask_class_port_info
+from ib_sriov_cni.doctor.reader_processes import describe_exception
+from ib_sriov_cni.doctor.subnet_administrator import ask_class_port_info
 from ib_sriov_cni.kernel.sysfs import Sysfs, read_attribute
 from ib_sriov_cni.state.directory import list_names
 
@@ -194,7 +194,7 @@ def open_devices(names: tuple[str, ...], seconds: float) -> dict[str, PortReport
     """Open RDMA devices as ADD's verification does; return for each its report, or why it cannot be opened."""
     from ib_sriov_cni.core.errors import CniError
     from ib_sriov_cni.kernel.netns import open_own
-    from ib_sriov_cni.kernel.verbs import read_port
+    from ib_sriov_cni.kernel.rdma_verifier import read_port
 
     found: dict[str, PortReport | str] = {}
     with open_own() as own:

@@ -14,8 +14,8 @@ import os
 import stat
 import subprocess
 
-from ib_sriov_cni.doctor.bounded import describe_exception
 from ib_sriov_cni.doctor.facts import MULTUS_PROGRAMS, PLUGIN, DevicePlugin, NodeFacts, ProgramFacts
+from ib_sriov_cni.doctor.reader_processes import describe_exception
 from ib_sriov_cni.kernel.sysfs import read_attribute
 from ib_sriov_cni.state.directory import list_names
 from ipam.protocol.fastjson import loads

@@ -6,9 +6,9 @@ from ib_sriov_cni.attach.check import record_differences
 from ib_sriov_cni.attach.heal import release_dead
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.node.contain import make_error
-from ib_sriov_cni.node.repair import (
+from ib_sriov_cni.node.plan_repair import (
     ADDRESS,
     BIND,
     DISOWN,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from ib_sriov_cni.agent.calls import COMMANDS, SECONDS_MAX, Call, CallLog, parse_line
+from ib_sriov_cni.agent.call_log import COMMANDS, SECONDS_MAX, Call, CallLog, parse_line
 from ib_sriov_cni.agent.metrics import Metrics, label
 from ib_sriov_cni.agent.web import FAILED, STATUSES, Web
 from tests.fuzz.budget import TALLY, descriptors, search

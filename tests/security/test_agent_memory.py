@@ -50,11 +50,11 @@ from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.reconcile import Policy, Reconciler
 from ib_sriov_cni.core.errors import CniError
-from ib_sriov_cni.node import repair as rep
+from ib_sriov_cni.node import plan_repair as rep
 from ib_sriov_cni.node.apply_repair import apply_repair
 from ib_sriov_cni.node.live_state import differences, read_live
 from ib_sriov_cni.node.read_inventory import read_inventory
-from ib_sriov_cni.node.repair import plan_repairs
+from ib_sriov_cni.node.plan_repair import plan_repairs
 from ib_sriov_cni.telemetry.log import Log
 from tests.unit.node import VFS, Node
 

@@ -16,7 +16,7 @@ from ib_sriov_cni.cni import run
 from ib_sriov_cni.core.comparison import address_differences
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError, InvalidConfiguration, StateFailure
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.fault_collector import FaultCollector
 from ipam.host_local.config import parse_settings
 from ipam.protocol.bounds import (
     FAULTS,

@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 
 from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.metrics import Metrics
+from ib_sriov_cni.agent.pass_memory import FIRST_PAUSE
 from ib_sriov_cni.agent.reconcile import Policy, Reconciler
-from ib_sriov_cni.agent.watch import FIRST_PAUSE
 from ib_sriov_cni.core.errors import CniError, InternalFault, StateFailure
 from ib_sriov_cni.core.record import Record, parse_record, render_record
-from ib_sriov_cni.node import repair as rep
+from ib_sriov_cni.node import plan_repair as rep
 from ib_sriov_cni.node.apply_repair import apply_repair
 from ib_sriov_cni.node.contain import describe_fault, make_error
 from ib_sriov_cni.node.inventory import IN_USE, Inventory
 from ib_sriov_cni.node.live_state import differences, read_live
+from ib_sriov_cni.node.plan_repair import RepairPlan, plan_repairs
 from ib_sriov_cni.node.read_inventory import read_inventory
-from ib_sriov_cni.node.repair import RepairPlan, plan_repairs
 from ib_sriov_cni.telemetry.log import Log
 from ipam.protocol.bounds import LOG_TRACEBACK_BYTES
 from tests.unit.node import HERE, VFS, Node

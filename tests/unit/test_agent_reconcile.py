@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.agent.judge import DEAD, Processes, Witness, judge
 from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.leases import Usage, read_unreserved, read_usage
+from ib_sriov_cni.agent.liveness import DEAD, Processes, Witness, judge
 from ib_sriov_cni.agent.metrics import Metrics
+from ib_sriov_cni.agent.pass_memory import FIRST_PAUSE
 from ib_sriov_cni.agent.reconcile import REPORTS_MAX, RUNTIME_PAUSE, Policy, Reconciler, record_pod
-from ib_sriov_cni.agent.watch import FIRST_PAUSE
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.core.record import AttachmentKey, Record
 from ib_sriov_cni.state.locks import Locks

@@ -116,13 +116,14 @@ OF_ALL = {
     *OF_IPAM,
 }
 # What ADD needs too, to undo itself.
-OF_DEL = of("ib_sriov_cni.core", "faults plan") | of(
-    "ib_sriov_cni.attach", "devices names pkey_child rebind release remaining_users restore_guids return_devices"
+OF_DEL = of("ib_sriov_cni.core", "fault_collector plan") | of(
+    "ib_sriov_cni.attach",
+    "devices pkey_interface restore_names rebind release remaining_users restore_guids return_devices",
 )
 OF_ADD = of("ib_sriov_cni.attach", "add guid_holders heal liveness move_into_pod")
 COMPARISON = "ib_sriov_cni.core.comparison"
 MODULES = {
-    "ADD": OF_ALL | OF_DEL | OF_ADD | {COMPARISON, "ib_sriov_cni.kernel.verbs", "_ctypes", "select"},
+    "ADD": OF_ALL | OF_DEL | OF_ADD | {COMPARISON, "ib_sriov_cni.kernel.rdma_verifier", "_ctypes", "select"},
     "CHECK": OF_ALL | {COMPARISON, "ib_sriov_cni.attach.check", "_ctypes"},
     "DEL": OF_ALL | OF_DEL | {"ib_sriov_cni.attach.delete"},
     # Of the child that verifies, beyond what its parent had loaded by then and pyverbs' own.
@@ -130,7 +131,7 @@ MODULES = {
 }
 ISOLATED = {"ib_sriov_cni.kernel.rdma_netlink"}  # what rdmaIsolation brings
 REST = {
-    "ADD": ("ib_sriov_cni.attach.add", "ib_sriov_cni.kernel.verbs"),
+    "ADD": ("ib_sriov_cni.attach.add", "ib_sriov_cni.kernel.rdma_verifier"),
     "DEL": ("ib_sriov_cni.attach.delete",),
     "CHECK": ("ib_sriov_cni.attach.check",),
     "everything": (),

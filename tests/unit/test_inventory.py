@@ -12,8 +12,8 @@ import pytest
 
 from ib_sriov_cni.core.values import Guid
 from ib_sriov_cni.node import inventory as inv
+from ib_sriov_cni.node.plan_repair import plan_repairs
 from ib_sriov_cni.node.read_inventory import read_inventory
-from ib_sriov_cni.node.repair import plan_repairs
 from tests.unit.node import VFS, Node
 from tests.unit.trees import PF, tree, write
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ib_sriov_cni.core.errors import TryAgainLater
-from ib_sriov_cni.node import repair as rep
+from ib_sriov_cni.node import plan_repair as rep
 from ib_sriov_cni.node.apply_repair import apply_repair
-from ib_sriov_cni.node.repair import Repair, RepairPlan, plan_repairs
+from ib_sriov_cni.node.plan_repair import Repair, RepairPlan, plan_repairs
 from tests.unit.node import VFS, Node
 from tests.unit.trees import PF, tree, write
 

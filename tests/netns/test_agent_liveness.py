@@ -1,4 +1,4 @@
-"""ib_sriov_cni.agent.judge on real namespaces and processes, with a made sysfs: who lives, who cannot be seen."""
+"""ib_sriov_cni.agent.liveness on real namespaces and processes, with a made sysfs: who lives, who cannot be seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.agent.judge import ADDING, DEAD, HIDDEN, INIT_PIDS, LIVE, UNKNOWN_GRACE, Processes, Witness, judge
+from ib_sriov_cni.agent.liveness import ADDING, DEAD, HIDDEN, INIT_PIDS, LIVE, UNKNOWN_GRACE, Processes, Witness, judge
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.core.record import Record
 from ib_sriov_cni.state.locks import Locks

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ib_sriov_cni.doctor import sa
-from ib_sriov_cni.doctor.bounded import read_bounded
+from ib_sriov_cni.doctor import subnet_administrator as sa
 from ib_sriov_cni.doctor.examine import read_all_facts
 from ib_sriov_cni.doctor.facts import AllFacts, Options
+from ib_sriov_cni.doctor.reader_processes import read_bounded
 from tests.unit.doctor_node import VF1, make_node, roots, write_conf
 
 # ---- bounded reading

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.kernel.verbs: how pyverbs' numbers are read; the asking itself is in tests/netns."""
+"""ib_sriov_cni.kernel.rdma_verifier: how pyverbs' numbers are read; the asking itself is in tests/netns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ib_sriov_cni.core.values import GUID_MAX, Guid
-from ib_sriov_cni.kernel.verbs import node_guid
+from ib_sriov_cni.kernel.rdma_verifier import node_guid
 
 
 @given(st.integers(0, GUID_MAX).map(Guid))

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.agent.calls: every call that ended is read once, over rotation and restarts."""
+"""ib_sriov_cni.agent.call_log: every call that ended is read once, over rotation and restarts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ib_sriov_cni.agent.calls import READ_MAX, Call, CallLog, parse_line
+from ib_sriov_cni.agent.call_log import READ_MAX, Call, CallLog, parse_line
 from ib_sriov_cni.telemetry.log import Log
 from ipam.protocol.bounds import LOG_LINE_BYTES
 

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.kernel.verbs: the child that asks, with a double of pyverbs on PYTHONPATH where an answer is needed."""
+"""kernel.rdma_verifier: the child that asks, with a double of pyverbs on PYTHONPATH where an answer is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ib_sriov_cni.core.errors import VerificationFailed
-from ib_sriov_cni.kernel.verbs import read_port
+from ib_sriov_cni.kernel.rdma_verifier import read_port
 from tests.netns.conftest import Sandbox
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -54,7 +54,7 @@ class Context:
 ASK = """
 import json, os, sys
 from ib_sriov_cni.kernel.netns import open_netns
-from ib_sriov_cni.kernel import verbs
+from ib_sriov_cni.kernel import rdma_verifier as verbs
 from ib_sriov_cni.core.errors import CniError
 path, wait, pkeys, seconds = sys.argv[1], float(sys.argv[2]), sys.argv[3] == "pkeys", float(sys.argv[4])
 held = os.open(os.environ["HERE"] + "/lock", os.O_CREAT | os.O_RDWR)
@@ -240,7 +240,7 @@ def test_the_child_ends_with_its_parent_and_holds_nothing_of_it(double: Double) 
 WAIT = """
 import os, sys
 from ib_sriov_cni.kernel.netns import open_netns
-from ib_sriov_cni.kernel import verbs
+from ib_sriov_cni.kernel import rdma_verifier as verbs
 with open_netns(sys.argv[1]) as netns:
     verifier = verbs.Verifier(netns, exclusive=True)
     print(verifier._pid, flush=True)

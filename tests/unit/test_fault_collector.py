@@ -1,11 +1,11 @@
-"""ib_sriov_cni.core.faults: every step runs, whatever became of the others (C14)."""
+"""ib_sriov_cni.core.fault_collector: every step runs, whatever became of the others (C14)."""
 
 from __future__ import annotations
 
 import pytest
 
 from ib_sriov_cni.core.errors import CniError, KernelRefused, StateFailure
-from ib_sriov_cni.core.faults import FaultCollector
+from ib_sriov_cni.core.fault_collector import FaultCollector
 
 
 def test_c14_a_fault_keeps_no_other_step_from_running() -> None:

@@ -1,10 +1,10 @@
-"""ib_sriov_cni.agent.watch: waiting, trying again, giving in."""
+"""ib_sriov_cni.agent.pass_memory: waiting, trying again, giving in."""
 
 from __future__ import annotations
 
 import pytest
 
-from ib_sriov_cni.agent.watch import FIRST_PAUSE, LAST_PAUSE, REPEAT_LIMIT, REPEAT_WINDOW, Watch
+from ib_sriov_cni.agent.pass_memory import FIRST_PAUSE, LAST_PAUSE, REPEAT_LIMIT, REPEAT_WINDOW, Watch
 
 
 def test_the_wait_begins_with_the_first_sight() -> None:

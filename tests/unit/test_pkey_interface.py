@@ -1,4 +1,4 @@
-"""The names of a P_Key child's two netdevs (issue 6)."""
+"""The names of a P_Key child's two netdevs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ib_sriov_cni.attach.pkey_child import parent_name
+from ib_sriov_cni.attach.pkey_interface import parent_name
 
 
 @pytest.mark.parametrize(
