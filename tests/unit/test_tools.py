@@ -154,6 +154,19 @@ def test_old_results_do_not_count(project: Project) -> None:
     assert project.run("unit") == (1, "0 passed, 1 failed")
 
 
+def test_each_folder_of_the_lab_is_a_suite() -> None:
+    lab = Path(ROOT, "tests/lab")
+    assert {path.parent.name for path in lab.glob("*/test_*.py")} == set(suites.LAB_SUITES)
+    assert list(lab.glob("test_*.py")) == []
+    assert [path for paths in suites.IN_GUEST.values() for path in paths if not Path(ROOT, path).exists()] == []
+
+
+def test_make_runs_each_suite_of_the_lab() -> None:
+    recipes = Path(ROOT, "Makefile").read_text().replace("\\\n", " ").splitlines()
+    words = {word for line in recipes if "tests/tools/suites.py" in line for word in line.split()}
+    assert {*suites.IN_GUEST, *suites.SIDE_BY_SIDE} - {"conformance", "build-conformance"} <= words
+
+
 class System:
     """A PATH of made programs, and the few real ones that `need` itself calls."""
 
