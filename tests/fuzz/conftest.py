@@ -45,6 +45,7 @@ def place() -> Iterator[str]:
         os.mkdir(f"{folder}/working-directory")
         os.chdir(f"{folder}/working-directory")
         yield folder
+        assert os.listdir(f"{folder}/working-directory") == [], "a relative path was written to"
         os.chdir(before)
 
 
