@@ -54,6 +54,10 @@ bounded = settings(
 )
 
 
+class TimeIsOver(BaseException):
+    """Ends a search; no Exception, which would be a failure of the test."""
+
+
 class Tally:
     """The calls of each part, and the seconds that the parts took."""
 
@@ -104,7 +108,7 @@ def search(part: str, *, leaks: bool = True) -> Callable[[Callable[..., None]], 
         def check_one(*arguments: Any, **named: Any) -> None:
             nonlocal has_failed
             if time.monotonic() > end and not has_failed and TALLY.calls[part]:
-                return
+                raise TimeIsOver
             before = descriptors() if leaks else {}
             try:
                 with limited():
@@ -125,10 +129,11 @@ def search(part: str, *, leaks: bool = True) -> Callable[[Callable[..., None]], 
             nonlocal end
             with TALLY.searching(part):
                 end = time.monotonic() + seconds
-                while True:
-                    one_search(*arguments, **named)
-                    if time.monotonic() > end:
-                        break
+                try:
+                    while not TALLY.calls[part] or time.monotonic() < end:
+                        one_search(*arguments, **named)
+                except TimeIsOver:
+                    pass
                 assert TALLY.calls[part], "nothing was called"
 
         return search_on
