@@ -75,7 +75,11 @@ class Processes:
                 continue  # it has ended, or it is a kernel thread
             if namespace in seen:
                 continue
-            netns = try_open_netns(path)
+            try:
+                netns = try_open_netns(path)
+            except CniError:
+                whole = False
+                continue
             if netns is None:
                 continue  # it has ended; another process of that namespace may follow
             seen.add(namespace)

@@ -46,7 +46,14 @@ def open_sandbox(record: Record) -> Netns | None:
     Raises KernelRefused (102) if it cannot be entered, which reading its cookie takes.
     """
     netns = try_open_netns(record.netns_path)
-    if netns is not None and record.netns_cookie and netns.cookie() != record.netns_cookie:
-        netns.close()
-        return None
-    return netns
+    if netns is None or not record.netns_cookie:
+        return netns
+    try:
+        is_same = netns.cookie() == record.netns_cookie
+    except BaseException:
+        netns.close()  # an open file would keep the namespace, and so the pod's VF, from ending
+        raise
+    if is_same:
+        return netns
+    netns.close()
+    return None

@@ -20,7 +20,8 @@ IPOIB = "ib_ipoib"  # as the kernel names it among the users of a device
 def describe_remaining_user(host: Host, pci: PciAddress, rdma: RdmaDevice) -> str:
     """Return what of a pod still uses the VF, in words; "" if nothing does, or if the kernel cannot say."""
     try:
-        users = host.rdma.read_users(rdma.name)
+        # Look the name up again by PCI address: udev may have renamed the device since.
+        users = host.rdma.read_users(host.sysfs.read_rdma_name(pci) or rdma.name)
     except KernelRefused as refusal:
         host.log.debug("cannot ask who uses the VF's RDMA device", vf=pci, error=refusal)
         return ""

@@ -62,7 +62,11 @@ def _move_to_host(host: Host, record: Record) -> tuple[RdmaDevice, Link] | None:
     """Delete the VF's P_Key children, move its devices to the host, and return them; None if only a rebind can help."""
     pci = record.pci
     found = read_host_devices(host, pci)
-    netns = open_sandbox(record) if found is None else None
+    try:
+        netns = open_sandbox(record) if found is None else None
+    except KernelRefused as refusal:
+        host.log.warning("cannot open the pod's namespace; rebinding the VF", vf=pci, error=refusal)
+        return None
     if netns is None:
         # They are in the host's namespace, or the pod's is dead and the kernel returns what it held, children included.
         found = found or await_fact(lambda: read_host_devices(host, pci), RETURN_SECONDS)

@@ -50,9 +50,12 @@ class NetlinkSocket:
     """A netlink socket of one protocol, in the network namespace that the thread is in when it is made.
 
     It accepts messages from the kernel only. In a pod's namespace, a process with CAP_NET_ADMIN can send to any netlink
-    socket, so this one is connected to the kernel's port before it has a port number of its own: then the kernel
-    rejects what others send (netlink_getsockbyportid in net/netlink/af_netlink.c).
+    socket, so this one is connected to the kernel's port: then the kernel rejects what others send
+    (netlink_getsockbyportid in net/netlink/af_netlink.c). connect() assigns our port number just before that, so what
+    may arrive in between is dropped by its sender.
     """
+
+    _seconds: float = ANSWER_SECONDS
 
     def __init__(self, protocol: int, *, group: int = 0, trace: Callable[[str], None] | None = None) -> None:
         """Open and connect the socket, and join a multicast group if it is not 0. Raises OSError.
@@ -116,13 +119,16 @@ class NetlinkSocket:
         Raises NetlinkError: the kernel's refusal; E2BIG for more than `most` answers; EBADMSG for a message that cannot
         be decoded; ENOBUFS; ETIMEDOUT. A dump that the kernel marks as inconsistent is requested again.
         """
-        deadline = time.monotonic() + ANSWER_SECONDS
+        # Sending does not count: the kernel carries out the request in it, which may take long (rtnl_lock, firmware).
+        seconds = self._seconds
         tries = INTERRUPTED_TRIES
         while True:
             tries -= 1
             self._send(message, kind, flags, fields or {}, attrs)
+            start = time.monotonic()
             dump = flags & m.NLM_F_DUMP == m.NLM_F_DUMP
-            got, is_interrupted = self._receive(message, deadline, keep or _whole, most, dump=dump)
+            got, is_interrupted = self._receive(message, start + seconds, keep or _whole, most, dump=dump)
+            seconds -= time.monotonic() - start
             if not is_interrupted or not tries:
                 break
         if not got and not flags & (m.NLM_F_DUMP | m.NLM_F_ACK):

@@ -10,6 +10,7 @@ import os
 from _signal import (  # type: ignore[import-not-found]  # signal itself imports enum
     SIG_BLOCK,
     SIG_SETMASK,
+    SIGINT,
     SIGTERM,
     pthread_sigmask,
 )
@@ -69,8 +70,8 @@ class Netns:
 class Inside:
     """`with Inside(netns):` moves the calling thread into that namespace for the block, and back at its end.
 
-    SIGTERM is blocked meanwhile: a handler that raised between two instructions of the way back would leave the process
-    in the pod's namespace, and what follows, an undo above all, would act there.
+    SIGTERM and SIGINT are blocked meanwhile: a handler that raised between two instructions of the way back would leave
+    the process in the pod's namespace, and what follows, an undo above all, would act there.
     """
 
     def __init__(self, netns: Netns) -> None:
@@ -85,7 +86,7 @@ class Inside:
         self._previous = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
         try:
             # A signal that has come by now is handled before this returns, so its exception may come from here.
-            pthread_sigmask(SIG_BLOCK, (SIGTERM,))
+            pthread_sigmask(SIG_BLOCK, (SIGTERM, SIGINT))
             set_network_namespace(self._netns.fd)
         except BaseException as fault:
             os.close(self._previous)

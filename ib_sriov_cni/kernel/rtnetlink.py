@@ -33,8 +33,6 @@ RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
 GONE = (errno.ENODEV, errno.ENXIO)
 RTA_GATEWAY = 5
-# Per dump. A namespace has a handful of each, but a pod with CAP_NET_ADMIN can make any number.
-bounds.LINKS, bounds.ADDRESSES, bounds.ROUTES = 5_000, 2_000, 10_000
 IP6_RT_PRIO_USER = 1024  # the default metric of an IPv6 route (include/net/ip6_fib.h)
 
 

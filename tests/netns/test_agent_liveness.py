@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -172,3 +174,21 @@ def test_processes_by_cookie(case: Case, process: subprocess.Popen[bytes], all_p
     show(process, all_pids)
     assert Processes(all_pids).has(cookie) is True
     assert Processes(all_pids).has(0) is None  # a kernel without cookies
+
+
+def test_a_process_whose_namespace_cannot_be_opened_hides_no_other() -> None:
+    """It may end at any moment, for which the kernel says EACCES too (proc_ns_get_link in fs/proc/namespaces.c)."""
+    with tempfile.TemporaryDirectory() as root:
+        Path(root).chmod(0o711)
+        proc = Path(root) / "proc"
+        (Path(root) / "closed").mkdir(mode=0o700)
+        for pid, target in (("7", f"{root}/closed/net"), ("8", "/proc/self/ns/net")):
+            (proc / pid / "ns").mkdir(parents=True)
+            (proc / pid / "ns/net").symlink_to(target)
+        (proc / "self/ns").mkdir(parents=True)
+        (proc / "self/ns/pid").symlink_to(INIT_PIDS)
+        os.seteuid(65534)
+        try:
+            assert Processes(str(proc)).has(1) is None
+        finally:
+            os.seteuid(0)

@@ -6,19 +6,39 @@ import os
 import resource
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.attach.pod_namespace import open_sandbox
+from ib_sriov_cni.attach.return_devices import _move_to_host
 from ib_sriov_cni.core.errors import InvalidEnvironment, KernelRefused, UnknownContainer
 from ib_sriov_cni.kernel.netns import Inside, open_netns, open_own, try_open_netns
 from ib_sriov_cni.kernel.rtnetlink import Rtnl
+from ib_sriov_cni.telemetry.log import Log
+from ipam.protocol.value import replace
 from tests.netns.conftest import Sandbox
+from tests.unit.trees import RECORD
 
 
 def here() -> str:
     return os.readlink("/proc/thread-self/ns/net")
+
+
+@contextmanager
+def few_descriptors(number: int) -> Iterator[None]:
+    """Let the process open that many more files only."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + number, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_inside_and_back(sandbox: Sandbox) -> None:
@@ -113,13 +133,29 @@ def test_the_namespace_of_a_process_that_ends(sandbox: Sandbox) -> None:
 def test_one_that_cannot_be_opened_is_not_taken_for_gone(sandbox: Sandbox) -> None:
     """With no descriptor left nothing can be opened, which says nothing about the namespace."""
     assert try_open_netns(sandbox.path) is not None
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open("/dev/null", os.O_RDONLY)
-    os.close(lowest)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
-        with pytest.raises(KernelRefused, match=rf"open network namespace {sandbox.path}: Too many open files"):
-            try_open_netns(sandbox.path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with (
+        few_descriptors(0),
+        pytest.raises(KernelRefused, match=rf"open network namespace {sandbox.path}: Too many open files"),
+    ):
+        try_open_netns(sandbox.path)
     assert try_open_netns(sandbox.path) is not None
+
+
+def test_a_namespace_that_cannot_be_entered_is_not_kept_open(sandbox: Sandbox) -> None:
+    """An open file keeps the namespace alive, and with it what is inside."""
+    record = replace(RECORD, netns_path=sandbox.path, netns_cookie=1)
+    assert open_sandbox(record) is None
+    files = os.listdir("/proc/self/fd")
+    with few_descriptors(1), pytest.raises(OSError, match="Too many open files"):
+        open_sandbox(record)
+    assert os.listdir("/proc/self/fd") == files
+
+
+def test_a_namespace_that_cannot_be_opened_does_not_keep_a_vf(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A rebind returns the VF from wherever it is, so DEL must not fail for as long as the path cannot be opened."""
+    host = Host(log=Log(path=str(tmp_path / "log")), sysfs_root=str(tmp_path))
+    record = replace(RECORD, netns_path=sandbox.path, netns_cookie=0)
+    host.log.info("opens its file")
+    with few_descriptors(0):
+        assert _move_to_host(host, record) is None
+    assert "cannot open the pod's namespace; rebinding the VF" in (tmp_path / "log").read_text()

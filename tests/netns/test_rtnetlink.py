@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from ib_sriov_cni.core.errors import KernelRefused
 from ib_sriov_cni.core.values import Link, PciAddress, VfFunction
-from ib_sriov_cni.kernel.netlink_socket import LinkEvents
+from ib_sriov_cni.kernel import netlink_messages as m
+from ib_sriov_cni.kernel.netlink_socket import NETLINK_ROUTE, LinkEvents, NetlinkSocket
 from ib_sriov_cni.kernel.netns import Inside
 from ib_sriov_cni.kernel.rtnetlink import Rtnl
 from ipam.protocol.result import Route
@@ -386,3 +388,19 @@ def test_nothing_stays_open(sandbox: Sandbox) -> None:
     before = os.listdir("/proc/self/fd")
     sandbox.rtnl().close()
     assert os.listdir("/proc/self/fd") == before
+
+
+class SlowKernel(NetlinkSocket):
+    """The kernel carries out a request while it is being sent, and may need longer for it than for any answer."""
+
+    _seconds = 0.1
+
+    def _send(self, *request: Any) -> None:
+        time.sleep(0.3)
+        super()._send(*request)
+
+
+def test_a_request_that_takes_long_is_answered_all_the_same() -> None:
+    slow = SlowKernel(NETLINK_ROUTE)
+    assert len(slow.ask(m.linkmsg, m.RTM_GETLINK, attrs=[("IFLA_IFNAME", "lo")])) == 1
+    slow.close()
