@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.configuration import NetConf
     from ib_sriov_cni.core.record import AttachmentKey
+    from ib_sriov_cni.telemetry.log import Step
     from ipam.protocol.request import Request
 
 VALID_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
@@ -33,12 +34,17 @@ def collect(host: Host, request: Request, conf: NetConf) -> None:
     for key in host.records.read_keys():
         if key.network == conf.name and key.container_id not in containers:
             with host.log.step("collect", attachment=key.path) as step:
-                released = collector.attempt(release_dead, host, key, conf.lock_timeout, collector)
-                step.note(released=released)
+                collector.attempt(_release, host, key, conf.lock_timeout, collector, step)
     host.records.sweep(conf.name)
     if conf.ipam_type:
         collector.attempt(lambda: _collect_addresses(host, request, conf, valid))
     collector.raise_faults()
+
+
+def _release(host: Host, key: AttachmentKey, lock_timeout: float, collector: FaultCollector, step: Step) -> None:
+    before = len(collector.faults)
+    released = release_dead(host, key, lock_timeout, collector)
+    step.note(released=released and len(collector.faults) == before)
 
 
 def parse_valid(conf: dict[str, object]) -> list[tuple[str, str]]:
