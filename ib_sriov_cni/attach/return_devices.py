@@ -132,7 +132,7 @@ def _return_netdev(
     with host.log.step("return_netdev", netdev=link.name, to=name):
         inside.move_link(link, host_netns.fd, name)
         arrived = host.rtnl.read_link(name)
-        if arrived is not None and host.sysfs.read_netdev_function(name) != record.pci:
+        if arrived is not None and (arrived.pci or host.sysfs.read_netdev_function(name)) != record.pci:
             host.rtnl.move_link(arrived, pod_netns.fd, link.name)
             operation, target = "move to the host", f"netdev {link.name}"
             raise KernelRefused(operation, target, errno.EXDEV, reason="it is not the VF's, and was sent back")

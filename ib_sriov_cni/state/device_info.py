@@ -4,8 +4,8 @@ Format: {"type": "pci", "version": "1.1.0", "pci": {"pci-address": …, "pf-pci-
 device plugin writes it when it allocates the VF, and Multus copies it; a rebind may change the RDMA device's name
 afterwards. Other members of the file are kept.
 
-The author of a network can put any path into its configuration. So a file is replaced only if it is a device-info file
-of this VF, and a new one is made in FOLDER only, where the specification has them.
+The author of a network can put any path into its configuration. So a file is replaced only if it is a device-info file,
+and a new one is made in FOLDER only, where the specification has them.
 
 Source: Device Information Specification 1.1.0 of the Network Plumbing Working Group, sections 3.1, 4.2 and 5.1.2;
 network-attachment-definition-client, pkg/utils (`GetCNIDeviceInfoPath`).
@@ -33,7 +33,7 @@ def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress, rdma: str, 
     """Update the file, or make it; it is never seen half written, and no link is followed in its place.
 
     Raises StateFailure (106), and then nothing was changed: the file cannot be written, a file that exists is not a
-    JSON object of type "pci" or is of another PCI address, or one that does not exist would not be in `new_in`.
+    JSON object of type "pci", or one that does not exist would not be in `new_in`.
     """
     folder, name = os.path.split(path)
     try:
@@ -63,7 +63,7 @@ def _is_below(folder: str, above: str) -> bool:
 
 def _write(file: str, pci: PciAddress, pf: PciAddress, rdma: str, only_in: str) -> None:
     """Write the file; `only_in`: the folder in which it should be if it is new, "" if that is where it is."""
-    doc = _read(file, pci)
+    doc = _read(file)
     if doc is None and only_in:
         raise ValueError(f"there is no such file, and a new one is made in {only_in} only")
     before = dumps(doc)
@@ -75,7 +75,7 @@ def _write(file: str, pci: PciAddress, pf: PciAddress, rdma: str, only_in: str) 
         replace_file(file, f"{file}.{os.getpid()}.new", dumps(doc).encode(), private=False)
 
 
-def _read(file: str, pci: PciAddress) -> dict[str, object] | None:
+def _read(file: str) -> dict[str, object] | None:
     """Return the document, None if there is no file. Raises OSError, or ValueError for another document."""
     try:
         doc = loads(read_regular(file, FILE_BYTES))
@@ -83,9 +83,6 @@ def _read(file: str, pci: PciAddress) -> dict[str, object] | None:
         return None
     except ValueError:
         doc = None
-    section = doc.get("pci") if isinstance(doc, dict) and doc.get("type") == "pci" else None
-    if not isinstance(doc, dict) or not isinstance(section, dict):
+    if not isinstance(doc, dict) or doc.get("type") != "pci" or not isinstance(doc.get("pci", {}), dict):
         raise ValueError('it is not a device-info file of type "pci"')  # noqa: TRY004  # of the file
-    if section.get("pci-address", pci) != pci:
-        raise ValueError(f"it is of another device than {pci}")
     return doc

@@ -96,10 +96,7 @@ def test_a_link_to_another_folder_does_not_count(tmp_path: Path, folder: Path) -
         '{"password": "x"}',
         '{"type": "bridge", "cniVersion": "1.0.0"}',
         '{"type": "vdpa", "version": "1.1.0", "vdpa": {}}',
-        '{"type": "pci"}',
         '{"type": "pci", "pci": 7}',
-        '{"type": "pci", "pci": {"pci-address": "0000:3b:00.3"}}',
-        '{"type": "pci", "pci": {"pci-address": 7}}',
         "\xff\xfe",
         "[" * 200_000,
     ],
@@ -114,6 +111,16 @@ def test_a_file_that_is_another_one_is_not_touched(tmp_path: Path, folder: Path,
     refused(path, "it is ")
     assert (path.read_bytes(), path.stat()) == before
     assert sorted(path.parent.glob("*.new")) == []
+
+
+@pytest.mark.parametrize("content", ['{"type": "pci"}', '{"type": "pci", "pci": {"pci-address": "0000:3b:00.3"}}'])
+def test_one_of_an_earlier_try_with_another_vf_is_brought_up_to_date(tmp_path: Path, content: str) -> None:
+    """A pod's second ADD may come with another VF; the file is the same."""
+    path = tmp_path / "file"
+    path.write_text(content)
+    write_device_info(str(path), pci=PCI, pf=PF, rdma="mlx5_2")
+    wanted = {"pci-address": PCI, "pf-pci-address": PF, "rdma-device": "mlx5_2"}
+    assert json.loads(path.read_text()) == {"type": "pci", "pci": wanted}
 
 
 def test_one_that_is_too_large_is_not_touched(tmp_path: Path) -> None:
