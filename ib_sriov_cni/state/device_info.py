@@ -84,5 +84,5 @@ def _read(file: str) -> dict[str, object] | None:
     except ValueError:
         doc = None
     if not isinstance(doc, dict) or doc.get("type") != "pci" or not isinstance(doc.get("pci", {}), dict):
-        raise ValueError('it is not a device-info file of type "pci"')  # noqa: TRY004  # of the file
+        raise ValueError('it is not a device-info file of type "pci"')
     return doc
