@@ -83,7 +83,10 @@ class Inside:
     def __enter__(self) -> None:
         """Enter the namespace. Raises KernelRefused (102)."""
         self._mask = pthread_sigmask(SIG_BLOCK, ())
-        self._previous = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._previous = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as fault:
+            raise KernelRefused("open", "our own network namespace", fault.errno or errno.EIO) from None
         try:
             # A signal that has come by now is handled before this returns, so its exception may come from here.
             pthread_sigmask(SIG_BLOCK, (SIGTERM, SIGINT))

@@ -92,7 +92,8 @@ class Rdma:
         """Return who has a protection domain of the device: names of kernel modules, numbers of processes.
 
         IPoIB has one for each of its interfaces, P_Key children included, in whatever namespace they are
-        (ipoib_dev_init). Empty if this namespace has no such device; kernels before 4.18 refuse.
+        (ipoib_dev_init). Empty if this namespace has no such device; kernels before 4.18 refuse. Not all kernels name
+        all: early ones hide processes of other PID namespaces, and kernel users from other than the initial one.
         """
         index = self.find_device(name)
         if index is None:
