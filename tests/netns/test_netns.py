@@ -146,7 +146,7 @@ def test_a_namespace_that_cannot_be_entered_is_not_kept_open(sandbox: Sandbox) -
     record = replace(RECORD, netns_path=sandbox.path, netns_cookie=1)
     assert open_sandbox(record) is None
     files = os.listdir("/proc/self/fd")
-    with few_descriptors(1), pytest.raises(OSError, match="Too many open files"):
+    with few_descriptors(1), pytest.raises(KernelRefused, match="Too many open files"):
         open_sandbox(record)
     assert os.listdir("/proc/self/fd") == files
 
