@@ -133,7 +133,7 @@ def test_n04_device_info_is_made(rig: Rig, tmp_path: Path) -> None:
         rig.assert_as_before()
     assert list(tmp_path.iterdir()) == []
     other, info = tmp_path / "config.json", {"CNIDeviceInfoFile": str(tmp_path / "config.json")}
-    for content in ('{"cniVersion": "1.0.0", "type": "bridge"}', '{"type": "pci", "pci": {"pci-address": "0"}}', "x"):
+    for content in ('{"cniVersion": "1.0.0", "type": "bridge"}', '{"type": "pci", "pci": "0001:00:00.1"}', "x"):
         other.write_text(content)
         refused(rig.call("ADD", pod, runtimeConfig=info, portTimeout=0), 106, str(other))
         assert other.read_text() == content
