@@ -1,4 +1,4 @@
-"""How the demo talks and when it calls itself failed; what it does is seen in the lab."""
+"""What the demo prints and when it reports failure; what it does is tested in the lab."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_last_line_of_a_log(tmp_path: Path, text: str, last: str) -> None:
 
 
 class Host:
-    """A made project: the demo's own files, with stand-ins for what it builds and boots."""
+    """A project made for the test: the demo's own files, with stand-ins for what it builds and boots."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -74,7 +74,7 @@ class Host:
         for folder in ("tools", "lab"):
             os.mkdir(os.path.join(root, "tests", folder))
         with open(os.path.join(root, "tests", "__init__.py"), "wb"):
-            pass  # a regular package: the project's own `tests` stays out of the way
+            pass  # a regular package, so the repository's own `tests` is not imported instead
         self.program("tools/go-client", "echo /bin/cnitool")
         self.program("lab/build", "echo built")
 

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.delegation.descendants: children are found in /proc, and ended where there is none."""
+"""ib_sriov_cni.delegation.descendants: finding child processes in /proc, and ending them without it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_without_proc_the_process_group_ends(tmp_path: Path) -> None:
     watched = os.pidfd_open(child)
     descendants.end(plugin.pid)
     assert not os.path.exists(f"/proc/{plugin.pid}")
-    # Ended, whoever reaps it: the kernel says so on the descriptor.
+    # The pidfd becomes readable when the process has ended, no matter who reaps it.
     from select import POLLIN, poll
 
     waiter = poll()

@@ -29,12 +29,12 @@ def test_n4_a_stale_rdma_device_is_replaced_and_the_rest_is_kept(tmp_path: Path)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """In the place of the folder of the specification."""
+    """Stands in for the folder that the specification names."""
     return tmp_path / "var/devinfo/cni"
 
 
 def write(path: Path) -> None:
-    """New files are made in the folder of the fixture, below which all paths of these tests are or are not."""
+    """Write with the `folder` fixture's path as the only folder in which new files may be made."""
     above = next((each for each in path.parents if each.name.startswith("test_")), path.parent)
     write_device_info(str(path), pci=PCI, pf=PF, rdma="mlx5_2", new_in=str(above / "var/devinfo/cni"))
 
@@ -48,7 +48,7 @@ def refused(path: Path, words: str) -> None:
 
 
 def test_n4_absent_it_is_made(folder: Path) -> None:
-    """Its folder too, in the place that the specification has for it, by either of its names."""
+    """So is its folder, under either of its names (var or run), where the specification puts it."""
     (folder.parent.parent.parent / "run").symlink_to("var")
     for path in (folder / "a.json", folder.parent.parent.parent / "run/devinfo/cni/b.json"):
         write(path)
@@ -76,7 +76,7 @@ def test_no_folder_is_made_elsewhere(tmp_path: Path, folder: Path) -> None:
 
 
 def test_a_link_to_another_folder_does_not_count(tmp_path: Path, folder: Path) -> None:
-    """It is where the folder is that counts, not what it is called."""
+    """What counts is where the folder really is, not its path."""
     (tmp_path / "etc").mkdir()
     folder.mkdir(parents=True)
     (folder / "link").symlink_to(tmp_path / "etc")
@@ -103,7 +103,7 @@ def test_a_link_to_another_folder_does_not_count(tmp_path: Path, folder: Path) -
 )
 @pytest.mark.parametrize("place", [".", "var/devinfo/cni"])
 def test_a_file_that_is_another_one_is_not_touched(tmp_path: Path, folder: Path, place: str, content: str) -> None:
-    """An author may name any file of the node, also one that belongs to another pod."""
+    """The author of a network can name any file on the node, even one that belongs to another pod."""
     folder.mkdir(parents=True)
     path = tmp_path / place / "file"
     path.write_text(content, encoding="latin-1")
@@ -115,7 +115,7 @@ def test_a_file_that_is_another_one_is_not_touched(tmp_path: Path, folder: Path,
 
 @pytest.mark.parametrize("content", ['{"type": "pci"}', '{"type": "pci", "pci": {"pci-address": "0000:3b:00.3"}}'])
 def test_one_of_an_earlier_try_with_another_vf_is_brought_up_to_date(tmp_path: Path, content: str) -> None:
-    """A pod's second ADD may come with another VF; the file is the same."""
+    """A pod's second ADD may get another VF but the same file."""
     path = tmp_path / "file"
     path.write_text(content)
     write_device_info(str(path), pci=PCI, pf=PF, rdma="mlx5_2")

@@ -1,4 +1,4 @@
-"""The doctor's checks on made facts: each is OK on a healthy node, and finds what it is there for."""
+"""The doctor's checks on facts made for the test: each is OK on a healthy node and finds its problem."""
 
 from __future__ import annotations
 

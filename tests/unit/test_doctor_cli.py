@@ -1,4 +1,4 @@
-"""`ib-sriov doctor` on made nodes, as a person meets it."""
+"""`ib-sriov doctor` on fake nodes: what a user sees."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_made_node_is_quiet(tmp_path: Path) -> None:
     before = tree(tmp_path)
     result = doctor(tmp_path)
     assert (lines(result, "FAIL"), lines(result, "WARN")) == ([], []), result.output
-    # The made PF is in no kernel, and its program is not run from here.
+    # The kernel does not know the fake PF, and the plugin program is not run in this test.
     assert {line.split()[1] for line in lines(result, "SKIP")} >= {"answers", "plugin"}
     assert result.exit_code == 5
     assert result.output.rstrip().splitlines()[-1].endswith("not checked")
@@ -160,7 +160,7 @@ def test_every_line_fits_the_terminal() -> None:
 
 
 def test_on_a_terminal(tmp_path: Path) -> None:
-    """The same by a pseudo-terminal of that width, with colours."""
+    """The same on a pseudo-terminal of that width, with colours."""
     make_node(tmp_path)
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
@@ -177,7 +177,7 @@ def test_on_a_terminal(tmp_path: Path) -> None:
         while part := os.read(ours, 65536):
             text += part
     except OSError:
-        pass  # the terminal is gone with its last user
+        pass  # EIO: the last process using the terminal has ended
     finally:
         os.close(ours)
     assert process.wait() == 5

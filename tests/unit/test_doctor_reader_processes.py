@@ -1,4 +1,4 @@
-"""Bounded reading: what hangs costs seconds and nothing else; the query to the subnet administrator."""
+"""Reading with a time limit: a reader that hangs costs only its time; the query to the subnet administrator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ib_sriov_cni.doctor.facts import AllFacts, Options
 from ib_sriov_cni.doctor.reader_processes import read_bounded
 from tests.unit.doctor_node import VF1, make_node, roots, write_conf
 
-# ---- bounded reading
+# ---- reading with a time limit
 
 
 def test_answers_faults_and_what_hangs() -> None:
@@ -47,7 +47,7 @@ def test_a_long_answer_comes_whole() -> None:
 
 
 def reap() -> None:
-    """What could not be reaped at once can be by now."""
+    """Reap the children that had not ended yet when they were killed; raises ChildProcessError when none is left."""
     while True:
         os.waitpid(-1, 0)
 
@@ -89,7 +89,7 @@ def test_the_answer(status: int, method: int, mad_status: int, words: str) -> No
         assert words in sa.await_answer(ours.fileno(), time.monotonic() + 0.3)
 
 
-# ---- all of it
+# ---- all readers together
 
 
 def facts_of(root: Path, seconds: float) -> AllFacts:
@@ -101,7 +101,7 @@ def test_everything_of_a_made_node(tmp_path: Path) -> None:
     write_conf(tmp_path)
     facts = facts_of(tmp_path, 30)
     assert facts.hung == ()
-    # The made PF's netdev is in no kernel.
+    # The kernel does not know the fake PF's netdev.
     assert set(facts.unread) == {"vf_configs", "verbs"}
     assert facts.ports is not None
     assert facts.ports["mlx5_1"].pkeys == (0xFFFF, 0x8001, 0)
@@ -113,7 +113,7 @@ def test_everything_of_a_made_node(tmp_path: Path) -> None:
 
 
 def test_a_firmware_that_hangs(tmp_path: Path) -> None:
-    """Opening a FIFO that nobody writes to does not come back, as reading a port's state does not then."""
+    """Opening a FIFO without a writer blocks, as reading a port's state does when the firmware hangs."""
     made = make_node(tmp_path)
     state = made.device(VF1) / "infiniband/mlx5_2/ports/1/state"
     state.unlink()

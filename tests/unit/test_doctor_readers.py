@@ -1,4 +1,4 @@
-"""The doctor's readers on made trees, and reading aside: what hangs costs seconds and nothing else."""
+"""The doctor's readers on directory trees made for the test."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_records_that_others_can_read_and_those_of_the_go_plugin(tmp_path: Path)
     make_node(tmp_path)
     write_record(tmp_path)
     base = tmp_path / "var/lib/cni/ib-sriov"
-    os.chmod(base, 0o755)  # noqa: S103  # which is found
+    os.chmod(base, 0o755)  # noqa: S103  # the fault that is to be found
     write(base / "c9-net1", "{}")
     facts = read(tmp_path)
     assert facts.loose == ("/var/lib/cni/ib-sriov",)
@@ -271,7 +271,7 @@ def test_a_call_on_its_way_holds_its_lock(tmp_path: Path) -> None:
 
 
 def test_other_locks_are_no_calls(tmp_path: Path) -> None:
-    """The node agent's own lock, and a file of the same inode on another file system."""
+    """The node agent's own lock, and a file with the same inode number on another file system."""
     make_node(tmp_path)
     agent, lock = tmp_path / "run/ib-sriov/agent.lock", tmp_path / f"run/ib-sriov/{RECORD.pci}.lock"
     write(agent, "")

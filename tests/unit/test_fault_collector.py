@@ -1,4 +1,4 @@
-"""ib_sriov_cni.core.fault_collector: every step runs, whatever became of the others (C14)."""
+"""ib_sriov_cni.core.fault_collector: every step runs, even if others fail (C14)."""
 
 from __future__ import annotations
 

@@ -19,18 +19,18 @@ FORBIDDEN = {
     *("subprocess", "socket", "ipaddress", "pathlib", "tempfile", "shutil", "inspect", "traceback", "ctypes"),
     *("hashlib", "random", "threading", "signal", "pyverbs", "pyroute2", "pyroute2.iproute"),
 }
-# The packed program's own start: io, os and what they bring.
+# Not counted: what a bare interpreter has loaded by then, as the packed program has (io, os and what they import).
 STARTED = "import sys; sys.path[:0] = {path!r}; started = set(sys.modules)\n"
 TELL = "\nimport sys; sys.stderr.write('MODULES ' + ' '.join(sorted(set(sys.modules) - started)))"
 
 
 def path_of_the_source() -> list[str]:
-    """Where a bare interpreter finds the two packages and their libraries."""
+    """The sys.path with which a bare interpreter finds the two packages and their libraries."""
     return [ROOT, *[item for item in sys.path if item.endswith("-packages")]]
 
 
 def load(code: str, *, stdin: bytes = b"", **environ: str) -> tuple[set[str], bytes]:
-    """Run code in a bare interpreter; gives the modules it loaded and its standard output."""
+    """Run code in a bare interpreter; returns the modules it loaded and its standard output."""
     text = STARTED.format(path=path_of_the_source()) + code + TELL
     command = [sys.executable, "-I", "-S", "-c", text]
     done = subprocess.run(command, input=stdin, env=environ, capture_output=True, check=False)
@@ -45,7 +45,7 @@ from ib_sriov_cni.__main__ import main
 status = main()
 """
 
-# The packed program answers VERSION without an interpreter; a checkout loads the edge, and nothing behind it.
+# The packed program answers VERSION without an interpreter; a checkout loads the entry point, but none of these.
 BEHIND_THE_EDGE = {"ib_sriov_cni.attach", "ib_sriov_cni.core.configuration", "ipam.protocol.request", "ipam.host_local"}
 
 
@@ -85,7 +85,7 @@ def test_an_invocation_as_far_as_it_goes_without_an_hca(command: str, tmp_path: 
     assert "ib_sriov_cni.cli" not in modules
 
 
-# What a whole attachment imports beyond the bare interpreter: tests/lab/attach/test_hotpath.py runs one. `_ctypes` is
+# What a whole attachment imports beyond the bare interpreter (tests/lab/attach/test_hotpath.py runs one). `_ctypes` is
 # for setns(2) and prctl(2) before Python 3.12; `select` waits for devices and for the child's answer.
 OF_THE_LIBRARY = {
     *("__future__", "_collections_abc", "_json", "_stat", "genericpath", "os", "os.path", "posixpath", "stat"),
@@ -115,7 +115,7 @@ OF_ALL = {
     *OF_THE_LIBRARY,
     *OF_IPAM,
 }
-# What ADD needs too, to undo itself.
+# ADD needs these too, to undo itself.
 OF_DEL = of("ib_sriov_cni.core", "fault_collector plan") | of(
     "ib_sriov_cni.attach",
     "devices pkey_interface restore_names rebind release remaining_users restore_guids return_devices",
@@ -126,17 +126,17 @@ MODULES = {
     "ADD": OF_ALL | OF_DEL | OF_ADD | {COMPARISON, "ib_sriov_cni.kernel.rdma_verifier", "_ctypes", "select"},
     "CHECK": OF_ALL | {COMPARISON, "ib_sriov_cni.attach.check", "_ctypes"},
     "DEL": OF_ALL | OF_DEL | {"ib_sriov_cni.attach.delete"},
-    # Of the child that verifies, beyond what its parent had loaded by then and pyverbs' own.
+    # For the verifying child: beyond what its parent had loaded by then and pyverbs' own modules.
     "verify": {"cython_runtime", "ib_sriov_cni.kernel.pyverbs_loader"},
 }
-ISOLATED = {"ib_sriov_cni.kernel.rdma_netlink"}  # what rdmaIsolation brings
+ISOLATED = {"ib_sriov_cni.kernel.rdma_netlink"}  # loaded for rdmaIsolation
 REST = {
     "ADD": ("ib_sriov_cni.attach.add", "ib_sriov_cni.kernel.rdma_verifier"),
     "DEL": ("ib_sriov_cni.attach.delete",),
     "CHECK": ("ib_sriov_cni.attach.check",),
     "everything": (),
 }
-# Beside a verb's own: what its functions import.
+# Imported besides a command's own modules: those that functions import when called.
 WITH = (
     "ib_sriov_cni.attach.host",
     "ib_sriov_cni.kernel.rtnetlink",
@@ -165,7 +165,7 @@ def test_the_rest_of_the_way(command: str) -> None:
     modules, _ = load(code)
     assert set(names) - modules <= {name for name in names if name.endswith("__main__")}
     assert not modules & FORBIDDEN
-    # What was loaded of it is nlmsg's own: whoever imports pyroute2 afterwards gets all of it.
+    # The partly loaded pyroute2 is not left in sys.modules: a later import gets the whole package.
     assert not {name for name in modules if name.startswith("pyroute2")}
     if command in MODULES:
         assert modules <= MODULES[command] | ISOLATED, modules - MODULES[command]

@@ -1,4 +1,4 @@
-"""Imports go downward only: each folder is a room, the rooms stand on floors, every source file is read.
+"""Imports go downward only: each folder belongs to a layer, and every source file is read.
 
 All imports count, those inside functions too; only the blocks under `if TYPE_CHECKING:` do not,
 because they are never executed.
@@ -17,8 +17,8 @@ import pytest
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
-# The floors of the house, lowest first: each folder is a room. A module imports from its own room and from rooms on
-# lower floors. What stands in no room is an edge: `cni`, which runtimes call, and `__main__`.
+# The layers, lowest first; a folder is called a room here, a layer a floor. A module imports from its own folder and
+# from folders in lower layers. `cni`, which runtimes call, and the two `__main__` are single modules at the top.
 FLOORS = (
     ("ipam.protocol",),
     ("ipam.host_local", "ib_sriov_cni.core"),
@@ -33,25 +33,25 @@ FLOORS = (
     ("ib_sriov_cni.__main__", "ipam.__main__"),
 )
 PACKAGES = ("ib_sriov_cni", "ipam")
-# Leases are the business of the rooms that serve IPAM or look after it.
+# The folders that serve or inspect IPAM: only they may use the lease store.
 SERVE_IPAM = {
     *("ipam.host_local", "ib_sriov_cni.delegation", "ib_sriov_cni.agent", "ib_sriov_cni.doctor", "ib_sriov_cni.cli"),
     *("ib_sriov_cni.__main__", "ipam.__main__"),
 }
-# Who may import a package that is not ours; any other is a dependency nobody has declared.
+# Which of our modules may import a third-party package; a package that is not listed is an undeclared dependency.
 FOREIGN = {
     "click": {"ib_sriov_cni.cli"},
     "rich": {"ib_sriov_cni.cli"},
     "yaml": {"ib_sriov_cni.cli", "ib_sriov_cni.doctor"},
     "pyroute2": {"ib_sriov_cni.kernel.pyroute2_loader", "ib_sriov_cni.cli"},
     "pyverbs": {"ib_sriov_cni.kernel.pyverbs_loader"},
-    "_ib_sriov": {"ib_sriov_cni.kernel.syscalls"},  # the packed program's own (packaging/program/main.c)
+    "_ib_sriov": {"ib_sriov_cni.kernel.syscalls"},  # built into the packed program (packaging/program/main.c)
     "prometheus_client": {"ib_sriov_cni.agent"},
     "h2": {"ib_sriov_cni.agent.cri"},
-    "_json": {"ipam.protocol.fastjson"},  # of the standard library, but no promise of it
+    "_json": {"ipam.protocol.fastjson"},  # in the standard library, but not a public module
 }
-# Too slow to start (docs/performance.md): on the path of ADD, DEL and CHECK imported, if at all,
-# by the function that is in need of it.
+# Too slow to import at start (docs/performance.md): on the path of ADD, DEL and CHECK only a function that
+# needs one of these may import it.
 SLOW = {
     *("argparse", "asyncio", "collections.abc", "contextlib", "dataclasses", "enum", "inspect", "ipaddress"),
     *("json", "logging", "pathlib", "re", "shutil", "socket", "subprocess", "tempfile", "traceback", "typing"),
@@ -98,7 +98,7 @@ def first_part(name: str) -> str:
 
 
 def room_of(name: str) -> str | None:
-    """The room of a module, or of a name in one; None for what is in none, "" for a package's own __init__."""
+    """The folder (room) of a module or of a name in one; "" for a package's own __init__, None if it is in none."""
     parts = name.split(".")
     if len(parts) == 1 or (len(parts) == 2 and parts[1] == "__version__"):
         return ""
@@ -195,7 +195,7 @@ def test_every_room_says_what_it_may_import(room: str) -> None:
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:
-    """Within a room the modules have an order too, though no table holds it."""
+    """Imports within a folder must not form a cycle either, though no table gives their order."""
     graph = {}
     for module, path in SOURCES.items():
         with open(path, encoding="utf-8") as file:
@@ -204,7 +204,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
         graph[module] = {
             target for target in targets if target in SOURCES and not SOURCES[target].endswith("__init__.py")
         }
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the detour
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
 def told(importer: str, source: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a node has, from a made tree: every state a VF can be in, and what could not be seen. Nothing is changed."""
+"""A node's inventory from a fake tree: every state of a VF, and what could not be read. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_in_use(node: Node) -> None:
 )
 def test_leftover_and_why(node: Node, changes: dict[str, Any], why: str) -> None:
     node.take_away(VFS[0])
-    if not changes:  # home by a netdev that is on any host: who is at home is asked of the kernel too
+    if not changes:  # `lo` is in any host's namespace: the kernel is asked too what is there
         node.tree.add_netdev(VFS[0], "lo", index=1)
         (node.tree.device(VFS[0]) / ".infiniband").rename(node.tree.device(VFS[0]) / "infiniband")
     node.record(VFS[0], **changes)
@@ -193,7 +193,7 @@ def test_a_pf_whose_netdev_cannot_be_asked_is_named(node: Node) -> None:
 
 
 def test_records_that_cannot_be_listed_are_named(node: Node) -> None:
-    """A file in the folder's place stands for the right that is missing: root has all of them."""
+    """A symlink loop stands in for a missing permission, which root would not lack."""
     node.take_away(VFS[0])
     node.state.parent.mkdir(parents=True)
     os.symlink("loop", node.root / "var/lib/cni/loop")
@@ -206,7 +206,7 @@ def test_records_that_cannot_be_listed_are_named(node: Node) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b"junk\n", b"9" * 5000, b"-1\n", b":::::::\n"])
 def test_a_file_of_sysfs_that_is_garbled_hides_nothing_else(node: Node, content: bytes) -> None:
-    """Whatever a driver writes there, the attachments are listed, and the PFs and VFs that it is not about."""
+    """Whatever a driver writes there, all attachments are listed, and so are all other PFs and VFs."""
     node.take_away(VFS[0])
     record = node.record(VFS[0])
     files = [path for path in (node.root / "sys").rglob("*") if path.is_file() and not path.is_symlink()]
@@ -217,7 +217,7 @@ def test_a_file_of_sysfs_that_is_garbled_hides_nothing_else(node: Node, content:
         found = read_inventory(node.host)
         assert [held.key for held in found.attachments] == [record.key], path
         plan_repairs(node.host, found)
-        if not str(path).startswith(str(node.tree.device(PF))) and "uverbs0" not in path.parts:  # the PF's own
+        if not str(path).startswith(str(node.tree.device(PF))) and "uverbs0" not in path.parts:  # not a file of the PF
             assert len(found.pfs) == 1, path
             assert len(found.vfs) >= len(VFS) - 1, path
         path.write_bytes(before)
@@ -238,7 +238,7 @@ def test_a_garbled_record_of_the_go_plugin_hides_nothing(node: Node, text: str) 
 
 
 def test_a_deep_record_is_damaged_or_unseen(node: Node) -> None:
-    """JSON that is nested too deeply is no ValueError for Python."""
+    """For JSON that is nested too deeply, Python does not raise ValueError."""
     good, bad = node.record(VFS[0], "good"), node.record(VFS[1], "bad")
     Path(node.host.records.file_of(bad.key)).write_text("[" * 200_000)
     found = read_inventory(node.host)

@@ -36,13 +36,13 @@ RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.1.2.3/24", "gateway": "
 
 
 class Plugins:
-    """A folder of scripts, and the log of who calls them."""
+    """A folder of plugin scripts, and the log of the code that calls them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log_file = folder / "log"
         self.log = Log(level="debug", path=str(self.log_file))
-        self.log.debug("begin")  # from now on it has its file open
+        self.log.debug("begin")  # opens the log file
 
     def add(self, body: str, name: str = "my-ipam") -> None:
         path = self.folder / name
@@ -80,7 +80,7 @@ def plugins(tmp_path: Path) -> Iterator[Plugins]:
 
 @pytest.fixture
 def other() -> Iterator[subprocess.Popen[bytes]]:
-    """A child of ours that no plugin has started."""
+    """A child of this process that no plugin started."""
     child = subprocess.Popen(["sleep", "1000"])
     yield child
     child.kill()
@@ -163,14 +163,14 @@ def test_its_standard_error_is_in_our_log(plugins: Plugins) -> None:
 
 
 def test_a_plugin_that_does_not_read(plugins: Plugins) -> None:
-    """Its closed input is no fault, however much was to be written."""
+    """That it closes its input is not an error, however much there was to write."""
     plugins.add(f"exec <&-; echo '{json.dumps(RESULT)}'")
     request = plugins.request(conf={"x": "y" * 500_000})
     assert add_addresses(request, "my-ipam", plugins.log).ips
 
 
 def test_a_large_input_and_a_large_output(plugins: Plugins) -> None:
-    """Both pipes are served at once: neither side waits for the other."""
+    """Both pipes are served at the same time, so neither side blocks the other."""
     plugins.add("cat | tee $HERE/stdin; yes 0123456789 | head -c 300000 >&2")
     request = plugins.request(conf={"x": "y" * 900_000, "ips": [{"address": "10.1.2.3/24"}]})
     assert len(add_addresses(request, "my-ipam", plugins.log).ips) == 1
@@ -211,11 +211,11 @@ def test_a_duplicate_key_of_any_size_is_a_short_message(plugins: Plugins) -> Non
 
 
 def test_a_plugin_inherits_no_signal_settings_of_ours(plugins: Plugins) -> None:
-    """Python ignores SIGPIPE and SIGXFSZ, an ADD that is undone SIGTERM; and SIGTERM is blocked at the start."""
+    """Python ignores SIGPIPE and SIGXFSZ, an ADD being undone ignores SIGTERM, and SIGTERM is blocked at the start."""
     was = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
-        # A shell blocks signals now and then, so the program that looks is the one that was started.
+        # A shell blocks signals now and then, so grep replaces it (exec) in the process that was started.
         plugins.refusal("exec >$HERE/signals; exec grep ^Sig /proc/self/status")
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask | {signal.SIGUSR1}
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
@@ -230,7 +230,7 @@ def test_a_plugin_inherits_no_signal_settings_of_ours(plugins: Plugins) -> None:
 
 
 def test_an_ignored_sigchld_does_not_cost_the_status(plugins: Plugins) -> None:
-    """Whoever started us may have ignored it: then the kernel reaps our children itself (waitpid(2))."""
+    """Our parent may have set it to be ignored: then the kernel reaps our children itself (waitpid(2))."""
     was = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         assert "exit status 3" in plugins.refusal("exit 3").msg
@@ -238,7 +238,7 @@ def test_an_ignored_sigchld_does_not_cost_the_status(plugins: Plugins) -> None:
         signal.signal(signal.SIGCHLD, was)
 
 
-# What a plugin may leave running: $HERE/pids has the process IDs.
+# What a plugin may leave running; the process IDs are written to $HERE/pids.
 LEFT = {
     "itself": "echo $$ >>$HERE/pids; exec sleep 1000",
     "itself, with nothing left to hear from it": "echo $$ >>$HERE/pids; exec <&- >&- 2>&-; exec sleep 1000",
@@ -259,7 +259,7 @@ LEFT = {
 def test_nothing_is_left_of_a_plugin_that_never_answers(
     plugins: Plugins, other: subprocess.Popen[bytes], left: str
 ) -> None:
-    """And nothing else is touched: a process that we started for another purpose (the verifying one) lives."""
+    """Nothing else is touched: a process that we started for another purpose (such as the verifying child) survives."""
     before = open_files()
     fault = plugins.refusal(LEFT[left], seconds=1.5)
     assert fault.msg == "IPAM plugin my-ipam ADD: no answer within 1.5 s (no output)"
@@ -276,12 +276,12 @@ def test_nothing_is_left_of_a_plugin_that_prints_for_ever(plugins: Plugins) -> N
 
 
 def exists(pid: int) -> bool:
-    """Whether there is such a process, even one that waits to be reaped."""
+    """Whether there is such a process, even a zombie."""
     return os.path.exists(f"/proc/{pid}")
 
 
 def runs(pid: int) -> bool:
-    """Whether the process is alive; one that waits to be reaped is not."""
+    """Whether the process is alive; a zombie is not."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(") ")[2][0] not in "ZX"
@@ -290,7 +290,7 @@ def runs(pid: int) -> bool:
 
 
 def test_a_plugin_that_leaves_something_running_in_the_background(plugins: Plugins) -> None:
-    """What has closed our pipes is not waited for, and lives."""
+    """A process that has closed our pipes is neither waited for nor killed."""
     plugins.add(f"sleep 1000 <&- >&- 2>&- & echo $! >$HERE/pid; echo '{json.dumps(RESULT)}'")
     assert add_addresses(plugins.request(), "my-ipam", plugins.log).ips
     pid = int((plugins.folder / "pid").read_text())
@@ -304,7 +304,7 @@ def test_a_plugin_that_leaves_something_running_in_the_background(plugins: Plugi
 
 
 def test_a_text_that_no_program_can_be_given(plugins: Plugins) -> None:
-    """A record may have been written by anybody; a NUL ends a variable (execve(2))."""
+    """A record's environment may contain anything, but a NUL would end a variable (execve(2))."""
     plugins.add("exit 0")
     request = plugins.request()
     with pytest.raises(AddressManagement, match="cannot be executed: embedded null byte"):
@@ -314,7 +314,7 @@ def test_a_text_that_no_program_can_be_given(plugins: Plugins) -> None:
 @pytest.mark.parametrize("pipes", range(3))
 def test_too_few_descriptors(plugins: Plugins, pipes: int) -> None:
     """Whatever is open by then is closed again."""
-    plugins.refusal("exit 1")  # everything is imported
+    plugins.refusal("exit 1")  # now everything is imported
     before = open_files()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.open("/dev/null", os.O_RDONLY)
@@ -350,7 +350,7 @@ def test_the_bundled_one_is_not_executed(plugins: Plugins) -> None:
     assert not (plugins.folder / "executed").exists()
 
 
-# ---- looking it up
+# ---- finding the plugin
 
 
 def test_the_first_executable_on_cni_path(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_a_type_that_is_no_name(kind: str) -> None:
         find_plugin(kind, ("/bin",))
 
 
-# ---- ourselves
+# ---- our own executable as ipam.type
 
 
 @pytest.mark.parametrize("kind", ["ib-sriov", "ib-sriov-cni", "any-name"])
@@ -413,7 +413,7 @@ def test_there_is_nothing_to_release_by_ourselves(plugins: Plugins) -> None:
 
 
 def test_a_plugin_without_check_has_nothing_to_say(tmp_path: Path) -> None:
-    """Whereabouts answers every CHECK so; an attachment is not wrong for it."""
+    """Whereabouts answers every CHECK like this; that is not a fault of the attachment."""
     plugins = Plugins(tmp_path)
     plugins.add("""echo '{"cniVersion":"1.0.0","code":100,"msg":"CNI CHECK method is not implemented"}'; exit 1""")
     check_addresses(plugins.request("CHECK"), "my-ipam", plugins.log)

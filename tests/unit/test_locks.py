@@ -177,7 +177,7 @@ def test_a_planted_link_is_not_followed(locks: Locks, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "pipe with a writer", "link", "folder", "socket"])
 def test_what_is_no_lock_is_said(locks: Locks, tmp_path: Path, kind: str) -> None:
-    """Nothing is waited for, and the message says what to do."""
+    """It fails without waiting, and the message says what to do."""
     path = tmp_path / "locks" / f"{VF}.lock"
     path.parent.mkdir()
     ends = []

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.telemetry.log: a line a step, whatever is in it; where lines go; trace points."""
+"""ib_sriov_cni.telemetry.log: one line per step, whatever is in it; where lines go; trace points."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|[^" =\\]+)(?: |$)')
 
 
 def fields(line: str) -> dict[str, str]:
-    """Read a logfmt line; fails if anything is left over."""
+    """Parse a logfmt line; fails if anything is left over."""
     pairs = PAIR.findall(line)
     assert "".join([match.group(0) for match in PAIR.finditer(line)]) == line
     return dict(pairs)
@@ -90,7 +90,7 @@ def test_quoting(tmp_path: Path, value: object, written: str) -> None:
 )
 @pytest.mark.parametrize("times", [100, 1_000, 300_000])
 def test_a_value_has_a_bounded_length(tmp_path: Path, key: str, unit: str, times: int) -> None:
-    """Whatever it is made of; the bound is that of the line, after escaping."""
+    """Whatever characters it has: the limit applies after escaping."""
     path = tmp_path / "log"
     text = unit * times
     Log(path=str(path)).warning("m", **{key: text})
@@ -107,7 +107,7 @@ def test_a_value_has_a_bounded_length(tmp_path: Path, key: str, unit: str, times
 
 
 def test_the_context_is_bounded_too(tmp_path: Path) -> None:
-    """An annotation of a pod, 256 KiB at most, becomes its name in CNI_ARGS."""
+    """A pod's annotation (up to 256 KiB) can end up as the name in CNI_ARGS."""
     path = tmp_path / "log"
     log = Log(path=str(path), context={"pod": "p" * 100_000})
     with pytest.raises(CniError), log.step("s", facts=["x"] * 100_000):
@@ -135,7 +135,7 @@ def test_levels(tmp_path: Path, capfd: pytest.CaptureFixture[str], level: str, c
     assert re.search(r"level=error msg=refused code=7 error=five hint=six ms=\d+\.\d$", written[-1])
     assert log.debugging == (level == "debug")
     assert log.where == str(path)
-    # What a runtime shows: warnings and worse, and nothing twice.
+    # Standard error, which a runtime shows, gets warnings and worse, each once.
     assert capfd.readouterr().err.splitlines() == written[-min(count, 3) :]
 
 
@@ -166,7 +166,7 @@ def test_a_log_file_that_cannot_be_opened_is_told_once(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "planted")
-    os.mkfifo(tmp_path / "pipe")  # nobody reads it: opening must not wait for somebody who does
+    os.mkfifo(tmp_path / "pipe")  # nobody reads it: opening it must not wait for a reader
     log = Log(path=str(tmp_path / where))
     log.warning("one")
     with log.step("two"):

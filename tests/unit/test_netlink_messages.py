@@ -224,7 +224,7 @@ def test_a_link_is_read() -> None:
         + "0500" + "1000" + "06000000"  # IFLA_OPERSTATE
         + "1100" + "3800" + "303030303a33623a30302e3000" + "000000"  # IFLA_PARENT_DEV_NAME
         + "1400" + "3480" + "0800" + "3500" + "616c7400" + "0700" + "3500" + "616200" + "00"  # IFLA_PROP_LIST
-        + "0600" + "f77f" + "ffff0000"  # an attribute from a kernel to come
+        + "0600" + "f77f" + "ffff0000"  # an attribute of some future kernel
         + "3400" + "1600" + "3000" + "0100"  # IFLA_VFINFO_LIST, IFLA_VF_INFO
         + "0c00" + "0500" + "02000000" + "02000000"
         + "1400" + "0a00" + "02000000" + "00000000" + "7766554433221102"
@@ -276,7 +276,7 @@ def test_an_rdma_device_is_read() -> None:
 # ---- refusals (struct nlmsgerr)
 
 REASON = "1900" + "0100" + b"Device is taken now!\0".hex() + "000000"  # NLMSGERR_ATTR_MSG
-REQUEST = "20000000" + "13000500" + "01000000" + "00000000"  # the header of what was asked, 32 bytes with its body
+REQUEST = "20000000" + "13000500" + "01000000" + "00000000"  # the header of the request, 32 bytes with its body
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ REQUEST = "20000000" + "13000500" + "01000000" + "00000000"  # the header of wha
         (0x100, REQUEST, ""),
         (0x300, REQUEST + REASON, "Device is taken now!"),
         (0x300, REQUEST + "08000200" + "04000000" + REASON, "Device is taken now!"),  # NLMSGERR_ATTR_OFFS before it
-        (0x200, REQUEST + "ff7f0100" * 4 + REASON, "Device is taken now!"),  # the whole request comes back
+        (0x200, REQUEST + "ff7f0100" * 4 + REASON, "Device is taken now!"),  # the whole request is sent back
         (0x300, REQUEST + "0000", ""),
         (0x300, REQUEST + "00000000", ""),
     ],
@@ -310,7 +310,7 @@ def test_an_acknowledgement_is_no_refusal(body: str) -> None:
     _raise_refusal(bytes.fromhex(header(0, 2, 0) + body), m.NLMSG_ERROR, 0)
 
 
-# ---- what loading it does to the process
+# ---- what importing it does to the process
 
 
 def run(code: str) -> str:
@@ -359,7 +359,7 @@ from ib_sriov_cni.kernel.netlink_socket import NetlinkSocket
 
 @pytest.mark.parametrize("code", [PYROUTE2 + OURS + ASK, OURS + ASK + PYROUTE2, OURS + PYROUTE2 + ASK + PYROUTE2])
 def test_beside_the_whole_of_pyroute2(code: str) -> None:
-    """The command line and tests use its full interface, before or after."""
+    """The command line and the tests use the full pyroute2, imported before ours or after."""
     run(code)
 
 
