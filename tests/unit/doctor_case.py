@@ -1,4 +1,4 @@
-"""One case of a doctor's check, and short ways to change the healthy node."""
+"""One test case of a doctor check, and helpers that change the healthy node."""
 
 from __future__ import annotations
 

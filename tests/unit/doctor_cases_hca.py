@@ -1,4 +1,4 @@
-"""What the doctor's checks of HCA, fabric and VFs find, case by case."""
+"""Test cases for the doctor's checks of HCA, fabric and VFs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor's checks of state, configuration and node find, case by case."""
+"""Test cases for the doctor's checks of state, configuration and node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A healthy node as the doctor's facts, and as a made tree; tests change one thing at a time."""
+"""A healthy node, as the doctor's facts and as a simulated tree; tests change one thing at a time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MODULES = frozenset(("ib_core", "ib_ipoib", "ib_uverbs", "ib_umad", "rdma_ucm", 
 
 
 def vf(number: int, **change: Any) -> HcaVf:
-    """A free VF, at home, with a GUID."""
+    """Return a free VF in the host's namespace, with a GUID."""
     guid = Guid(0x0011223344556600 + number)
     facts = HcaVf(
         pci=PciAddress(f"0000:3b:00.{number + 1}"),
@@ -75,7 +75,7 @@ HCA = Hca(
     ofed=False,
     vfs=(vf(0), vf(1)),
 )
-# VF 0 is in a pod: its devices are not here.
+# VF 0 is in a pod: its devices are not in the host's namespace.
 IN_POD = replace(HCA, vfs=(vf(0, netdev=None, rdma_here=False, node_guid=None, port_guid=None), vf(1)))
 RECORD = RecordFacts(
     key=POD,
@@ -177,22 +177,22 @@ HEALTHY = AllFacts(
 
 
 def change(topic: str, **fields: Any) -> AllFacts:
-    """The healthy node with some fields of one topic changed."""
+    """Return the healthy node with some fields of one topic changed."""
     return replace(HEALTHY, **{topic: replace(getattr(HEALTHY, topic), **fields)})
 
 
 def with_hca(**fields: Any) -> AllFacts:
-    """The healthy node with its one HCA changed."""
+    """Return the healthy node with its one HCA changed."""
     return change("hca", hcas=(replace(IN_POD, **fields),))
 
 
 def with_vfs(*vfs: HcaVf) -> AllFacts:
-    """The healthy node with these VFs, none of them in a pod."""
+    """Return the healthy node with these VFs, none of them in a pod."""
     return replace(with_hca(vfs=vfs, num_vfs=len(vfs)), state=replace(HEALTHY.state, records=(), owners=(), leases=()))
 
 
 def make_node(root: Path) -> Tree:
-    """A node's trees below a folder: an HCA with two free VFs, the plugin, a configuration, all right."""
+    """Create a healthy node's trees below a folder: an HCA with two free VFs, the plugin and a configuration."""
     tree = Tree(root / "sys")
     tree.add_pf(PF, offset=1)
     device = tree.device(PF)
@@ -235,7 +235,7 @@ def make_node(root: Path) -> Tree:
     (root / "var/lib/cni").mkdir(parents=True)
     os.makedirs(root / "opt/cni/bin")
     write(root / "opt/cni/bin/ib-sriov", "#!/bin/sh\necho ib-sriov 1.0\n")
-    os.chmod(root / "opt/cni/bin/ib-sriov", 0o755)  # noqa: S103  # a program
+    os.chmod(root / "opt/cni/bin/ib-sriov", 0o755)  # noqa: S103  # a program has to be executable
     return tree
 
 

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.agent.call_log: every call that ended is read once, over rotation and restarts."""
+"""ib_sriov_cni.agent.call_log: each finished call is read exactly once, across log rotation and restarts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADD = "time=x level=info cmd=ADD pod=n/p container=c if=net1 msg=done code=0 ms=
 
 
 def write(path: Path, code: int = 0, command: str = "ADD") -> None:
-    """A call that ended, as the plugin writes it."""
+    """Write the log lines of a finished call, as the plugin does."""
     log = Log(path=str(path), context={"cmd": command, "pod": 'n/"p" code=9 x', "container": "c", "if": "net1"})
     with log.step("lock", vf="0000:3b:00.2"):
         pass
@@ -84,7 +84,7 @@ def test_a_refusal_that_is_cut_off_is_counted_once_its_code_is_whole(kept: int) 
 
 @pytest.mark.parametrize("kept", range(40, len(STAMPED)))
 def test_another_line_follows_one_that_was_cut_off(kept: int) -> None:
-    """The disk was full for a moment, and the next process's line is on the same one."""
+    """The disk was briefly full, so the next process's line continues the truncated one."""
     following = parse_line(STAMPED[:kept] + STAMPED.replace("cmd=ADD", "cmd=DEL"))
     assert ("DEL", 101) in [(call.command, call.code) for call in following]
     assert [call.command for call in following] == ["DEL"] or kept > STAMPED.index(" error=")
@@ -134,7 +134,7 @@ def test_a_line_is_read_when_it_has_ended(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write(ADD[:30])
     assert log.read() == []
-    # a restart in the middle of a line loses nothing of it either
+    # a restart in the middle of a line loses no part of it
     log = CallLog(str(path), str(tmp_path / "offset"))
     assert log.read() == []
     with path.open("a") as file:
@@ -155,7 +155,7 @@ def test_rotation_loses_nothing_and_doubles_nothing(tmp_path: Path, way: str, re
         log.close()
         log = CallLog(str(path), offset)
     if way == "copytruncate":
-        assert codes(log) == [2]  # what is truncated before it is read is lost, here as for everybody
+        assert codes(log) == [2]  # lines truncated before they are read are lost, as for any reader
         os.truncate(path, 0)
     else:
         path.rename(tmp_path / "log.1")
@@ -176,7 +176,7 @@ def test_a_restart_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
     write(path, 2)
     assert codes(CallLog(str(path), offset)) == [2]
     log = path.read_text()
-    # another log, of the same inode: a number that was used again
+    # a new log file that reuses the inode number of the old one
     path.write_text(log.replace("time=2", "time=3"))
     assert codes(CallLog(str(path), offset)) == [1, 2]
 
@@ -195,7 +195,7 @@ def test_a_damaged_memory_is_none(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("size", [LOG_LINE_BYTES - 200, LOG_LINE_BYTES, LOG_LINE_BYTES + 1, 200_000, 8_000_000])
 def test_a_refusal_of_any_length_is_counted(tmp_path: Path, size: int, restart: bool) -> None:
-    """Plugins before 0.1 wrote all of an error that a pod's annotation had made eight megabytes long."""
+    """Plugins before 0.1 logged errors in full, and a pod's annotation could make one 8 MB long."""
     path, offset = tmp_path / "log", str(tmp_path / "offset")
     path.touch()
     log = CallLog(str(path), offset)
@@ -218,13 +218,13 @@ def test_a_refusal_of_any_length_is_counted(tmp_path: Path, size: int, restart: 
 
 
 def test_a_line_without_end_takes_no_memory(tmp_path: Path) -> None:
-    """Nor does reading it hold up a pass."""
+    """Each read is bounded too, so such a line does not hold up a pass."""
     path = tmp_path / "log"
     path.touch()
     log = CallLog(str(path))
     log.read()
     size = 20 * READ_MAX
-    os.truncate(path, size)  # NULs, without a block on the disk
+    os.truncate(path, size)  # a sparse file: NULs that take no disk space
     tracemalloc.start()
     for _ in range(size // READ_MAX + 1):
         assert log.read() == []

@@ -1,4 +1,4 @@
-"""One attachment's trouble is its own: whatever its record holds, the one beside it is seen, checked and served."""
+"""A bad record affects only its own attachment: the others on the node are still listed, checked and repaired."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ RESULT = {
 
 
 def places(document: Any, *path: str | int) -> Iterator[tuple[str | int, ...]]:
-    """Every place in a document, but for the folder of the leases."""
+    """Return the path of every value in a document, except the leases folder (dataDir)."""
     items = (
         document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
     )
@@ -106,7 +106,7 @@ class Pair:
         assert self.baseline
 
     def change(self, *changes: Change) -> None:
-        """Write the bad record with these changes."""
+        """Write the bad record with `changes` applied."""
         document = copy.deepcopy(self.document)
         for path, value in changes:
             put(document, path, value)
@@ -121,7 +121,7 @@ class Pair:
 
 
 def put(document: Any, path: tuple[str | int, ...], value: Any) -> None:
-    """Put a value at a place of a document, unless an earlier change has removed the place."""
+    """Set the value at `path` in a document, unless an earlier change has removed that path."""
     *way, last = path
     for key in way:
         if not has(document, key):
@@ -142,7 +142,7 @@ def has(document: Any, key: str | int) -> bool:
 
 
 def outcome(plan: RepairPlan, record: Record) -> list[str]:
-    """What a plan says of an attachment."""
+    """Return the texts of a plan's repairs and findings for an attachment, sorted."""
     whats = [each.what for each in plan.repairs if each.key == record.key]
     return sorted(whats + [each.what for each in plan.findings if each.key == record.key])
 
@@ -156,7 +156,7 @@ def assert_good_is_seen(pair: Pair, inventory: Inventory) -> None:
 
 
 def assert_log_has_lines(pair: Pair) -> None:
-    """Each line is one of ours, and none is long."""
+    """Assert that each log line starts with its time; a traceback is a field of a line, not lines of its own."""
     for line in pair.log.read_text().splitlines() if pair.log.exists() else []:
         assert line.startswith("time=")
         assert "Traceback" not in line or " traceback=" in line
@@ -193,7 +193,7 @@ JSON = st.recursive(
 )
 DOCUMENT = {**dict.fromkeys(Record._fields), "schema": 1, "guid": 1, "set_guid": 1}
 DOCUMENT |= {"conf": CONF, "result": RESULT, "key": {"network": "", "container_id": "", "ifname": ""}}
-# A folder that a random name leads to must not be one of the host's: the leases are below the test's own.
+# `places` leaves out dataDir, so that no random path makes a test touch a folder of the host.
 CHANGES = st.lists(st.tuples(st.sampled_from(list(places(DOCUMENT))), st.sampled_from(ODD) | JSON), max_size=3)
 
 
@@ -251,7 +251,7 @@ UNRELEASABLE: dict[str, list[Change]] = {
 
 @pytest.mark.parametrize("kind", list(UNRELEASABLE))
 def test_a_dead_attachment_that_cannot_be_released_keeps_no_other_waiting(fresh: Pair, kind: str) -> None:
-    """It is released all the same, or its failure is counted, and it is tried again later."""
+    """The bad attachment is either released anyway, or its failure is counted and it is tried again later."""
     plugin = fresh.node.root / "bin/other"
     plugin.parent.mkdir()
     plugin.write_text("#!/bin/sh\n")
@@ -281,7 +281,7 @@ def test_a_dead_attachment_that_cannot_be_released_keeps_no_other_waiting(fresh:
 
 
 def test_a_defect_is_one_line_with_its_attachment(fresh: Pair) -> None:
-    """It is said once while it lasts, counted each time, and the place in the code can be found."""
+    """The defect is logged once while it lasts, counted each time, and the log line names the place in the code."""
     fresh.change((("conf", "name"), "a\0b"))
     agent, metrics, _ = fresh.agent()
     for _ in range(3):

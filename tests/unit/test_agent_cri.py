@@ -1,4 +1,4 @@
-"""ib_sriov_cni.agent.cri: one call of the CRI, against a socket that answers frame by frame."""
+"""ib_sriov_cni.agent.cri: one CRI call, against a socket that answers frame by frame."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def headers(flags: int = 0, /, **fields: str) -> bytes:
-    """A HEADERS frame of stream 1; `status` is the pseudo-header, `_` in names stands for a hyphen."""
+    """Return a HEADERS frame for stream 1; `status` is the pseudo-header, `_` in names stands for a hyphen."""
     texts = [(":status" if name == "status" else name.replace("_", "-"), text) for name, text in fields.items()]
     block = b""
     for name, text in texts:  # literals without indexing: RFC 7541, 6.2.2
@@ -56,7 +56,7 @@ def prefixed(body: bytes) -> bytes:
 
 
 def message(*ids: str) -> bytes:
-    """A ListPodSandboxResponse, with fields of a sandbox that nobody asked for."""
+    """Return a ListPodSandboxResponse whose sandboxes also have fields that the client does not use."""
     items = [
         field(1, field(1, name.encode()) + field(2, b"\x0a\x01x") + b"\x18\x01\x20\xac\x02\x29" + bytes(8))
         for name in ids
@@ -81,7 +81,7 @@ class Frame(NamedTuple):
 
 
 def split(stream: bytes) -> tuple[list[Frame], bytes]:
-    """The whole frames at the beginning, and what is left."""
+    """Return the complete frames at the start of the stream, and the remaining bytes."""
     found = []
     while len(stream) >= 9 and len(stream) >= 9 + (size := int.from_bytes(stream[:3], "big")):
         found.append(Frame(stream[3], stream[4], int.from_bytes(stream[5:9], "big"), stream[9 : 9 + size]))
@@ -98,7 +98,7 @@ class Runtime:
         self.windows = {0: FIRST_WINDOW, 1: FIRST_WINDOW}
 
     def receive(self) -> list[Frame]:
-        """Whole frames from the client; WINDOW_UPDATEs are counted."""
+        """Return complete frames from the client, and add its WINDOW_UPDATEs to the windows."""
         chunk = self.link.recv(65536)
         assert chunk, "the client closed the connection"
         found, self.rest = split(self.rest + chunk)
@@ -143,9 +143,9 @@ class Serve(Protocol):
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """A function that makes a socket which answers a request with those bytes; gives its path.
+    """Return a function that opens a socket, answers one request on it with `answer`, and returns its path.
 
-    `pause`: seconds between any two bytes.
+    `pause` is the time between two bytes, in seconds.
     """
     threads: list[threading.Thread] = []
     requests: list[list[Frame]] = []
@@ -196,7 +196,7 @@ def test_no_pods(serve: Serve) -> None:
 
 
 def test_an_answer_in_pieces_with_pings_and_padding(serve: Serve) -> None:
-    """More than the first window of 64 KiB, so that it takes window updates too."""
+    """The answer exceeds the initial 64 KiB window, so window updates are needed too."""
     text = message(*[f"{number:064x}" for number in range(2000)])
     assert len(text) > 2 * FIRST_WINDOW
     pieces = [text[start : start + 1000] for start in range(0, len(text), 1000)]
@@ -236,7 +236,7 @@ def test_what_follows_a_complete_answer_does_not_matter(serve: Serve) -> None:
     ],
 )
 def test_a_refusal_says_why(serve: Serve, answer: bytes, words: str) -> None:
-    """Never an empty list: that would say that no pod lives."""
+    """It must never become an empty list: that would mean that no pod is alive."""
     path = serve(OPENING + answer)
     with pytest.raises(OSError, match=f"^list pods of the runtime at {path}: .*{words}"):
         list_pods(path, seconds=30)
@@ -252,7 +252,7 @@ def test_a_refusal_without_end_is_cut(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "closed the connection"),  # it begins like a long frame
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "closed the connection"),  # looks like the start of a long frame
         (bytes(range(256)) * 2, "HTTP/2 failed"),
         (OPENING + frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff"), "HTTP/2 failed"),
         (OPENING + data(message(SANDBOX)), "HTTP/2 failed|was reset"),
@@ -283,7 +283,7 @@ def test_what_is_no_http2(serve: Serve, answer: bytes, words: str) -> None:
     ],
 )
 def test_a_garbled_answer(serve: Serve, body: bytes, words: str) -> None:
-    """Nor a list that is not whole."""
+    """An incomplete list is an error too."""
     with pytest.raises(OSError, match=words):
         list_pods(serve(OPENING + ANSWER + data(body) + TRAILERS), seconds=30)
 
@@ -295,7 +295,7 @@ def test_an_answer_that_is_too_long(serve: Serve) -> None:
 
 
 def test_more_sandboxes_than_a_node_has(serve: Serve) -> None:
-    """Each takes some bytes to send, and a hundred times as many to keep."""
+    """Each takes a few bytes to send, but a hundred times as many in memory."""
     body = prefixed(field(1, field(1, b"a")) * (SANDBOXES + 1))
     pieces = [data(body[start : start + 16384]) for start in range(0, len(body), 16384)]
     with pytest.raises(OSError, match=f"more than {SANDBOXES} sandboxes"):
@@ -317,7 +317,7 @@ def test_more_sandboxes_than_a_node_has(serve: Serve) -> None:
 )
 @settings(max_examples=300)
 def test_any_frames_end_in_an_error_or_a_whole_list(frames: list[bytes], tail: bytes) -> None:
-    """Whatever h2 meets in them: nothing but OSError comes out."""
+    """Whatever frames h2 gets, the only exception is OSError."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(OPENING + b"".join(frames) + tail)
@@ -327,7 +327,7 @@ def test_any_frames_end_in_an_error_or_a_whole_list(frames: list[bytes], tail: b
 
 
 def test_an_answer_that_trickles_past_the_deadline(serve: Serve) -> None:
-    """Each byte comes in time; all of them together do not."""
+    """Each byte arrives in time, but the answer as a whole does not."""
     begun = time.monotonic()
     with pytest.raises(TimeoutError, match=r"no complete answer within 0\.5 s"):
         list_pods(serve(OPENING + ANSWER + data(message(SANDBOX)) * 100, pause=0.02), seconds=0.5)

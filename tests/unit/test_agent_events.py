@@ -1,4 +1,4 @@
-"""ib_sriov_cni.agent.kube: events as an API server gets them, over TLS, and what becomes of failures."""
+"""ib_sriov_cni.agent.kube: events as an API server receives them over TLS, and how failures are handled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POD = PodRef(namespace="train", name="worker-0", uid="u-1")
 
 
 class Api(HTTPServer):
-    """An API server that takes events, or answers with a refusal."""
+    """An API server that accepts events, or refuses them."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -35,7 +35,7 @@ class Api(HTTPServer):
         self.port = int(self.server_address[1])
 
     def handle_error(self, *_what: object) -> None:
-        """A client that does not trust us is the case, not a fault."""
+        """Ignore it: a client that rejects the certificate is part of the test."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, *_what: object) -> None:
-        """Not on the test's output."""
+        """Keep the server's log out of the test output."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def api(certificate: tuple[Path, Path]) -> Iterator[Api]:
 
 
 class Garbler:
-    """Answers each connection with the next of `answers`, and the last again and again. A good one is `None`."""
+    """Answers each connection with the next of `answers`, repeating the last. `None` stands for a valid answer."""
 
     def __init__(self, certificate: tuple[Path, Path], *answers: Answer | None, is_tls: bool = True) -> None:
         self.answers, self.requests, self.is_tls = list(answers), [b""], is_tls
@@ -100,7 +100,7 @@ class Garbler:
             with self.context.wrap_socket(raw, server_side=True) if self.is_tls else raw as link:
                 link.settimeout(30)
                 request = b""
-                while self.is_tls and b'"count"' not in request:  # our events end with it
+                while self.is_tls and b'"count"' not in request:  # the end of an event as the agent writes it
                     request += link.recv(65536)
                 self.requests.append(request)
                 (answer or good)(link)
@@ -202,7 +202,7 @@ def test_a_tls_failure_ends_and_is_tried_again(certificate: tuple[Path, Path], a
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect"])
 def test_a_redirection_is_not_followed(certificate: tuple[Path, Path], account: Path, api: Api, status: str) -> None:
-    """The token would go with it."""
+    """Following it would send the token to another server."""
     where = f"HTTP/1.1 {status}\r\nLocation: https://127.0.0.1:{api.port}/\r\nContent-Length: 0\r\n\r\n"
     server = Garbler(certificate, says(where.encode()))
     ledger = Ledger(server, account)
@@ -218,13 +218,13 @@ def test_a_redirection_is_not_followed(certificate: tuple[Path, Path], account: 
 
 
 def test_an_event_that_was_posted_in_vain_is_not_posted_twice(certificate: tuple[Path, Path], account: Path) -> None:
-    """The answer to the first try was lost; the second is told that there is such an event."""
+    """The answer to the first try was lost; the second try gets 409, as the event exists already."""
     server = Garbler(certificate, says(b""), says(with_body(b'{"message": "exists"}', "409 Conflict")))
     ledger = Ledger(server, account)
     try:
         ledger.post()
         ledger.counts(2)
-        ledger.post()  # here the first try is told so: it is another event
+        ledger.post()  # here the first try gets 409: a different event has this name
         ledger.counts(3)
     finally:
         ledger.close()
@@ -249,7 +249,7 @@ def test_pauses_grow_until_one_succeeds(certificate: tuple[Path, Path], account:
 
 @pytest.mark.parametrize("namespace", ["..", "a/b", "x\r\nHost: y", "\udcff", "", "n" * 100_000, "\0"])
 def test_a_namespace_that_is_none(api: Api, account: Path, namespace: str) -> None:
-    """It comes from a record. It names no other path, and does not end the thread."""
+    """The namespace comes from a record: it must not lead to another API path or end the thread."""
     ledger = Ledger(api, account)
     ledger.events.post(PodRef(namespace=namespace, name="p\ud800\0"), reason="r", message="\x1b[31m\udcff\n")
     ledger.post()
@@ -263,7 +263,7 @@ def test_a_namespace_that_is_none(api: Api, account: Path, namespace: str) -> No
 
 def test_a_defect_does_not_end_the_thread(api: Api, account: Path) -> None:
     ledger = Ledger(api, account)
-    ledger.events._queue.put({"no": "metadata"})  # noqa: SLF001  # what a defect of ours might put there
+    ledger.events._queue.put({"no": "metadata"})  # noqa: SLF001  # as a bug in the agent might
     ledger.post()
     ledger.counts(2)
     ledger.close()
@@ -295,7 +295,7 @@ class Ledger:
         )
 
     def counts(self, number: int) -> None:
-        """Wait until so many have been posted or have failed."""
+        """Wait until `number` results have been counted."""
         deadline = time.monotonic() + 60
         while len(self.counted) < number:
             assert time.monotonic() < deadline
@@ -392,12 +392,12 @@ def test_outside_a_cluster_there_are_none(api: Api, account: Path, missing: str)
 
 
 def test_a_server_that_is_away_keeps_nobody_waiting(api: Api, account: Path) -> None:
-    """More events than may wait are dropped; none of them is waited for."""
+    """Events beyond the queue's limit are dropped, and posting never blocks."""
     ledger = Ledger(api, account, KUBERNETES_SERVICE_HOST="127.0.0.1", KUBERNETES_SERVICE_PORT="1")
     for _ in range(QUEUE_MAX * 3):
         ledger.post()
     ledger.close()
-    ledger.counts(QUEUE_MAX * 2 + 1)  # some had to be dropped, the others wait their turn to fail
+    ledger.counts(QUEUE_MAX * 2 + 1)  # some were dropped at once, the others fail one after another
     assert set(ledger.counted) - {"retried"} == {"dropped", "failed"}
     assert len(ledger.told) == 1
 

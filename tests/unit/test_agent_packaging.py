@@ -1,4 +1,4 @@
-"""What is told about the agent's metrics elsewhere: the page, the alert rules, the dashboard, the unit."""
+"""What is shipped with the agent matches it: the metrics page, alert rules, dashboard and systemd unit."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 NAME = re.compile(r"\bib_sriov_\w+")
 SELECTOR = re.compile(r"\b(ib_sriov_\w+)\{([^}]*)\}")
 MATCHER = re.compile(r'(\w+)(?:=|!=|=~|!~)"')
-# What Prometheus adds to each sample.
+# The labels that Prometheus adds to each sample.
 TARGET = {"instance", "job"}
 
 
 def queries(node: Any) -> Iterator[str]:
-    """Every query of a dashboard."""
+    """Return every query of a dashboard."""
     if isinstance(node, dict):
         for key, item in node.items():
             if key in {"expr", "definition"}:
@@ -48,7 +48,7 @@ EXPRESSIONS = [*queries(DASHBOARD), *[rule["expr"] for rule in RULES]]
 
 
 def metric_of(sample: str) -> str:
-    """The metric that a sample's name belongs to."""
+    """Return the metric that a sample's name belongs to."""
     base = re.sub(r"_(bucket|count|sum)$", "", sample)
     return base if TABLE.get(base, TABLE["ib_sriov_vfs"]).kind == "histogram" else sample
 
@@ -104,7 +104,7 @@ def test_every_label_that_is_asked_for_exists(expression: str) -> None:
 
 @pytest.mark.parametrize("name", list(TABLE))
 def test_the_dashboard_or_an_alert_uses_it(name: str) -> None:
-    """A metric nobody looks at is not worth its name."""
+    """Nearly every metric must be used: one that nobody looks at is not worth having."""
     unused = {"ib_sriov_damaged_records", "ib_sriov_agent_http_refusals_total"}
     assert name in unused or any(name in {metric_of(n) for n in NAME.findall(text)} for text in EXPRESSIONS)
 
@@ -148,7 +148,7 @@ def test_every_capability_of_the_unit_has_its_reason() -> None:
 
 
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
-    """Systemd itself reads it; where it is not installed the words above have to do."""
+    """systemd-analyze verifies the unit; without systemd, only the text is checked."""
     unit = tmp_path / "ib-sriov-agent.service"
     unit.write_text(UNIT.replace("/usr/local/bin/ib-sriov", "/bin/true"))
     try:

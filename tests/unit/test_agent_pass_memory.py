@@ -1,4 +1,4 @@
-"""ib_sriov_cni.agent.pass_memory: waiting, trying again, giving in."""
+"""ib_sriov_cni.agent.pass_memory: waiting, retrying and giving up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.agent.reconcile: what a pass does when, on made trees; with real devices it is tested in the lab."""
+"""ib_sriov_cni.agent.reconcile: what a pass does and when, on simulated trees; the lab tests it with real devices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GRACE = 60.0
 
 
 class Node:
-    """A node in a folder: a PF with one VF at home, a state directory, leases; and an agent on it."""
+    """A simulated node in a folder: a PF with one free VF, a state directory and leases; and an agent for it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,7 +71,7 @@ class Node:
         return {"cniVersion": "1.1.0", "name": KEY.network, "type": "ib-sriov", "ipam": section}
 
     def attach(self, container_id: str = "c1", *, boot_id: str = "before", **more: Any) -> Record:
-        """A finished attachment, of an earlier boot unless told, with an address."""
+        """Record a committed attachment with an address; by default it is from an earlier boot."""
         key = AttachmentKey(network=KEY.network, container_id=container_id, ifname="net1")
         record = replace(RECORD, key=key, committed=True, boot_id=boot_id, conf=self.conf(), **more)
         self.host.records.write(record)
@@ -209,7 +209,7 @@ def test_sigterm_is_obeyed_between_two_acts(node: Node) -> None:
 
 
 def test_a_defect_in_one_part_stops_no_other(node: Node) -> None:
-    """A configuration that no ADD would take: its ranges have no figure, and it is released all the same."""
+    """ADD would refuse this configuration: its ranges cannot be counted, but it is released anyway."""
     record = node.attach()
     ipam = {"type": "host-local", "ranges": 5, "dataDir": str(node.root / "networks")}
     node.host.records.write(replace(record, conf={"name": "ib", "ipam": ipam}))
@@ -234,7 +234,7 @@ def test_a_fault_that_lasts_is_told_once_and_counted_each_time(node: Node) -> No
 
 
 def test_findings_that_change_all_the_time_are_not_all_reported(node: Node) -> None:
-    """A pod with CAP_NET_ADMIN can cause a new one in each pass: one line and one event each would be without end."""
+    """A pod with CAP_NET_ADMIN can cause a new one in each pass, so the log lines and events need a limit."""
     for number in range(REPORTS_MAX * 2):
         node.reconciler._report({("differs", KEY, number): (KEY, f"renamed to x{number}")})  # noqa: SLF001
     lines = [line for line in node.log.read_text().splitlines() if "renamed to" in line]
@@ -267,7 +267,7 @@ def test_figures(node: Node) -> None:
     assert node.value("ib_sriov_leases", state="free", **labels) == 4
     node.turn(GRACE)
     assert node.value("ib_sriov_vfs", pf=PF, state="free") == 1
-    # its network is remembered, so that a range does not vanish with its last pod
+    # the network is remembered, so that a range does not disappear with its last pod
     assert node.value("ib_sriov_leases", state="free", **labels) == 5
 
 

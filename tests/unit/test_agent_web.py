@@ -1,4 +1,4 @@
-"""ib_sriov_cni.agent: HTTP, systemd's socket, metrics as a client reads them."""
+"""ib_sriov_cni.agent: HTTP, systemd socket activation, and the metrics as a client reads them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def web(metrics: Metrics) -> Iterator[Web]:
 
 @pytest.fixture
 def hasty(metrics: Metrics) -> Iterator[Web]:
-    """A server that does not wait long."""
+    """A server with short timeouts."""
     yield from serve(metrics, REQUEST_SECONDS)
 
 
@@ -113,7 +113,7 @@ def test_metrics_in_both_formats(web: Web, metrics: Metrics) -> None:
     assert not [name for name, *_ in values if name.endswith("_created")]
     status, kind, text = ask(web, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert (status, kind.startswith("application/openmetrics-text")) == (200, True)
-    families = parse_openmetrics(text)  # type: ignore[no-untyped-call]  # theirs has no annotations
+    families = parse_openmetrics(text)  # type: ignore[no-untyped-call]  # prometheus_client has no annotations here
     assert "ib_sriov_vfs" in {family.name for family in families}
 
 
@@ -154,7 +154,7 @@ def test_a_request_in_pieces(web: Web) -> None:
 
 
 def test_one_answer_per_connection(web: Web) -> None:
-    """What comes after the first request is dropped, and does not cost the client its answer."""
+    """Data after the first request is dropped, and the client still gets its answer."""
     answer = exchange(web, b"GET /healthz HTTP/1.1\r\n\r\n" * 20)
     assert answer.count(b"HTTP/1.1 200 OK") == 1
     assert b"\r\nConnection: close\r\n" in answer
@@ -172,7 +172,7 @@ def test_a_client_that_has_sent_all_gets_its_answer(web: Web) -> None:
     "request_",
     [
         b"\0\1\2\r\n\r\n",
-        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\n\n",  # the beginning of TLS
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\n\n",  # the start of a TLS handshake
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET /healthz\r\n\r\n",  # HTTP/0.9
         b"GET /healthz HTTP/9.9\r\n\r\n",
@@ -223,7 +223,7 @@ def test_what_is_too_large(web: Web, request_: bytes) -> None:
     ],
 )
 def test_odd_accept_headers(web: Web, accept: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Whatever the header says, the metrics are served; nothing is written."""
+    """Whatever the header says, the metrics are served, and nothing goes to stdout or stderr."""
     status, _, text = ask(web, "/metrics", Accept=accept.encode("latin-1"))  # type: ignore[arg-type]  # http.client takes bytes
     assert status == 200
     assert "ib_sriov_agent_info" in text
@@ -232,7 +232,7 @@ def test_odd_accept_headers(web: Web, accept: str, capfd: pytest.CaptureFixture[
 
 
 def test_the_whole_request_has_a_deadline(hasty: Web) -> None:
-    """A client that sends a byte now and then is told so and closed."""
+    """A client that sends a byte now and then gets 408 and is closed."""
     begun = time.monotonic()
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=30) as link:
         while time.monotonic() < begun + 30 and not REFUSALS:
@@ -243,7 +243,7 @@ def test_the_whole_request_has_a_deadline(hasty: Web) -> None:
 
 
 def test_a_client_that_does_not_read_is_closed(hasty: Web, metrics: Metrics) -> None:
-    rows = [(("x" * 1000, str(number)), 1.0) for number in range(20_000)]  # more than both buffers take
+    rows = [(("x" * 1000, str(number)), 1.0) for number in range(20_000)]  # more than both socket buffers hold
     metrics.publish({"ib_sriov_vfs": rows})
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=30) as link:
         link.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
@@ -276,7 +276,7 @@ def test_a_scrape_that_fails_is_said(web: Web, metrics: Metrics) -> None:
 
 
 def test_labels_are_text(web: Web, metrics: Metrics) -> None:
-    """Names of files and interfaces are bytes; what is not UTF-8 must not cost the page."""
+    """File and interface names are bytes: one that is not UTF-8 must not break the page."""
     metrics.publish({"ib_sriov_attachments": [(("ib\udcff\n", "live"), 1)]})
     metrics.releases.labels(label("ib\ud800")).inc()
     status, _, text = ask(web, "/metrics")
@@ -286,7 +286,7 @@ def test_labels_are_text(web: Web, metrics: Metrics) -> None:
 
 
 def test_scrapes_at_once_are_rendered_once(metrics: Metrics) -> None:
-    """Nor do they keep a probe waiting."""
+    """Concurrent scrapes do not keep a probe waiting either."""
     begun, go_on, count = threading.Event(), threading.Event(), []
 
     def before_scrape() -> None:
@@ -409,7 +409,7 @@ def test_without_systemd_nothing_happens(environ: dict[str, str]) -> None:
 
 
 def test_scrapes_while_a_pass_shows_facts_are_of_one_pass(web: Web, metrics: Metrics) -> None:
-    """Free and used change together: no scrape may see one of the old pass and one of the new."""
+    """Free and used change together: no scrape may mix values from two passes."""
     stop = threading.Event()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""tests/bench: how what was measured is counted, summed up and drawn; the measuring itself is `make bench`."""
+"""tests/bench: how measurements are counted, summarized and drawn; `make bench` takes them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_aims_are_compared() -> None:
 
 
 def texts(picture: str) -> set[str]:
-    """The words of an SVG, which has to be well-formed."""
+    """Return the texts of an SVG, which must be well-formed."""
     return {each.text for each in ET.fromstring(picture).iter() if each.text}  # noqa: S314  # our own
 
 

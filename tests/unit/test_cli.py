@@ -1,4 +1,4 @@
-"""The command line as a person meets it (C2: without CNI_COMMAND help is shown, exit 0)."""
+"""The command line as a user sees it (C2: without CNI_COMMAND help is shown, exit 0)."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_completion_prints_a_script(shell: str, word: str) -> None:
 
 
 def test_completion_completes() -> None:
-    """What the script for bash asks."""
+    """Completion answers the request that the bash script sends."""
     environ = {**os.environ, "_IB_SRIOV_COMPLETE": "bash_complete", "COMP_WORDS": "ib-sriov ver", "COMP_CWORD": "1"}
     command = [sys.executable, "-m", "ib_sriov_cni"]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
@@ -222,7 +222,7 @@ def test_the_reference_is_current() -> None:
 
 
 def test_no_command_hides_a_builtin() -> None:
-    """A module of the package becomes a name in it: one called `list` took the place of the real one."""
+    """A submodule becomes a name in its package, so one called `list` would hide the builtin."""
     import builtins
 
     modules = {module for module, _ in cli.COMMANDS.values()}

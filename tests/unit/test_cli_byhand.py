@@ -1,4 +1,4 @@
-"""add and del by hand: options to the configuration that the parser of ADD takes, and who may be deleted."""
+"""add and del by hand: ADD's parser accepts the configuration made from options; what del may delete."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_del_what_was_added_by_hand(node: Node) -> None:
     status, _, err = run("del", "--netns", "other", node=node)
     assert status == EXIT_NOT_FOUND
     assert "attached by hand: mine/netns-try:net1" in err
-    # Its namespace may be gone, and its network is another than the default: it is the only one there.
+    # It is found though its namespace may be gone and its network is not the default: it is the only one of that name.
     assert run("del", "--netns", "try", node=node)[0] == 0
     assert node.host.records.read_keys() == []
 

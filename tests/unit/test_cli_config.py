@@ -1,4 +1,4 @@
-"""config: what it finds in files and says of it, what it explains, and that the reference is current."""
+"""config: what it reports about files, what it explains, and that the reference is up to date."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_unknown_keys_everywhere() -> None:
     )
     assert "ipam.slices.flanel is not a known key and is ignored; did you mean ipam.slices.flannel?" in said
     assert len(said) == 8
-    # Another IPAM plugin's keys are its own.
+    # The keys of other IPAM plugins are not checked.
     assert describe_unknown_keys({**CONF, "ipam": {"type": "whereabouts", "range": "x"}}) == []
     assert describe_unknown_keys({**CONF, "ipam": {"type": "host-local", **dict.fromkeys(HOST_LOCAL_KEYS[1:])}}) == []
 

@@ -1,4 +1,4 @@
-"""`ib-sriov install`: whole or not at all, while the old program runs; made programs stand for the packed one."""
+"""`ib-sriov install`: all or nothing, even while the old program runs; small scripts stand in for the packed one."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_program_for_another_machine_is_told(tmp_path: Path, folder: Path) -> 
 
 
 def test_the_old_one_may_be_running(folder: Path) -> None:
-    """A copy of a real program, whose text a write would find busy."""
+    """The old program is a running copy of a real one: writing to it fails with ETXTBSY."""
     target = folder / "ib-sriov"
     target.write_bytes(Path("/bin/sleep").read_bytes())
     target.chmod(0o755)
@@ -148,7 +148,7 @@ def test_the_old_one_may_be_running(folder: Path) -> None:
 
 
 def test_readers_see_one_or_the_other(make_program: MakeProgram, folder: Path) -> None:
-    """The name is there all the time, with a whole program."""
+    """The file exists at all times and is always complete."""
     sources = [make_program(name, f"# {name * 5000}\necho '{ANSWER}'") for name in "ab"]
     whole = {source.read_bytes() for source in sources}
     install(sources[0], "--to", folder)
@@ -185,12 +185,12 @@ def test_a_tree_comes_before_its_program(make_program: MakeProgram, folder: Path
 
 
 def test_of_old_trees_the_last_stays(make_program: MakeProgram, folder: Path) -> None:
-    """A call of the program that was replaced may be running, and have files of its tree to open yet."""
+    """A running call of the replaced program may still have to open files of its tree."""
     for number in "123":
         program = make_program(f"{number}/ib-sriov", f"# {number}\necho '{ANSWER}'")
         (program.parent / f"{TREE}{number}").mkdir()
         assert install(program.parent, "--to", folder).exit_code == 0
-        time.sleep(0.01)  # the trees are told apart by their time
+        time.sleep(0.01)  # the trees are ordered by their modification time
     assert names(folder) == [f"{TREE}2", f"{TREE}3", "ib-sriov"]
 
 

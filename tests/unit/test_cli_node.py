@@ -1,4 +1,4 @@
-"""list, show, check, gc, repair, watch and completion on a made node: what they say, and their exit statuses."""
+"""list, show, check, gc, repair, watch and completion on a simulated node: output and exit statuses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Called:
-    """What a call printed."""
+    """The exit status and output of a call."""
 
     def __init__(self, result: Result) -> None:
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -54,7 +54,7 @@ def call(node: Node, *words: str) -> Called:
     return Called(CliRunner().invoke(cli.main, list(words), obj=node.site, prog_name="ib-sriov"))
 
 
-# The made PF's netdev is not on this host, so every command says that something could not be read.
+# The simulated PF's netdev is not on this host, so every command reports that something could not be read.
 READ_ENOUGH = (EXIT_OK, EXIT_INCOMPLETE)
 
 
@@ -233,7 +233,7 @@ def test_gc_releases_the_dead_and_nothing_else(node: Node) -> None:
 
 
 def test_gc_says_what_it_could_not_release(node: Node) -> None:
-    """The made driver's bind file binds nothing, so the release fails, and the record stays."""
+    """The simulated driver's bind file binds nothing, so the release fails and the record stays."""
     node.record(VFS[0], "dead", committed=False)
     node.unbind(VFS[0])
     called = call(node, "gc")
@@ -257,14 +257,14 @@ def test_repair_says_what_it_would_do_and_does_it(node: Node) -> None:
     (node.tree.device(VFS[1]) / "driver_override").unlink()
     assert call(node, "repair", "--kind", "release").status in READ_ENOUGH
     assert call(node, "repair", "--kind", "nonsense").status == 2
-    failed = call(node, "repair")  # the made driver's bind file binds nothing
+    failed = call(node, "repair")  # the simulated driver's bind file binds nothing
     assert failed.status == EXIT_FAILED
     assert "failed: bind VF 0000:3b:00.3 to mlx5_core" in failed.err
 
 
 def test_attachments_are_completed(node: Node) -> None:
     node.record(VFS[0])
-    command = cli.main.get_command(None, "show")  # type: ignore[arg-type]  # it is not looked at
+    command = cli.main.get_command(None, "show")  # type: ignore[arg-type]  # the context is not used
     assert command is not None
     with command.make_context("show", ["x"], obj=node.site) as context:
         argument = next(each for each in command.params if each.name == "name")
@@ -285,7 +285,7 @@ def test_watch_tells_changes_line_by_line_and_ends_when_asked(node: Node, end: s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever runs the tests in the background has them ignore it, and so would this process.
+        # Tests run in the background ignore SIGINT, and this process would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert process.stdout is not None
@@ -314,7 +314,7 @@ def test_a_refusal_is_a_message_a_hint_and_a_status(node: Node) -> None:
 
 @pytest.mark.parametrize("words", ["show x", "check", "gc", "repair", "del x"])
 def test_what_is_about_attachments_says_that_it_cannot_see_them(node: Node, words: str) -> None:
-    """Nothing to do, it must not say: a loop of links stands for the right that is missing."""
+    """It must not report that there is nothing to do. A symlink loop stands in for missing permission."""
     node.state.parent.mkdir(parents=True)
     os.symlink("loop", node.root / "var/lib/cni/loop")
     os.symlink("loop", node.state)

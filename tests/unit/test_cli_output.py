@@ -1,4 +1,4 @@
-"""What a pod has put into a name reaches no terminal: control characters are shown, not sent."""
+"""Control characters that a pod put into a name are shown escaped, never sent to the terminal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_terminal_gets_rich_s_own_sequences_and_no_others() -> None:
     from rich.text import Text
 
     stream = io.StringIO()
-    stream.isatty = lambda: True  # type: ignore[method-assign]  # it is no terminal, but is to be taken for one
+    stream.isatty = lambda: True  # type: ignore[method-assign]  # pretend that it is a terminal
     console = open_console(stream)
     console.print(Text("name ", style="bold"), Text(EVIL))
     said = stream.getvalue()

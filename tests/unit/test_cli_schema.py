@@ -1,4 +1,4 @@
-"""config schema: held to the parser of ADD by generated configurations."""
+"""config schema: compared with ADD's parser on generated configurations."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_schema_takes_what_the_parser_takes(conf: dict[str, Any]) -> None:
 @settings(max_examples=600, deadline=None)
 @given(st.sampled_from(sorted(BY_NAME)), st.data())
 def test_one_key_alone(name: str, data: st.DataObject) -> None:
-    """Of a configuration with many keys most are wrong together; one key at a time is looked at from near."""
+    """Most random configurations with many keys are invalid, so each key is also tested alone."""
     values = {"deviceID": pci, "guid": guid, "pkey": pkey, "logFile": path, "stateDir": path}
     conf: dict[str, Any] = {**CONF, name: data.draw(values.get(name, seconds | either("auto", "debug", True, 2044)))}
     if name == "ipam" and isinstance(conf[name], dict) and conf[name].get("type") == "host-local":
@@ -140,7 +140,7 @@ def test_one_key_alone(name: str, data: st.DataObject) -> None:
 def test_values_at_the_border(key: str, values: tuple[Any, ...]) -> None:
     taken = [parser_takes({**CONF, key: each}) for each in values]
     assert [schema_takes({**CONF, key: each}) for each in values] == taken
-    assert len(set(taken)) == 2  # some of each, or the row proves nothing
+    assert len(set(taken)) == 2  # both accepted and refused values, or the row proves nothing
 
 
 def test_the_first_source_counts() -> None:
@@ -180,7 +180,7 @@ host_local = st.fixed_dictionaries(
 @settings(max_examples=800, deadline=None)
 @given(host_local)
 def test_what_the_schema_refuses_of_host_local_the_parser_refuses_too(ipam: dict[str, Any]) -> None:
-    """Ranges are arithmetic, which no schema does: here it may take more, never less."""
+    """A schema cannot do range arithmetic: it may accept more than the parser here, never less."""
     conf: dict[str, Any] = {**CONF, "ipam": ipam}
     try:
         parse_settings(make_add_request(conf))

@@ -1,4 +1,4 @@
-"""What gets the lab's real clients, and the page of protobuf that speaks the CRI."""
+"""The scripts that fetch the lab's real clients, and the small protobuf codec for the CRI."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Conf conmon (2.1.6 Debian:12 [amd64])
 
 
 class Machine:
-    """A PATH of made apt and dpkg, and the few real programs that deb-client calls."""
+    """A PATH with fake apt and dpkg, and the few real programs that deb-client calls."""
 
     REAL = ("bash", "dirname", "mkdir", "mktemp", "mv", "rm", "awk", "find", "sort", "id")
 
@@ -98,7 +98,7 @@ def test_an_unknown_client_is_named(machine: Machine, name: str) -> None:
 @pytest.mark.parametrize(
     ("message", "raw"),
     [
-        # the examples of the protocol buffers' encoding guide
+        # the examples in the Protocol Buffers encoding guide
         ({1: 150}, b"\x08\x96\x01"),
         ({2: "testing"}, b"\x12\x07testing"),
         ({3: {1: 150}}, b"\x1a\x03\x08\x96\x01"),

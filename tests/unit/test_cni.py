@@ -1,4 +1,4 @@
-"""ib_sriov_cni.cni: whatever comes in, one JSON document or nothing goes out (C5)."""
+"""ib_sriov_cni.cni: whatever the input, the output is one JSON document or nothing (C5)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def environment(command: str, **changes: str) -> dict[str, str]:
 
 
 def ask(environ: dict[str, str], conf: object) -> tuple[int, dict[str, Any] | None]:
-    """Gives the exit status and the document; fails on anything that is neither one document nor nothing."""
+    """Return the exit status and the document, if any; fail if the output is anything but one document or nothing."""
     out = io.BytesIO()
     stdin = conf if isinstance(conf, bytes) else json.dumps(conf).encode()
     status = run(environ, io.BytesIO(stdin), out)
@@ -128,7 +128,7 @@ def test_a_refusal_is_in_the_log(conf: dict[str, Any]) -> None:
 def test_the_last_line_of_a_call_tells_how_it_ended(
     conf: dict[str, Any], command: str, changes: dict[str, Any], ending: str
 ) -> None:
-    """The node agent counts them; a configuration that cannot be read is told there too."""
+    """The node agent counts these lines; there is one for an invalid configuration too."""
     ask(environment(command), {**conf, **changes})
     assert re.search(ending + "$", Path(conf["logFile"]).read_text().splitlines()[-1])
 
@@ -138,7 +138,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=5,
 )
-# No key that names a path: junk there would be a file of that name.
+# No keys that hold a path: a random value would create a file of that name.
 KEYS = [
     *("deviceID", "pciBusID", "guid", "link_state", "rdmaIsolation", "pkey", "mtu", "ibKubernetesEnabled", "args"),
     *("portTimeout", "lockTimeout", "logLevel", "prevResult", "runtimeConfig", "name", "cniVersion", "dns", "type"),

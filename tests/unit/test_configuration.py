@@ -1,4 +1,4 @@
-"""ib_sriov_cni.core.configuration: a network configuration to values, every fault in one message (C4, C13, C19)."""
+"""ib_sriov_cni.core.configuration: parsing of a network configuration, all faults in one message (C4, C13, C19)."""
 
 from __future__ import annotations
 
@@ -319,7 +319,7 @@ def test_c4_several_faults_are_in_one_message() -> None:
 def test_c13_a_del_reads_past_every_fault() -> None:
     conf = parse_netconf(request(EVERY_FAULT, command="DEL"), lenient=True)
     assert (conf.device, conf.guid, conf.log_level, conf.log_file, conf.state_dir) == (None, None, "info", "", "")
-    assert conf.ipam_type == "dhcp"  # whatever reserved the addresses has to release them
+    assert conf.ipam_type == "dhcp"  # the plugin that reserved the addresses has to release them
 
 
 JSON = st.recursive(
@@ -364,7 +364,7 @@ def test_c4_strict_gives_a_configuration_or_code_7(conf: dict[str, Any], args: d
 @pytest.mark.parametrize("key", sorted(EVERY_FAULT))
 def test_c13_nested_as_deep_as_the_parser_goes(key: str) -> None:
     depth = 10
-    while True:  # the deepest the JSON reader takes, of which repr() alone would be too much
+    while True:  # find the deepest nesting that the JSON reader accepts: repr() alone would fail on it
         try:
             found = loads("[" * depth * 2 + "]" * depth * 2)
         except ValueError:

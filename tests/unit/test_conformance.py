@@ -28,7 +28,7 @@ def test_every_test_is_there_and_no_other() -> None:
 
 
 def test_it_is_what_the_generator_writes() -> None:
-    """The rows of the document give the same document again."""
+    """Rendering the document's rows again gives the same document."""
     again: dict[str, table.Row] = {}
     for line, _, place, result in rows():
         count = re.fullmatch(r"passed(?: \((\d+)\))?", result)
@@ -38,7 +38,7 @@ def test_it_is_what_the_generator_writes() -> None:
 
 
 def test_rows_from_results(tmp_path: Path) -> None:
-    """The cases of a test are counted together; a skipped or failed case is not lost."""
+    """The cases of a test are counted together; skipped and failed cases still show."""
     cases = (
         ("tests.conformance.test_a", "test_c07_x[1.0.0]", ""),
         ("tests.conformance.test_a", "test_c07_x[1.1.0]", ""),

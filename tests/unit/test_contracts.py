@@ -13,7 +13,7 @@ HEADING = re.compile(r"^### (.+)\n", re.MULTILINE)
 # One line, "C7", or a range of them, "H1 to H8".
 CITATION = re.compile(r"\b([CHN])(\d{1,2})\b(?:(?: to |-)\1(\d{1,2})\b)?")
 LINES = [f"{kind}{number}" for kind, last in (("C", 21), ("H", 8), ("N", 8)) for number in range(1, last + 1)]
-# Files that name lines without testing them or following them: the page itself, its table of results, examples.
+# Files that mention lines without testing or implementing them: the page itself, its table of results, examples.
 NOT_CITING = {DOCUMENT, ROOT / "docs/conformance.md", ROOT / "tests/unit/test_conformance.py", Path(__file__)}
 
 
