@@ -1,4 +1,4 @@
-"""Real network namespaces, and veth pairs to stand for netdevs: a host without an HCA has no IPoIB."""
+"""Real network namespaces, with veth pairs in place of IPoIB netdevs, which need an HCA."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUMBERS = itertools.count()
 
 
 def ip(*arguments: str, netns: str = "") -> Any:
-    """Run iproute2, the other opinion; gives what it printed as JSON."""
+    """Run iproute2, for an independent view, and return its JSON output parsed."""
     place = ["-n", netns] if netns else []
     done = subprocess.run(["ip", "-j", *place, *arguments], check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout) if done.stdout.strip() else None
@@ -43,7 +43,7 @@ class Sandbox:
         return ip(*arguments, netns=self.name)
 
     def add_link(self, name: str, *, up: bool = True) -> str:
-        """A veth whose peer is up; gives the peer's name."""
+        """Add a veth whose peer is up; return the peer's name."""
         peer = f"p{next(NUMBERS)}"
         self.ip("link", "add", name, "type", "veth", "peer", "name", peer)
         self.ip("link", "set", peer, "up")

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.agent.liveness on real namespaces and processes, with a made sysfs: who lives, who cannot be seen."""
+"""ib_sriov_cni.agent.liveness on real namespaces and processes and a fake sysfs: live, dead and hidden attachments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.trees import RECORD, VF, Tree
 
 
 class Case:
-    """A VF in a made sysfs, and an attachment to a real namespace."""
+    """A VF in a fake sysfs, and an attachment to a real namespace."""
 
     def __init__(self, root: Path, sandbox: Sandbox) -> None:
         self.root, self.sandbox = root, sandbox
@@ -62,7 +62,7 @@ def case(tmp_path: Path, new_sandbox: Callable[[], Sandbox]) -> Case:
 
 @pytest.fixture
 def all_pids(tmp_path: Path) -> str:
-    """A /proc that shows every process, as the node's own does; where the tests run is none of their business."""
+    """A fake /proc that looks like the node's own, which shows every process, wherever the tests run."""
     root = tmp_path / "proc"
     (root / "self/ns").mkdir(parents=True)
     (root / "self/ns/pid").symlink_to(INIT_PIDS)
@@ -71,7 +71,7 @@ def all_pids(tmp_path: Path) -> str:
 
 @pytest.fixture
 def process(case: Case) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that lives in the namespace."""
+    """A process that runs in the namespace."""
     command = ["ip", "netns", "exec", case.sandbox.name, "sh", "-c", "echo in; exec sleep 600"]
     made = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert made.stdout is not None
@@ -82,7 +82,7 @@ def process(case: Case) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def show(process: subprocess.Popen[bytes], proc_root: str) -> None:
-    """Have a made /proc show that process."""
+    """Make that process appear in a fake /proc."""
     folder = Path(proc_root, str(process.pid), "ns")
     folder.mkdir(parents=True)
     (folder / "net").symlink_to(f"/proc/{process.pid}/ns/net")
@@ -93,14 +93,14 @@ def test_alive(case: Case) -> None:
 
 
 def test_alive_although_its_vf_is_at_home(case: Case) -> None:
-    """Somebody bound it anew: the pod has lost it, and lives."""
+    """Someone rebound the VF: the pod has lost it, but is alive."""
     case.come_home()
     assert case.judge() == (LIVE, 0)
 
 
 def test_gone(case: Case) -> None:
     case.sandbox.remove()
-    assert case.judge() == (HIDDEN, 0)  # the VF is in some namespace yet
+    assert case.judge() == (HIDDEN, 0)  # the VF is still in some namespace
     case.come_home()
     assert case.judge() == (DEAD, 0)
 
@@ -128,7 +128,7 @@ def test_its_path_is_gone_and_a_process_lives_in_it(case: Case, process: subproc
 
 
 def test_passed_through(case: Case, all_pids: str, tmp_path: Path) -> None:
-    """No device tells; the processes do, if they can all be seen."""
+    """No device gives evidence; the processes do, if all of them can be seen."""
     assert case.judge(driver="vfio-pci") == (LIVE, 0)
     case.sandbox.remove()
     (tmp_path / "unreadable_records/self/ns").mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_the_runtime_knows_it(case: Case, all_pids: str) -> None:
 
 
 def test_the_runtime_does_not_know_it(case: Case, all_pids: str, process: subprocess.Popen[bytes]) -> None:
-    """Dead only without a process, after a long time, and if it was a pod's."""
+    """Dead only if no process is in it, after a long time, and if it belonged to a pod."""
     nobody: frozenset[str] = frozenset()
     assert case.judge(pods=nobody, proc_root=all_pids) == (DEAD, UNKNOWN_GRACE)
     assert case.judge(pods=nobody, proc_root=all_pids, pod="") == (LIVE, 0)
@@ -177,7 +177,7 @@ def test_processes_by_cookie(case: Case, process: subprocess.Popen[bytes], all_p
 
 
 def test_a_process_whose_namespace_cannot_be_opened_hides_no_other() -> None:
-    """It may end at any moment, for which the kernel says EACCES too (proc_ns_get_link in fs/proc/namespaces.c)."""
+    """A process that is ending also gives EACCES (proc_ns_get_link in fs/proc/namespaces.c)."""
     with tempfile.TemporaryDirectory() as root:
         Path(root).chmod(0o711)
         proc = Path(root) / "proc"

@@ -1,4 +1,4 @@
-"""The plugin as a process, as far as it goes without a VF: one document, the right code, and nothing touched."""
+"""The plugin as a process, as far as it gets without a VF: one document, the right code, and nothing changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.netns.conftest import Sandbox
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-ABSENT = "0000:99:00.7"  # no machine has it: the tests of what follows are in the lab
+ABSENT = "0000:99:00.7"  # no machine has it; what needs a VF is tested in the lab
 LOCKS = "/run/ib-sriov"
 
 
@@ -77,7 +77,7 @@ class Runtime:
         assert self.world() == before
 
     def world(self) -> tuple[object, ...]:
-        """Everything the plugin could have touched but its log."""
+        """Everything the plugin could have changed, except its log."""
         files = sorted(str(path) for path in self.folder.rglob("*") if path.name != "log")
         locks = sorted(os.listdir(LOCKS)) if os.path.isdir(LOCKS) else None
         return files, locks, self.sandbox.ip("addr"), self.sandbox.ip("route"), os.listdir("/sys/class/net")
@@ -136,7 +136,7 @@ def test_a_device_that_is_junk(runtime: Runtime, device: str) -> None:
 
 
 def test_a_device_that_is_no_vf(runtime: Runtime) -> None:
-    """Any PCI device of this machine that is none; a machine without PCI has the absent one alone."""
+    """PCI devices of this machine that are not VFs (a machine without PCI has none), and one that is absent."""
     folder = "/sys/bus/pci/devices"
     names = os.listdir(folder) if os.path.isdir(folder) else []
     for name in [name for name in names if not os.path.exists(f"{folder}/{name}/physfn")][:3]:
@@ -163,7 +163,7 @@ def test_c13_a_namespace_that_is_gone(runtime: Runtime, tmp_path: Path) -> None:
 
 def test_an_ipam_plugin_that_is_not_there(runtime: Runtime) -> None:
     runtime.conf["ipam"] = {"type": "whereabouts"}
-    # The device is looked at first; either way nothing is touched.
+    # The device may be checked first; either way nothing is changed.
     assert runtime.refusal("ADD")["code"] in {101, 104}
 
 

@@ -1,4 +1,4 @@
-"""Records, locks and logs on a file system that is full or read-only; root can make one."""
+"""Records, locks and logs on a file system that is full or read-only; needs root to mount one."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_log_that_finds_no_room_fails_nothing(disk: Path, capfd: pytest.Captur
 
 
 def test_a_folder_of_somebody_else_below_the_state_directory(tmp_path: Path) -> None:
-    """Planted before there was any, in a state directory that others can write to: refused, nothing put there."""
+    """Planted before ours existed, in a state directory that others can write to: refused, and nothing is written."""
     records = Records(str(tmp_path))
     (tmp_path / "attachments").mkdir()
     os.chown(tmp_path / "attachments", 65534, 65534)

@@ -1,4 +1,4 @@
-"""attach.gc on a real namespace, with a made sysfs: what its log says."""
+"""attach.gc on a real namespace, with a fake sysfs: what it logs."""
 
 from __future__ import annotations
 

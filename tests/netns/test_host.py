@@ -1,4 +1,4 @@
-"""ib_sriov_cni.attach.host and ib_sriov_cni.kernel.rdma_netlink: doors that are opened in a namespace."""
+"""ib_sriov_cni.attach.host and ib_sriov_cni.kernel.rdma_netlink: sockets that are opened in a namespace."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_ipv6_is_turned_on_where_the_runtime_turned_it_off(sandbox: Sandbox, hos
         pod.add_address(link, "fd00::3/64")
         pod.close()
         assert "fd00::3" in addresses(sandbox)
-        host.set_ipv6(netns, "v0", disable_ipv6="0", accept_ra="0")  # on already
-        host.set_ipv6(netns, "nowhere", disable_ipv6="0", accept_ra="0")  # adding the address will say so
+        host.set_ipv6(netns, "v0", disable_ipv6="0", accept_ra="0")  # already enabled
+        host.set_ipv6(netns, "nowhere", disable_ipv6="0", accept_ra="0")  # adding the address reports it
 
 
 def test_the_name_of_this_boot(host: Host, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_doors_of_a_namespace_and_of_the_host(sandbox: Sandbox, host: Host) -> N
 
 
 def test_rdma_netlink_answers_or_says_what_is_missing(host: Host) -> None:
-    """Where ib_core is loaded, iproute2's view is the other opinion."""
+    """Where ib_core is loaded, the answer is compared with iproute2's."""
     seen = subprocess.run(["rdma", "system"], capture_output=True, text=True, check=False)
     if "netns" in seen.stdout:
         assert host.rdma.read_mode() in seen.stdout

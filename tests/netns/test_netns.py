@@ -1,4 +1,4 @@
-"""ib_sriov_cni.kernel.netns: opening, telling apart, entering."""
+"""ib_sriov_cni.kernel.netns: opening, distinguishing and entering namespaces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def here() -> str:
 
 @contextmanager
 def few_descriptors(number: int) -> Iterator[None]:
-    """Let the process open that many more files only."""
+    """Limit the process to `number` more open files."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.open("/dev/null", os.O_RDONLY)
     os.close(lowest)
@@ -103,7 +103,7 @@ def test_c13_a_namespace_that_is_gone() -> None:
 
 
 def test_c13_what_is_no_namespace(tmp_path: Path) -> None:
-    """An ordinary file is what stays of a bind mount after a reboot."""
+    """An ordinary file is what is left of a bind mount after a reboot."""
     (tmp_path / "file").write_text("")
     os.mkfifo(tmp_path / "pipe")
     files = os.listdir("/proc/self/fd")
@@ -131,7 +131,7 @@ def test_the_namespace_of_a_process_that_ends(sandbox: Sandbox) -> None:
 
 
 def test_one_that_cannot_be_opened_is_not_taken_for_gone(sandbox: Sandbox) -> None:
-    """With no descriptor left nothing can be opened, which says nothing about the namespace."""
+    """With no file descriptor left nothing can be opened; that says nothing about the namespace."""
     assert try_open_netns(sandbox.path) is not None
     with (
         few_descriptors(0),
@@ -142,7 +142,7 @@ def test_one_that_cannot_be_opened_is_not_taken_for_gone(sandbox: Sandbox) -> No
 
 
 def test_a_namespace_that_cannot_be_entered_is_not_kept_open(sandbox: Sandbox) -> None:
-    """An open file keeps the namespace alive, and with it what is inside."""
+    """An open file keeps the namespace, and everything in it, alive."""
     record = replace(RECORD, netns_path=sandbox.path, netns_cookie=1)
     assert open_sandbox(record) is None
     files = os.listdir("/proc/self/fd")

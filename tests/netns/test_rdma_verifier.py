@@ -1,4 +1,4 @@
-"""kernel.rdma_verifier: the child that asks, with a double of pyverbs on PYTHONPATH where an answer is needed."""
+"""kernel.rdma_verifier: the child process, with a fake pyverbs on PYTHONPATH where an answer is needed."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ except CniError as fault:
 """
 
 
-# For `opening`: say who we are, and hang.
+# For `opening`: write our PID to a file, and hang.
 NOTE_PID = "open(os.environ['HERE'] + '/pid', 'w').write(str(os.getpid())); time.sleep(1000)"
 
 
 class Double:
-    """A pyverbs below a folder, and a process that asks it."""
+    """A fake pyverbs in a folder, and a process that queries it."""
 
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
         self.folder = folder
@@ -98,7 +98,7 @@ class Double:
         )
 
     def child_of(self, process: subprocess.Popen[str]) -> int:
-        """The child that NOTE_PID is the `opening` of, once it has come so far."""
+        """Wait until the child has run NOTE_PID as its `opening`; return its PID."""
         pid = self.folder / "pid"
         while not pid.exists() or not pid.read_text():
             assert process.poll() is None
@@ -137,7 +137,7 @@ def test_the_table_of_pkeys_is_in_host_order(double: Double) -> None:
 
 
 def test_the_node_guid_of_an_older_pyverbs(double: Double) -> None:
-    """A number, as the eight bytes lie in memory."""
+    """An integer: the eight bytes as they are in memory."""
     double.make(node_guid="int.from_bytes(bytes.fromhex('0200000000000011'), sys.byteorder)")
     assert double.ask()["node_guid"] == "02:00:00:00:00:00:00:11"
 
@@ -197,7 +197,7 @@ time.sleep(1000)
 
 
 def test_a_child_that_even_kill_does_not_end(double: Double) -> None:
-    """As in a driver that hangs; here a tracer holds what is left of it. The plugin must not hang with it."""
+    """As when a driver hangs; here a tracer holds the killed child. The plugin must not hang with it."""
     double.make(opening=NOTE_PID)
     process = double.start(seconds=3.0)
     child = double.child_of(process)
@@ -219,7 +219,7 @@ def test_a_library_that_ends_the_process(double: Double, end: str) -> None:
 
 
 def test_the_child_ends_with_its_parent_and_holds_nothing_of_it(double: Double) -> None:
-    """A lock is let go with the holder's last breath: no child that hangs in a driver may keep it."""
+    """A lock is released when its holder dies: a child that hangs in a driver must not keep it."""
     listing = "' '.join(map(os.readlink, filter(os.path.islink, glob.glob('/proc/self/fd/*'))))"
     double.make(
         opening=f"import glob\n        open(os.environ['HERE'] + '/seen', 'w').write({listing})\n        {NOTE_PID}"
@@ -253,7 +253,7 @@ with open_netns(sys.argv[1]) as netns:
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_child_that_is_never_asked(double: Double, killed: bool) -> None:
-    """It loads pyverbs, waits, and ends: with the ADD that needs it no more, or with its parent."""
+    """It loads pyverbs, waits, and ends when the ADD no longer needs it, or with its parent."""
     ready = double.folder / "ready"
     double.make()
     with open(double.folder / "pyverbs" / "device.py", "a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.kernel.rtnetlink in real namespaces; iproute2 is the other opinion."""
+"""ib_sriov_cni.kernel.rtnetlink in real namespaces, checked against iproute2."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def link(sandbox: Sandbox, pod: Rtnl) -> Link:
 
 @pytest.fixture
 def host(new_sandbox: Callable[[], Sandbox]) -> Sandbox:
-    """Another namespace, which plays the host's part."""
+    """Another namespace, in the role of the host's."""
     return new_sandbox()
 
 
@@ -141,7 +141,7 @@ def test_move_onto_a_name_that_is_taken(sandbox: Sandbox, host: Sandbox, pod: Rt
     with sandbox.open() as netns:
         text = refused(errno.EEXIST, lambda: rtnl.move_link(link, netns.fd, "net1"))
     assert text.startswith("move to another namespace as net1 netdev v0: File exists")
-    # Wherever it is now (docs/lab), it is not lost and there is one of it.
+    # Whichever namespace it is in now, it exists exactly once.
     where = [item.mac for item in [*rtnl.read_links(), *pod.read_links()]].count(link.mac)
     assert where == 1
     rtnl.close()
@@ -179,7 +179,7 @@ def test_events(sandbox: Sandbox) -> None:
     with sandbox.open() as netns, Inside(netns):
         events = LinkEvents()
     sandbox.add_link("v0")
-    events.wait(60)  # returns at once: tests of times are not made, but a lost event would take its minute
+    events.wait(60)  # returns at once; the time is not asserted, but a lost event would take the full minute
     events.wait(0)
     events.close()
 
@@ -294,7 +294,7 @@ def test_a_route(sandbox: Sandbox, pod: Rtnl, routed: Link, route: Route, family
     assert (metrics.get("mtu"), metrics.get("advmss")) == (route.mtu, route.advmss)
     (found,) = [item for item in pod.read_routes(routed) if item.dst == route.dst]
     assert (found.gw, found.table, found.mtu) == (route.gw, 254, route.mtu)
-    pod.add_route(routed, route)  # once more: it is there
+    pod.add_route(routed, route)  # again: it exists already
     assert len([item for item in pod.read_routes(routed) if item.dst == route.dst]) == 1
 
 
@@ -308,7 +308,7 @@ def test_a_route_of_another_table(sandbox: Sandbox, pod: Rtnl, routed: Link, tab
 
 def test_a_route_the_kernel_made_with_the_address_is_there_already(pod: Rtnl, routed: Link) -> None:
     pod.add_route(routed, Route(dst="10.1.2.0/24"))
-    pod.add_route(routed, Route(dst="10.1.2.9/24"))  # whose host bits the kernel would refuse
+    pod.add_route(routed, Route(dst="10.1.2.9/24"))  # the kernel would refuse the host bits
     assert [item.dst for item in pod.read_routes(routed)].count("10.1.2.0/24") == 1
 
 
@@ -319,8 +319,8 @@ def test_a_route_the_kernel_made_with_the_address_is_there_already(pod: Rtnl, ro
 def test_a_default_route_of_another_interface_is_not_replaced(
     sandbox: Sandbox, pod: Rtnl, routed: Link, cidr: str, gateway: str, family: str, dst: str
 ) -> None:
-    """The pod's way out belongs to its first interface."""
-    sandbox.ip("tuntap", "add", "eth0", "mode", "tun")  # of another kind than ours
+    """The pod's default route belongs to its first interface."""
+    sandbox.ip("tuntap", "add", "eth0", "mode", "tun")  # not the same kind of interface as ours
     sandbox.ip("link", "set", "eth0", "up")
     eth0 = read(pod, "eth0")
     pod.add_address(eth0, cidr)
@@ -328,12 +328,12 @@ def test_a_default_route_of_another_interface_is_not_replaced(
     ours = "10.1.2.1" if family == "-4" else "fd00::1"
     sandbox.add_link("rail")
     pod.add_address(read(pod, "rail"), "10.1.2.4/24" if family == "-4" else "fd00::4/64")
-    pod.add_route(read(pod, "rail"), Route(dst=dst, gw=ours, priority=4000))  # of another metric: no matter
+    pod.add_route(read(pod, "rail"), Route(dst=dst, gw=ours, priority=4000))  # another metric: no conflict
     text = refused(errno.EEXIST, lambda: pod.add_route(routed, Route(dst=dst, gw=ours)))
     assert text.startswith(f"add route {dst} via {ours} on netdev v0: File exists")
     defaults = [item for item in sandbox.ip(family, "route", "show") if item["dst"] == "default"]
     assert [item["gateway"] for item in defaults] == [gateway, ours]
-    pod.add_route(routed, Route(dst=dst, gw=ours, priority=5000))  # behind it is another matter
+    pod.add_route(routed, Route(dst=dst, gw=ours, priority=5000))  # with a higher metric it is allowed
     assert read(pod, "eth0").index == eth0.index
 
 
@@ -342,7 +342,7 @@ def test_a_default_route_of_another_interface_is_not_replaced(
 def test_a_route_of_a_pods_other_rail_gets_a_further_path(
     sandbox: Sandbox, pod: Rtnl, routed: Link, family: str, dst: str, gateway: bool
 ) -> None:
-    """Several interfaces of one network have the same routes (Go: netlink.RouteAddEcmp)."""
+    """Several interfaces on one network have the same routes (Go: netlink.RouteAddEcmp)."""
     rails = [routed]
     for number in (1, 2):
         sandbox.add_link(f"rail{number}")
@@ -353,7 +353,7 @@ def test_a_route_of_a_pods_other_rail_gets_a_further_path(
     routes = [Route(dst=dst, gw=each if gateway else None) for each in gateways]
     for rail, route in zip(rails, routes, strict=True):
         pod.add_route(rail, route)
-        pod.add_route(rail, route)  # once more: it is there
+        pod.add_route(rail, route)  # again: it exists already
     for rail, route in zip(rails, routes, strict=True):
         assert [item.gw for item in pod.read_routes(rail) if item.dst == dst] == [route.gw]
     seen = sandbox.ip(family, "route", "show", dst)
@@ -362,7 +362,7 @@ def test_a_route_of_a_pods_other_rail_gets_a_further_path(
         (rail.name, route.gw) for rail, route in zip(rails, routes, strict=True)
     )
     if family == "-4":
-        assert paths[0]["dev"] == routed.name  # the first one stays the way
+        assert paths[0]["dev"] == routed.name  # the first path stays first
 
 
 @pytest.mark.parametrize("dst", ["10.9.0.0/16", "fd09::/64"])
@@ -391,7 +391,7 @@ def test_nothing_stays_open(sandbox: Sandbox) -> None:
 
 
 class SlowKernel(NetlinkSocket):
-    """The kernel carries out a request while it is being sent, and may need longer for it than for any answer."""
+    """The kernel executes a request inside send(), which may take longer than the timeout for an answer."""
 
     _seconds = 0.1
 

@@ -1,4 +1,4 @@
-"""A hostile process: an ordinary user with namespaces of its own, where it has every capability."""
+"""A hostile process: an ordinary user in its own namespaces, where it has every capability."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 UID = 1000
-# What a process in the pod does once it is inside; it says "ready" and waits for its standard input to end.
+# How the process enters its namespaces; then it prints "ready" and waits for its standard input to end.
 ENTER = """
 import os, subprocess, sys
 os.setgid({uid}); os.setuid({uid})
@@ -31,7 +31,7 @@ READY = "print('ready', flush=True)\n"
 class Hostile:
     """A running hostile process; `with` ends it. `path` is the path of its network namespace.
 
-    `setup` runs before it says that it is ready, `act` afterwards, for ever unless it ends by itself.
+    `setup` runs before it prints "ready", `act` afterwards, until it returns or the process is ended.
     """
 
     def __init__(self, act: str = "", *, setup: str = "", arguments: Sequence[str] = ()) -> None:
@@ -51,12 +51,12 @@ class Hostile:
         self.path = f"/proc/{self.process.pid}/ns/net"
 
     def run(self, *command: str) -> str:
-        """Run a command in its namespaces, with its rights; gives what it printed."""
+        """Run a command in its namespaces, with its privileges; return what it printed."""
         enter = ["nsenter", "-t", str(self.process.pid), "-U", "--preserve-credentials", "-n", "-m", *command]
         return subprocess.run(enter, check=True, capture_output=True, text=True).stdout
 
     def end(self) -> None:
-        """End it."""
+        """Kill the process and wait for it."""
         self.process.kill()
         self.process.communicate()
 

@@ -1,4 +1,4 @@
-"""A pod with CAP_NET_ADMIN fills its namespace: what looks into it takes little memory, and says so of that pod alone.
+"""A pod with CAP_NET_ADMIN fills its namespace: reading it takes little memory, and only that pod is reported.
 
 The figures are peaks of a process that does nothing else (ru_maxrss).
 """
@@ -19,7 +19,7 @@ from tests.security.hostile import Hostile, own_ip
 
 ROOT = __file__.rpartition("/tests/")[0]
 MANY_ROUTES = 100_000
-MANY_ADDRESSES = 8_000  # the kernel takes long for more: it walks its list for each
+MANY_ADDRESSES = 8_000  # more take long: the kernel walks its list for each one
 MANY_LINKS = 5_400
 READING_MIB = 80  # of a process that has read one namespace; about 30 of it are the interpreter and the modules
 AGENT_MIB = 128  # of the agent's code; its limit is 256 (packaging/systemd, packaging/kubernetes)
@@ -147,7 +147,7 @@ def test_it_is_that_attachments_fault_alone(filled: tuple[str, Hostile], tmp_pat
     assert found["good"]
     assert all(line.startswith("time=") for line in found["log"].splitlines())
     if kind == "links":
-        return  # the interface is found by its name, without a list of all
+        return  # the interface is looked up by name, without listing all
     (words,) = found["unseen"]
     assert words.startswith("pod train/bad (network ib, net1): list ")
     for name in ("check", "show", "repair"):
@@ -166,7 +166,7 @@ subprocess.run([IP, b"link", b"property", b"add", b"dev", b"a\\x80", b"altname",
 
 
 def test_odd_names_of_interfaces_are_only_words(tmp_path: Path) -> None:
-    """The pod's interface has another name, of bytes that are no text, and net1 as an alternative one."""
+    """The pod's interface has a name that is not valid UTF-8, and net1 as an alternative name."""
     with Hostile(setup=ODD_NAMES, arguments=[own_ip()]) as hostile:
         found = run(AGENT, hostile.path, str(tmp_path))
     assert found["unseen"] == []

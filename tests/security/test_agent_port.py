@@ -1,6 +1,6 @@
-"""The agent's HTTP port answers probes while thousands of clients trickle their requests, with a service's descriptors.
+"""The agent's HTTP port answers probes while thousands of clients trickle their requests, with a limit on open files.
 
-The server runs in a process of its own with the limit of descriptors that packaging/systemd sets.
+The server runs in its own process, with the limit that packaging/systemd sets.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ipam.protocol.bounds import HTTP_CLIENTS
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = 2_000
-SECONDS = 8.0  # of attack, longer than the server's limit for a request
-PROBE_SECONDS = 3.0  # the manifests give a probe five
+SECONDS = 8.0  # of attack: longer than the server's limit for a request
+PROBE_SECONDS = 3.0  # the timeout of a probe in the manifests is 5 s
 SERVER = """
 import resource, sys
 limit = int(sys.argv[1])
@@ -42,7 +42,7 @@ web.close()
 
 
 class Trickle:
-    """Clients that send a byte a second each, and connect again when they are closed."""
+    """Clients that send one byte a second each, and reconnect when they are disconnected."""
 
     def __init__(self, port: int) -> None:
         self.address = ("127.0.0.1", port)
@@ -132,7 +132,7 @@ def test_probes_are_answered_while_thousands_trickle() -> None:
 
 
 def probe_for_a_while(port: int, pid: int) -> int:
-    """Ask for health again and again, and return the most descriptors that the server had."""
+    """Probe the health endpoint repeatedly; return the highest number of descriptors the server had open."""
     end = time.monotonic() + SECONDS
     most = asked = 0
     while time.monotonic() < end:

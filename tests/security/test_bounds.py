@@ -1,4 +1,4 @@
-"""However much comes in, one short fault goes out, quickly: ipam.protocol.bounds."""
+"""ipam.protocol.bounds: however large the input, the answer is one short error, quickly."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ipam.protocol.request import Request, parse_args, parse_request
 from ipam.protocol.result import Address, Result, parse_result
 from tests.ipam.calls import ask
 
-SECONDS = 2.0  # far above what is needed, far below what a quadratic look-up takes
+SECONDS = 2.0  # far more than needed, far less than a quadratic look-up takes
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_the_sources_of_requests_are_counted_together(tmp_path: Path) -> None:
 
 
 def test_as_many_requests_as_are_accepted(tmp_path: Path) -> None:
-    """All fit the only set, which can serve one of them: the refusal names some of the others."""
+    """All are in the only range set, which can serve just one: the error names some of the others."""
     conf = network(tmp_path, args={"cni": {"ips": [f"10.1.{n // 250}.{n % 250}" for n in range(LIST_ITEMS)]}})
     answer = ask("ADD", conf)
     assert answer.code == 104

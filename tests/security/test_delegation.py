@@ -1,4 +1,4 @@
-"""IPAM plugins that mean harm, or are ib-sriov itself: whole calls of the program, by DEL, which needs no HCA."""
+"""IPAM plugins that are malicious, or ib-sriov itself: complete runs of the program, mostly DEL, which needs no HCA."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 60.0  # for what takes a moment
+SECONDS = 60.0  # for what normally takes a moment
 OURSELVES = f"""#!/bin/sh
 echo "$$" >>{{folder}}/calls
 exec {sys.executable} -m ib_sriov_cni
@@ -23,7 +23,7 @@ exec {sys.executable} -m ib_sriov_cni
 
 
 class Node:
-    """A folder of plugins, and calls of ib-sriov that use them."""
+    """A folder of plugins, and runs of ib-sriov that use them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,7 +83,7 @@ class Node:
 def node(tmp_path: Path) -> Iterator[Node]:
     node = Node(tmp_path)
     yield node
-    for pid in node.numbers("pids"):  # of a test that has failed
+    for pid in node.numbers("pids"):  # left over if the test failed
         if exists(pid):
             os.kill(pid, signal.SIGKILL)
 
@@ -103,7 +103,7 @@ def wait_for(node: Node, name: str, count: int) -> list[int]:
 @pytest.mark.parametrize("kind", ["ib-sriov", "ib-sriov-cni", "another-name"])
 @pytest.mark.parametrize("command", ["DEL", "GC"])
 def test_no_chain_of_ourselves(node: Node, command: str, kind: str) -> None:
-    """A copy is started once, and refuses. There is nothing to release, so DEL does not fail for ever."""
+    """A copy is started once, and refuses. It has nothing to release, so DEL does not keep failing."""
     node.add(kind, OURSELVES.format(folder=node.folder))
     more: dict[str, Any] = {"cni.dev/valid-attachments": []} if command == "GC" else {}
     assert node.call(command, kind, **more) == (0, "")
@@ -111,7 +111,7 @@ def test_no_chain_of_ourselves(node: Node, command: str, kind: str) -> None:
 
 
 def test_no_chain_by_way_of_another_plugin(node: Node) -> None:
-    """A plugin between us and ourselves passes its environment on."""
+    """A plugin in between passes its environment on."""
     node.add("between", "#!/bin/sh\nexec $HERE/ourselves\n")
     node.add("ourselves", OURSELVES.format(folder=node.folder))
     assert node.call("DEL", "between") == (0, "")
@@ -119,7 +119,7 @@ def test_no_chain_by_way_of_another_plugin(node: Node) -> None:
 
 
 def test_a_copy_says_what_is_wrong(node: Node) -> None:
-    """ADD is refused by code 7, which the ADD that called it quotes."""
+    """ADD fails with code 7, which the calling ADD quotes."""
     node.add("copy", OURSELVES.format(folder=node.folder))
     environ = {
         "CNI_COMMAND": "ADD",
@@ -175,14 +175,14 @@ def test_a_process_that_changes_its_parent_all_the_time(node: Node) -> None:
     assert (status, json.loads(out)["code"]) == (1, 104)
     written = node.numbers("pids")
     assert len(written) > 5
-    time.sleep(0.2)  # ten times what one of them waits
+    time.sleep(0.2)  # ten times as long as each of them waits
     assert node.numbers("pids") == written, "one of them has gone on"
     assert [pid for pid in written if exists(pid)] == []
 
 
 @pytest.mark.parametrize("command", ["DEL", "GC"])
 def test_sigterm_ends_the_plugin_with_us(node: Node, command: str) -> None:
-    """Only ADD handles it; the others end by it, and take with them what they have started."""
+    """Only ADD handles SIGTERM; the other commands die from it, and so does what they have started."""
     node.add("plugin", f"#!/bin/sh\n{DAEMON}echo $$ >>$HERE/pids; sleep 1000\n")
     process = node.start(command, "plugin", ipamTimeout=1000, **{"cni.dev/valid-attachments": []})
     pids = wait_for(node, "pids", 3)
@@ -215,7 +215,7 @@ os.kill(verifier, 9)
 
 
 def test_sigterm_during_an_add(node: Node) -> None:
-    """Everything that the plugin has started is gone before the ADD is undone; the verifying child lives."""
+    """Everything the plugin has started is gone before the ADD is undone; the verifying child is still alive."""
     node.add("plugin", f"#!/bin/sh\n{DAEMON}echo $$ >>$HERE/pids; sleep 1000\n")
     environ = {
         **os.environ,
@@ -238,7 +238,7 @@ def test_sigterm_during_an_add(node: Node) -> None:
 
 
 def test_endless_output_takes_no_memory(node: Node) -> None:
-    """Both outputs at once, 300 MiB of address space for all of the program."""
+    """Standard output and error at once, with about 300 MB of address space for the program."""
     node.add("plugin", "#!/bin/sh\nyes >&2 &\nexec yes\n")
     command = f"ulimit -v 300000; exec {sys.executable} -m ib_sriov_cni"
     conf = {"cniVersion": "1.0.0", "name": "ib", "stateDir": str(node.folder / "s"), "ipam": {"type": "plugin"}}

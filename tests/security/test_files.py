@@ -1,6 +1,6 @@
-"""Other things in the place of our files: nothing is waited for, nothing is followed, and the fault is a StateFailure.
+"""Other things in place of our files: nothing blocks, no link is followed, and the error is a StateFailure.
 
-A FIFO that nobody writes to blocks whoever opens it to read, for ever; a link leads to a file of somebody else.
+Opening a FIFO without a writer for reading blocks forever; a link leads to someone else's file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ipam.protocol.value import replace
 from tests.unit.trees import KEY, RECORD, VF
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 10.0  # for what takes a moment
+SECONDS = 10.0  # for what normally takes a moment
 PRECIOUS = json.dumps({"type": "pci", "pci": {}, "deviceID": str(VF)})
 KINDS = ("pipe", "pipe with a writer", "link", "link to nowhere", "link to itself", "folder", "full folder", "socket")
 
@@ -68,7 +68,7 @@ class Place:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """A file of somebody else, with a content that would do as any of ours."""
+    """Someone else's file, whose content would be valid as one of ours."""
     path = tmp_path / "target"
     path.write_text(PRECIOUS)
     return path
@@ -76,7 +76,7 @@ def target(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def deadline() -> Iterator[None]:
-    """Interrupt what hangs: a test that waits for ever shows nothing."""
+    """Interrupt a test that hangs: one that waits forever shows nothing."""
 
     def interrupt(_number: int, _frame: object) -> None:
         pytest.fail(f"it still waits after {SECONDS:g} s")
@@ -89,7 +89,7 @@ def deadline() -> Iterator[None]:
 
 
 def acts(folder: str) -> list[Callable[[], object]]:
-    """Everything that opens a file in the state or the lock directory."""
+    """Every operation that opens a file in the state or lock directory."""
     records, go, leftovers = Records(folder), GoRecords(folder), Leftovers(folder)
     ownership, locks = Ownership(folder), Locks(f"{folder}/locks")
     other = AttachmentKey(network=KEY.network, container_id="other", ifname="net9")
@@ -134,7 +134,7 @@ PLACES = (
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", PLACES)
 def test_in_the_state_directory(tmp_path: Path, target: Path, place: str, kind: str) -> None:
-    """Each act in a directory of its own, as the one before may have put the thing away."""
+    """Each operation gets its own directory, as an earlier one may have moved the obstacle away."""
     for number in range(len(acts(""))):
         state = tmp_path / f"state{number}"
         there = Place(state / place, kind, target)
@@ -161,7 +161,7 @@ def test_the_device_info_file(tmp_path: Path, target: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_log_file(tmp_path: Path, target: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """A FIFO is allowed, for whoever reads it; a full one loses lines, and nobody waits."""
+    """A FIFO is allowed, in case someone reads it; when it is full, lines are lost and nothing blocks."""
     Place(tmp_path / "log", kind, target)
     log = Log(path=str(tmp_path / "log"))
     for _ in range(200):
@@ -174,7 +174,7 @@ def test_the_log_file(tmp_path: Path, target: Path, kind: str, capfd: pytest.Cap
 @pytest.mark.parametrize("what", ["logFile", "trace", "record", "record of the Go plugin", "owner"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_whole_del(tmp_path: Path, target: Path, kind: str, what: str) -> None:
-    """There is nothing to release, and what is in the way keeps it from nothing."""
+    """There is nothing to release, and the obstacle does not make DEL fail."""
     state = tmp_path / "state"
     pci = "0000:99:00.7"
     places = {

@@ -27,7 +27,7 @@ def network(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def ask_plugin(command: str, conf: dict[str, Any], **environ: str) -> tuple[int, dict[str, Any]]:
-    """Gives the exit status and the document, which must be UTF-8 without escaped surrogates."""
+    """Return the exit status and the document, which must be UTF-8 without escaped surrogates."""
     out = io.BytesIO()
     status = run({**environment(command), **environ}, io.BytesIO(json.dumps(conf).encode()), out)
     document: dict[str, Any] = json.loads(out.getvalue() or b"{}")

@@ -1,4 +1,4 @@
-"""Only the kernel is believed: what a process in the pod's namespace sends to our netlink sockets is never read.
+"""Only the kernel is trusted: what a process in the pod's namespace sends to our netlink sockets is never read.
 
 The attacker finds the sockets in /proc/net/netlink, as any process of the namespace can, and sends to their port
 numbers, which CAP_NET_ADMIN in its own user namespace allows (net/netlink/af_netlink.c, netlink_unicast).
@@ -73,7 +73,7 @@ with open_netns(sys.argv[1]) as netns:
         pod.close()
 print("true")
 """
-SECONDS = 60.0  # for a hundred questions that take a moment each; one that hangs takes for ever
+SECONDS = 60.0  # for a hundred requests that take a moment each; one that hangs never ends
 
 
 @pytest.fixture(params=KINDS)
@@ -121,7 +121,7 @@ print(sorted(name.encode(errors="surrogateescape") for name in names))
 
 
 def test_names_of_interfaces_are_bytes() -> None:
-    """The kernel takes any bytes in a name but a slash, a colon and white space (net/core/dev.c, dev_valid_name)."""
+    """The kernel allows any bytes in a name except a slash, a colon and whitespace (net/core/dev.c, dev_valid_name)."""
     make = """
 import subprocess
 NAMES = (b"\\xff\\xfe", b"\\x1b[31mred")

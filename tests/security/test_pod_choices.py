@@ -18,7 +18,7 @@ from ipam.protocol.request import Request, parse_request
 
 PCI = "0000:3b:00.2"
 GUID = "02:00:00:00:00:00:00:01"
-# Where a pod's value comes from, the word that allows it, and the configuration and CNI_ARGS that carry it.
+# Where a pod's value comes from, the podMayChoose entry that allows it, and the configuration and CNI_ARGS with it.
 SOURCES: list[tuple[str, str, dict[str, Any], str]] = [
     ("runtimeConfig.infinibandGUID", "guid", {"runtimeConfig": {"infinibandGUID": GUID}}, ""),
     ("args.cni.guid", "guid", {"args": {"cni": {"guid": GUID}}}, ""),

@@ -24,6 +24,6 @@ def test_the_second_name(ifname: str, parent: str) -> None:
 
 @given(st.text(st.characters(codec="ascii", exclude_characters="/: \t\n"), min_size=1, max_size=15))
 def test_the_second_name_is_another_and_short_enough(ifname: str) -> None:
-    """IFNAMSIZ is 16 with its zero byte."""
+    """IFNAMSIZ is 16, including the terminating zero byte."""
     assert parent_name(ifname) != ifname
     assert len(parent_name(ifname)) <= 15

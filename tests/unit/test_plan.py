@@ -1,4 +1,4 @@
-"""ib_sriov_cni.core.plan: facts to a decision, wanted and found to differences."""
+"""ib_sriov_cni.core.plan: decisions from facts, and differences between wanted and found."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_a_derived_guid_that_another_vf_has() -> None:
         assert type(fault) is DeviceUnusable
         assert f"the derived GUID {taken} is already in use" in fault.msg
     own = replace(with_guids(ZERO, ZERO), configs={1: config(taken)})
-    assert plan_add(conf(), own).port_guid == taken  # what the PF remembers of this very VF is no hindrance
+    assert plan_add(conf(), own).port_guid == taken  # a GUID that the PF holds for this same VF is not a conflict
 
 
 # ---- derived GUIDs
@@ -278,7 +278,7 @@ def test_the_formula_with_both_fillers(pf: str, index: int, derived: str) -> Non
 @given(st.integers(1, GUID_MAX - 1).map(Guid))
 def test_derived_guids_are_usable_and_differ_among_the_vfs_of_a_pf(pf: Guid) -> None:
     assume(pf >> 56 | 0x02 != 0xFF)  # a multicast prefix, which no HCA has
-    # Where the PF itself has the form of a derived one, that VF is refused, never given the PF's own.
+    # If the PF's own GUID has the form of a derived one, the VF that would get it is refused.
     own = pf >> 24 & 0xFFFF if pf >> 56 & 0x02 else 0
     found = {derive_guid(pf, function(index=index), set()) for index in range(127) if index + 1 != own}
     assert len(found) == (126 if 1 <= own <= 127 else 127)
@@ -294,7 +294,7 @@ def test_a_pf_with_the_derived_guid_itself() -> None:
         derive_guid(Guid.parse("02:00:00:00:02:00:00:01"), function(index=1), set())
 
 
-# ---- what verbs say
+# ---- what the RDMA device reports
 
 REPORT = PortReport(
     device="mlx5_3",
@@ -334,7 +334,7 @@ def test_an_empty_table_of_pkeys() -> None:
 
 @pytest.mark.parametrize(("pkey", "needs"), [(0x7FFF, False), (0xFFFF, False), (0x8001, True), (0x0001, True)])
 def test_which_p_key_needs_a_child(pkey: int, needs: bool) -> None:
-    """The netdev has the one of index 0, whatever the membership."""
+    """The VF's own netdev uses the P_Key at index 0, whatever the membership."""
     assert needs_child(REPORT, pkey) is needs
 
 
@@ -345,7 +345,7 @@ def child_of(pkey: int, lower: int = 7) -> Link:
 
 
 def test_the_interface_of_a_p_key() -> None:
-    """C15. Full and limited members are of one partition."""
+    """C15. Full and limited members belong to the same partition."""
     parent = netdev(name="net1-ib")
     assert child_of(0x8001).pkey == 0x8001
     assert netdev().pkey is None
@@ -361,7 +361,7 @@ def test_the_interface_of_a_p_key() -> None:
 
 
 def test_children_on_the_host_are_refused_with_a_p_key() -> None:
-    """DEL could not tell them from the pod's, which come home with a dead namespace."""
+    """DEL could not tell them from the pod's, which return to the host when its namespace dies."""
     facts = replace(FACTS, children=("ib2.8001", "x"))
     with pytest.raises(DeviceUnusable, match=r"has P_Key children on the host: ib2\.8001, x"):
         plan_add(conf(pkey="0x8001"), facts)

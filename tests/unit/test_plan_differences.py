@@ -31,7 +31,7 @@ def test_link_differences() -> None:
         return [*link_differences(link, name="net1", guid=HAS, mtu=mtu, pci=PCI)]
 
     assert differences(netdev()) == []
-    assert differences(netdev(pci=""), mtu=None) == []  # kernels before 5.14 do not tell
+    assert differences(netdev(pci=""), mtu=None) == []  # kernels before 5.14 do not report it
     assert differences(None) == ["interface net1 is gone"]
     wrong = netdev(WANTED, flags=0, pci="0000:3b:00.7")
     assert differences(wrong, mtu=4092) == [

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.state.records: what is written is read back, whole or not at all, whatever lies in the way."""
+"""ib_sriov_cni.state.records: what is written is read back, whole or not at all, whatever else is at the path."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_modes_whatever_the_umask(
 
 
 def test_a_large_configuration_is_read_back(records: Records) -> None:
-    # Standard input may be 1 MiB (ipam.protocol.edge); each of these letters takes three times its bytes in ASCII.
+    # Standard input may be 1 MiB (ipam.protocol.edge); as ASCII, each letter here takes three times its bytes.
     conf: dict[str, object] = {"name": "ib", "x": "ü" * (1 << 19)}
     records.write(replace(RECORD, conf=conf, result={"y": "ü" * (1 << 19)}))
     found = records.read(KEY)
@@ -279,7 +279,7 @@ def test_planted_links_are_not_followed(records: Records, state: Path, tmp_path:
 def test_links_planted_in_place_of_folders_are_not_followed(
     records: Records, ownership: Ownership, state: Path, tmp_path: Path, name: str, full: bool
 ) -> None:
-    """Neither read through nor written through, whatever is at their end; set aside, and not in the way."""
+    """Neither read nor written through, whatever they point to; renamed, so that they block nothing."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o755)
     if full:
@@ -383,7 +383,7 @@ def test_a_container_id_too_long_for_a_file(records: Records, ownership: Ownersh
     assert records.read(key) is None
     records.forget(key)
     ownership.disclaim(VF, key)
-    if length <= 230:  # with ":", the interface's 15 characters and ".json.new" the 255 of a file name
+    if length <= 230:  # with ":", a 15-character interface name and ".json.new": exactly 255, the limit of a file name
         records.write(replace(RECORD, key=key))
         assert records.read(key) is not None
     else:
@@ -440,7 +440,7 @@ def test_a_claim_that_cannot_be_written(ownership: Ownership, state: Path) -> No
 
 
 def test_stored_names_do_not_change_with_ours(records: Records) -> None:
-    """A node is upgraded, and rolled back, with pods running: either version reads what the other one wrote."""
+    """Nodes are upgraded and rolled back with pods running: each version reads what the other wrote."""
     stored = render_record(RECORD)
     assert (stored["guid"], stored["set_guid"]) == (str(RECORD.port_guid), RECORD.sets_guid)
     assert not {"port_guid", "sets_guid"} & stored.keys()

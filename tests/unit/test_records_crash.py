@@ -69,7 +69,7 @@ os._exit(0)
 
 
 def crash(state: Path, act: str, record: Record, *, events: int = 1000, size: int = -1) -> int:
-    """Do it in a process that ends before system call number `events`, or when a file is that large."""
+    """Run `act` in a process that dies before system call number `events`, or once a file reaches `size` bytes."""
     doc = json.dumps(render_record(record))
     command = [sys.executable, "-c", CRASH, doc, str(state), act, str(events), str(size)]
     return subprocess.run(command, cwd=ROOT, check=False).returncode
@@ -77,7 +77,7 @@ def crash(state: Path, act: str, record: Record, *, events: int = 1000, size: in
 
 @pytest.mark.parametrize("before", [None, RECORD])
 def test_killed_while_writing(records: Records, state: Path, before: Record | None) -> None:
-    """The record is there whole, the old one or the new one."""
+    """Either the old or the new record is there, and complete."""
     new = replace(RECORD, committed=True)
     events = 0
     while True:
@@ -90,7 +90,7 @@ def test_killed_while_writing(records: Records, state: Path, before: Record | No
             break
         assert status == 9
         events += 1
-    assert events >= 3  # made, given its mode, renamed
+    assert events >= 3  # create, chmod, rename
     assert records.read(KEY) == new
     assert list(tree(state)) == ["attachments/ib/c1:net1.json"]
 
@@ -171,7 +171,7 @@ for _ in range(100):
 
 
 def test_c21_attachments_come_and_go_side_by_side(state: Path) -> None:
-    """The last one out removes the folders, which must not take them from under the next one's feet."""
+    """The last one to leave removes the folders, even while the next one is about to write into them."""
     doc = json.dumps(render_record(RECORD))
     command = [sys.executable, "-c", COMPANY, doc, str(state)]
     company = [

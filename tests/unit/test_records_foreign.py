@@ -81,7 +81,7 @@ def test_another_networks_record_is_left_alone(go_records: GoRecords, tmp_path: 
 
 
 def test_names_with_dashes_are_told_apart_by_the_interface(go_records: GoRecords, tmp_path: Path) -> None:
-    """The Go plugin's file name joins both parts with a dash; what is inside says where."""
+    """The Go plugin's file name joins both parts with a dash; the content shows where to split it."""
     path = put(tmp_path, "a-b-c", {**GO, "ContIFNames": "c"})
     right, wrong = (
         AttachmentKey(network="ib", container_id="a-b", ifname="c"),
@@ -127,7 +127,7 @@ def test_a_container_id_too_long_for_a_file(go_records: GoRecords) -> None:
 
 
 def test_a_later_record_of_the_same_vf(go_records: GoRecords, tmp_path: Path) -> None:
-    """The VF serves that one's pod: nothing of the earlier one may be forced on it."""
+    """The VF belongs to the later record's pod: nothing from the earlier record may be applied to it."""
     for name, pci, written in (("c1-net1", VF, 5), ("c2-net1", VF, 7), ("c3-net1", "0000:3b:00.7", 9)):
         path = tmp_path / name
         path.write_text(json.dumps({"deviceID": pci}))

@@ -1,4 +1,4 @@
-"""attach.remaining_users: whom the kernel is asked about."""
+"""attach.remaining_users: which RDMA device name the kernel is asked about."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.trees import VF, Tree
 
 
 class Kernel:
-    """Knows one RDMA device by its present name, as NETLINK_RDMA does."""
+    """Knows one RDMA device by its current name, as NETLINK_RDMA does."""
 
     def __init__(self, name: str, users: list[str | int]) -> None:
         self.name, self.users = name, users
@@ -23,7 +23,7 @@ class Kernel:
 
 
 class Asking(Host):
-    """A host whose NETLINK_RDMA is made."""
+    """A host with a fake NETLINK_RDMA."""
 
     rdma: Any = None
 

@@ -1,4 +1,4 @@
-"""What can be put right on a made node, what cannot, and that each does what it says and no more."""
+"""What can be repaired on a fake node, what cannot, and that each repair does what it says and no more."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_planning_changes_nothing(node: Node) -> None:
 
 
 def test_a_dead_attachment_is_released(node: Node) -> None:
-    # Of another boot: its devices are gone, so that the record is all there is to release.
+    # From another boot: its devices are gone, so only the record is left to release.
     record = node.record(VFS[0], boot_id="another")
     repair = only(node, rep.RELEASE)
     assert repair.harmless
@@ -69,7 +69,7 @@ def test_an_attachment_that_lives_again_is_left_alone(node: Node) -> None:
     record = node.record(VFS[0], boot_id="another")
     repair = only(node, rep.RELEASE)
     node.take_away(VFS[0])
-    node.record(VFS[0])  # the same one, attached meanwhile
+    node.record(VFS[0])  # the same attachment, added again in the meantime
     assert apply_repair(node.host, repair) == ""
     assert node.host.records.read_keys() == [record.key]
 
@@ -94,7 +94,7 @@ def test_a_vf_without_driver_is_bound_to_its_pfs(node: Node) -> None:
     node.unbind(VFS[1])
     repair = only(node, rep.BIND)
     assert repair.what == f"bind VF {VFS[1]} to mlx5_core"
-    node.tree.bind(VFS[1], "mlx5_core")  # somebody was faster
+    node.tree.bind(VFS[1], "mlx5_core")  # someone else bound it first
     assert apply_repair(node.host, repair) == ""
 
 
@@ -148,7 +148,7 @@ def test_an_owner_whose_record_came_meanwhile_stays(node: Node) -> None:
 
 
 def test_an_owner_of_a_vf_that_is_away_stays(node: Node) -> None:
-    """It is all that tells whose the VF is."""
+    """Nothing else says whose VF it is."""
     node.take_away(VFS[3])
     record = node.record(VFS[3])
     node.host.records.forget(record.key)
@@ -209,6 +209,6 @@ def test_a_record_that_is_damaged_now_is_a_finding_and_no_repair(node: Node) -> 
 
 
 def test_an_owner_is_set_right_before_the_dead_one_is_released(node: Node) -> None:
-    """Otherwise the release of the dead one would take the VF from the living."""
+    """Otherwise releasing the dead attachment would take the VF from the live one."""
     order = [rep.OWNER, rep.DISOWN, rep.RELEASE, rep.LINK_STATE, rep.UP, rep.ADDRESS, rep.ROUTE, rep.BIND, rep.LEFTOVER]
     assert list(rep.ORDER) == order

@@ -1,4 +1,4 @@
-"""What the repository holds: sources only, in rooms of a size, without tricks in the tests."""
+"""What the repository holds: only sources, no overlong files, and no skips or patches in the tests."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TRICKS = re.compile(
     r"mock\.patch|monkeypatch\.setattr|pytest\.(skip|xfail|importorskip)\b"
     r"|mark\.(skip|skipif|xfail)\b|unittest\.skip"
 )
-OWN = "tests/unit/test_repo.py"  # holds samples of what it looks for
+OWN = "tests/unit/test_repo.py"  # contains samples of what it looks for
 
 
 def tracked() -> list[str]:
-    """Paths that git tracks or would take, and that exist."""
+    """Existing paths that git tracks or would add."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0")
     return sorted({name for name in names if name and os.path.isfile(os.path.join(ROOT, name))})
@@ -64,7 +64,7 @@ def test_no_python_file_is_too_long() -> None:
 
 
 def test_no_tricks_in_tests() -> None:
-    """A skip hides a failure, a patch tests the patch."""
+    """A skip hides a failure, and a patch only tests the patch."""
     hits = [
         f"{name}:{number}: {line.strip()}"
         for name in PYTHON

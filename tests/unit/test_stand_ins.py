@@ -1,4 +1,4 @@
-"""ib_sriov_cni.kernel.stand_ins: what is lent to a library while it loads, and the real pyverbs with it."""
+"""ib_sriov_cni.kernel.stand_ins: stand-in modules for a library while it loads, tried with the real pyverbs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SYSTEM = [path for path in sys.path if path.endswith("-packages")]
 
 
 def run(code: str) -> str:
-    """Run code in a bare interpreter; what it printed."""
+    """Run code in a bare interpreter; return what it printed."""
     text = f"import sys; sys.path[:0] = {[ROOT, *SYSTEM]!r}\n{code}"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", text], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -45,12 +45,12 @@ except KeyError:
     run(code)
 
 
-# Modules of pyverbs are its own affair; one that is missing here is one more that a new pyverbs takes.
+# What pyverbs may load besides its own modules. A failure here means that a newer pyverbs loads one more.
 OF_PYVERBS = {"struct", "_struct", "_weakref", "cython_runtime"}
 
 
 def test_the_real_pyverbs_loads_with_them() -> None:
-    """Its enums are numbers, its context opens nothing here; with the real modules it would load thirty more."""
+    """Its enums are numbers and opening a context fails cleanly; the real modules would load thirty more."""
     code = """
 import os
 from ib_sriov_cni.kernel import pyverbs_loader

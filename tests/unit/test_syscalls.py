@@ -12,7 +12,7 @@ import pytest
 from ib_sriov_cni.kernel.syscalls import await_end, set_network_namespace
 from tests.unit.test_hotpath import path_of_the_source
 
-# By a bare interpreter, which has loaded as little as the packed program.
+# Run by a bare interpreter, with as few modules loaded as in the packed program.
 CALL = """
 import sys; sys.path[:0] = {path!r}
 from ib_sriov_cni.kernel.syscalls import _call
@@ -47,7 +47,7 @@ def test_a_call_that_succeeds_raises_nothing() -> None:
 
 
 def test_setns_with_a_file_that_is_not_a_namespace() -> None:
-    """Whichever way this Python makes the call (os.setns since 3.12)."""
+    """However this Python makes the call (os.setns since 3.12)."""
     fd = os.open("/dev/null", os.O_RDONLY)
     try:
         with pytest.raises(OSError, match="Invalid argument") as caught:

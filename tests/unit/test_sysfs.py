@@ -1,4 +1,4 @@
-"""ib_sriov_cni.kernel.sysfs on made trees."""
+"""ib_sriov_cni.kernel.sysfs on fake trees."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_index_is_computed_from_offset_and_stride(
     tree = Tree(tmp_path)
     tree.add_pf(offset=offset, stride=stride)
     tree.add_vf(pci, index)
-    # Were the list gone through instead, this name would not be understood.
+    # If the virtfn links were searched instead, this name would not parse.
     link(tree.device(PF) / "virtfn+", tree.device(pci))
     assert sysfs(tree).read_function(PciAddress(pci)).index == index
 
@@ -191,7 +191,7 @@ def test_an_attribute_that_cannot_be_read(tree: Tree) -> None:
     tree.add_rdma(VF, "mlx5_3")
     path = tree.device(VF) / "infiniband/mlx5_3/node_guid"
     path.unlink()
-    path.mkdir()  # open succeeds, read gives EISDIR: as with a device that is just going
+    path.mkdir()  # open succeeds and read fails with EISDIR, as for a device that is being removed
     found = sysfs(tree).read_rdma(VF)
     assert found is not None
     assert found.node_guid is None
@@ -253,7 +253,7 @@ def test_bind_to_a_driver_that_is_not_loaded(tree: Tree) -> None:
 def test_bind_to_a_driver_that_has_it(tree: Tree) -> None:
     bind = tree.driver("mlx5_core") / "bind"
     bind.unlink()
-    bind.mkdir()  # what the kernel answers with EBUSY
+    bind.mkdir()  # opening it fails, where the kernel would return EBUSY
     sysfs(tree).bind(VF, "mlx5_core")
 
 

@@ -1,4 +1,4 @@
-"""ib_sriov_cni.telemetry.timeline: the timeline of an invocation, and that there is none unless it is asked for."""
+"""ib_sriov_cni.telemetry.timeline: the timeline of an invocation, which is written only on request."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(code: str, **environ: str) -> str:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The events of a file, whose closing bracket may be missing."""
+    """The events in a file, whose closing bracket may be missing."""
     events = json.loads(path.read_text().rstrip(",\n") + "]")
     assert isinstance(events, list)
     return events

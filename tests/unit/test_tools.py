@@ -1,4 +1,4 @@
-"""The tools around the tests: nothing that went wrong may be summed up as passed; `need` installs what it says."""
+"""The test tools: no failure may be counted as passed, and `need` installs what it says."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_what_has_not_passed_has_failed(tmp_path: Path, cases: str, counts: tupl
 
 
 def moments(**counts: int) -> str:
-    """Properties of a suite; an underscore stands for a space."""
+    """The properties of a suite as JUnit XML; an underscore in a name stands for a space."""
     named = [f"<property name='moments {name.replace('_', ' ')}' value='{count}'/>" for name, count in counts.items()]
     return f"<properties>{''.join(named)}<property name='else' value='x'/></properties>"
 
@@ -54,7 +54,7 @@ def test_moments_are_summed_into_one_line(tmp_path: Path) -> None:
 
 
 class Project:
-    """A made tree with suites.py and a tests folder, run as `make test` runs it."""
+    """A temporary tree with suites.py and a tests folder, run as `make test` runs it."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -79,7 +79,7 @@ class Project:
     def run_whole(self, *names: str) -> tuple[int, list[str]]:
         """Exit status and all lines."""
         command = [os.path.join(ROOT, ".venv", "bin", "python"), self.script, *names]
-        # Without plugins and worker processes a pytest of its own starts in a fraction of the time.
+        # Without plugins and worker processes this nested pytest starts in a fraction of the time.
         environ = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_XDIST_AUTO_NUM_WORKERS": "0"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environ)
         return done.returncode, done.stdout.splitlines()
@@ -107,7 +107,7 @@ def test_a_failure_does_not_stop_the_next_suite(project: Project) -> None:
     [
         "",  # no test at all
         "import nothing_of_that_name\n",  # cannot be collected
-        "import os\ndef test_a(): os._exit(0)\n",  # dies, with a good status and without results
+        "import os\ndef test_a(): os._exit(0)\n",  # exits with status 0 and without results
         "import unittest\ndef test_a(): raise unittest.SkipTest\n",
     ],
 )
@@ -117,7 +117,7 @@ def test_a_suite_that_shows_nothing_has_failed(project: Project, text: str) -> N
 
 
 def test_a_lab_that_fails_after_its_last_test_has_failed(project: Project) -> None:
-    """A kernel warning, say: all tests passed, the status says otherwise."""
+    """After a kernel warning, for example: all tests passed, but the exit status is not 0."""
     project.test_file("lab", "")
     path = os.path.join(project.root, "tests", "lab", "pytest")
     with open(path, "w", encoding="utf-8") as file:
@@ -127,7 +127,7 @@ def test_a_lab_that_fails_after_its_last_test_has_failed(project: Project) -> No
 
 
 def test_the_other_kernels_sample_is_a_suite_of_its_own(project: Project) -> None:
-    """It is told kernel and sample, the whole one is not, and the count of moments is printed above the last line."""
+    """It gets a kernel and a sample, the full suite does not; the count of moments is the line before the last."""
     project.test_file("lab", "")
     path = os.path.join(project.root, "tests", "lab", "pytest")
     count = "<properties><property name='moments $KERNEL ADD a' value='$LAB_EVERY'/></properties>"
@@ -139,7 +139,7 @@ def test_the_other_kernels_sample_is_a_suite_of_its_own(project: Project) -> Non
     assert (status, last) == (0, "1 passed, 0 failed")
     assert moment_line.startswith("matrix-6.1: 7 moments")
     assert moment_line.endswith(": 6.1 ADD: a 7")
-    assert project.run("matrix") == (1, "0 passed, 1 failed")  # set -u: nobody gave it a kernel
+    assert project.run("matrix") == (1, "0 passed, 1 failed")  # set -u: KERNEL is not set
 
 
 def test_a_suite_that_is_not_there_has_failed(project: Project) -> None:
@@ -168,7 +168,7 @@ def test_make_runs_each_suite_of_the_lab() -> None:
 
 
 class System:
-    """A PATH of made programs, and the few real ones that `need` itself calls."""
+    """A PATH of fake programs, and the few real ones that `need` itself calls."""
 
     REAL = ("bash", "dirname", "mkdir", "flock", "env", "tail", "cat", "sort", "head", "nsenter")
 

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md knows every message the programs can give; the source tells which there are."""
+"""docs/troubleshooting.md has every message of the programs; they are collected from the source."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ib_sriov_cni.core import errors
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*ROOT.glob("ib_sriov_cni/**/*.py"), *ROOT.glob("ipam/**/*.py")])
 CLASSES = {*errors.__all__, "Refusal"}
-# Doors hand the words of an operation down to where KernelRefused or StateFailure is raised.
+# Functions that pass the description of an operation on to where KernelRefused or StateFailure is raised.
 OPERATIONS = {"_ask", "_set", "_set_vf", "_altname", "remove_file"}
-SHORTEST = 6  # letters of a fragment that still tells a message from another
+SHORTEST = 6  # characters: a shorter fragment would not identify a message
 
 
 def fragments(node: ast.expr) -> list[str]:
@@ -37,7 +37,7 @@ def called(node: ast.Call) -> str:
 
 
 def messages() -> Iterator[tuple[str, str]]:
-    """Where a message is made, and its longest constant part."""
+    """Where each message is raised, and its longest constant part."""
     for path in SOURCES:
         if "cli" in path.relative_to(ROOT).parts:
             continue

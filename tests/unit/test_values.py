@@ -1,4 +1,4 @@
-"""ib_sriov_cni.core.values: GUIDs, PCI addresses, what a netdev says of itself."""
+"""ib_sriov_cni.core.values: GUIDs, PCI addresses, and what a netdev reports about itself."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_pci_address_is_read_in_any_case(domain: int, bus: int, slot: int, fun
 
 @pytest.mark.parametrize("text", ["10000:e1:00.0", "00010000:e1:00.0"])
 def test_a_domain_of_more_than_four_digits_is_in_the_kernels_form(text: str) -> None:
-    # VMD makes domains from 0x10000 on; the kernel prints %04x (pci_setup_device).
+    # VMD creates domains from 0x10000 up; the kernel prints %04x (pci_setup_device).
     assert PciAddress.parse(text) == "10000:e1:00.0"
 
 

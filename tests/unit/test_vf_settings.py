@@ -1,4 +1,4 @@
-"""The PF's settings of its VFs: by OFED's files, on a made tree (kernel 4.19 with OFED), and in a netlink message."""
+"""The PF's settings of its VFs: in OFED's files, on a fake tree (kernel 4.19 with OFED), and in a netlink message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GUID = Guid.parse("02:11:22:33:44:55:66:77")
 
 
 class Netlink:
-    """A kernel 4.19: it takes settings and reads nothing back."""
+    """Kernel 4.19: it accepts settings but reports none of them."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -59,7 +59,7 @@ def ofed(tmp_path: Path) -> Path:
 
 
 def configs(root: Path, netlink: Netlink) -> VfConfigs:
-    return VfConfigs(lambda: netlink, str(root))  # type: ignore[arg-type, return-value]  # the calls that are wanted of rtnetlink
+    return VfConfigs(lambda: netlink, str(root))  # type: ignore[arg-type, return-value]  # only the rtnetlink calls that are needed
 
 
 def test_files_are_read_where_they_are(tmp_path: Path, ofed: Path, netlink: Netlink) -> None:
@@ -69,7 +69,7 @@ def test_files_are_read_where_they_are(tmp_path: Path, ofed: Path, netlink: Netl
 
 
 def test_one_vf_is_read_alone(tmp_path: Path, ofed: Path, netlink: Netlink) -> None:
-    """Of 127 VFs the other 126 are nobody's business."""
+    """With 127 VFs, the other 126 need not be read."""
     (ofed.parent / "3").mkdir()
     assert list(configs(tmp_path, netlink).read(FUNCTION)[1]) == [2, 3]
     assert list(configs(tmp_path, netlink).read(FUNCTION, alone=True)[1]) == [2]
@@ -79,7 +79,7 @@ def test_one_vf_is_read_alone(tmp_path: Path, ofed: Path, netlink: Netlink) -> N
 
 
 def pf_link(*indices: int) -> Any:
-    """A PF's link as the kernel tells it, with these VFs in this order; their node GUIDs are 0x500 and the index."""
+    """A PF's link as the kernel reports it, with these VFs in this order; a node GUID is 0x500 plus the VF index."""
     message = m.linkmsg()
     infos = [
         (

@@ -1,4 +1,4 @@
-"""Made trees: a sysfs with a PF and its VFs in the shape of ib_sriov_cni.kernel.sysfs's docstring; a record to keep."""
+"""Fake trees: a sysfs with a PF and its VFs, as the docstring of ib_sriov_cni.kernel.sysfs describes; a record."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def link(path: Path, target: Path) -> None:
 
 
 def sysfs_guid(guid: str) -> str:
-    """The form of sysfs: four groups of four digits."""
+    """Return the GUID as sysfs prints it: four groups of four digits."""
     digits = guid.replace(":", "")
     return ":".join([digits[i : i + 4] for i in range(0, 16, 4)])
 
@@ -96,13 +96,13 @@ class Tree:
         link(self.device(pci) / "driver", self.driver(driver))
 
     def add_netdev(self, pci: str, name: str, *, index: int, parent: int | None = None) -> None:
-        """An IPoIB netdev; `parent` is the interface a P_Key child hangs on."""
+        """Add an IPoIB netdev; `parent` is the interface index of a P_Key child's parent."""
         folder = self.device(pci) / "net" / name
         write(folder / "ifindex", f"{index}\n")
         write(folder / "iflink", f"{index if parent is None else parent}\n")
 
     def add_rdma(self, pci: str, name: str, *, minor: int = 0, here: bool = True, guid: str = GUID) -> None:
-        """An RDMA device; `here` is whether it is in the namespace of this sysfs."""
+        """Add an RDMA device; `here` says whether it is in the namespace of this sysfs."""
         device = self.device(pci)
         (device / f"infiniband_verbs/uverbs{minor}").mkdir(parents=True)
         write(self.root / f"class/infiniband_verbs/uverbs{minor}/ibdev", f"{name}\n")
