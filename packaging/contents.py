@@ -13,20 +13,20 @@ from importlib import metadata
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROJECT = "ib-sriov"
-# Of the standard library: what no command line of ours needs, and what would be drawn in by a mere "try: import".
+# From the standard library: what none of our commands needs, and what only a "try: import" would pull in.
 EXCLUDED = [
     *("tkinter", "turtle", "test", "unittest", "pydoc", "doctest", "pdb", "lib2to3", "distutils", "ensurepip", "venv"),
     *("setuptools", "pkg_resources", "pip", "wheel", "IPython", "numpy", "pytest", "sqlite3", "curses", "readline"),
     *("pyverbs.providers", "ipywidgets", "attr", "twisted", "django", "jinja2", "cffi", "colorama"),
 ]
-# Shared objects that come with modules which are not used: their absence is an ImportError that is provided for.
+# Shared objects of modules that are not used: without them the import fails, and the importing code handles that.
 UNWANTED = re.compile(r"_codecs_(cn|hk|jp|kr|tw|iso2022)|_multibytecodec|_testcapi|libsqlite3|libreadline|libncurses")
 # A dependency's part that cannot be imported without a package it does not depend on.
 NOT_INSTALLED = ("prometheus_client.twisted",)
 
 
 def own_modules() -> list[str]:
-    """Dotted names of all modules of our two packages."""
+    """Return the dotted names of all modules of our two packages."""
     found = []
     for package in ("ib_sriov_cni", "ipam"):
         for folder, _, files in os.walk(os.path.join(ROOT, package)):
@@ -38,14 +38,14 @@ def own_modules() -> list[str]:
 
 
 def requirements() -> list[str]:
-    """Names of the distributions that ours needs, with what those need; not those of extras."""
+    """Return the names of the distributions that ours needs, directly or indirectly; not those of extras."""
     seen: set[str] = set()
     left = [PROJECT]
     while left:
         for text in metadata.requires(left.pop()) or []:
             name, _, marker = text.partition(";")
             name = re.match(r"[\w.-]+", name).group().lower().replace("_", "-")  # type: ignore[union-attr]
-            # A requirement of an extra, or of another system: it is here only by chance.
+            # A requirement of an extra, or of another system: it is installed only by chance.
             if name in seen or "extra" in marker or ("win32" in marker.lower()) or not _is_installed(name):
                 continue
             seen.add(name)
@@ -62,7 +62,7 @@ def _is_installed(name: str) -> bool:
 
 
 def packages(distribution: str) -> list[str]:
-    """Top-level packages and modules of a distribution."""
+    """Return the top-level packages and modules of a distribution."""
     names = {
         path.parts[0].removesuffix(".py")
         for path in metadata.files(distribution) or []
@@ -72,9 +72,9 @@ def packages(distribution: str) -> list[str]:
 
 
 def loaded_by(modules: list[str]) -> dict[str, str]:
-    """All modules that are there after importing those in a bare interpreter, by name: where each comes from.
+    """Return all modules that are loaded after importing those in a bare interpreter: name to file.
 
-    Nobody else sees what a module written in Cython imports.
+    There is no other way to see what a module written in Cython imports.
     """
     path = [ROOT, *(item for item in sys.path if item.endswith("-packages"))]
     lines = [f"import sys\nsys.path += {path!r}", *(f"import {name}" for name in modules)]
@@ -91,7 +91,7 @@ def loaded_by(modules: list[str]) -> dict[str, str]:
 
 
 def hidden_imports() -> list[str]:
-    """Modules that are imported by name at run time, or that no import names: commands and their libraries' parts."""
+    """Return modules that no import statement names: those imported by name at run time, and parts of libraries."""
     from PyInstaller.utils.hooks import collect_submodules
 
     names = [*own_modules(), *loaded_by(["pyverbs.device"])]
@@ -104,7 +104,7 @@ def hidden_imports() -> list[str]:
 
 
 def data_files() -> list[tuple[str, str]]:
-    """Pairs (source, destination folder) of our packages' and their requirements' data."""
+    """Return pairs (source, destination folder) of the data of our packages and their requirements."""
     from PyInstaller.utils.hooks import collect_data_files, copy_metadata
 
     found: list[tuple[str, str]] = []
@@ -120,7 +120,7 @@ def data_files() -> list[tuple[str, str]]:
 
 
 def providers() -> dict[str, str]:
-    """Paths of libibverbs' providers, by name: those of the distribution, beside the libibverbs that pyverbs uses."""
+    """Return paths of libibverbs' providers, by name: the distribution's, next to the libibverbs that pyverbs uses."""
     library = _libibverbs()
     found = glob.glob(os.path.join(os.path.dirname(library), "libibverbs", "lib*-rdmav*.so"))
     named = {os.path.basename(path)[3:].partition("-")[0]: path for path in sorted(found)}

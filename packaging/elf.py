@@ -1,4 +1,4 @@
-"""What an ELF file says of itself: its name, what it needs, which versions of glibc's symbols. By objdump."""
+"""What an ELF file contains: its name, what it needs, which versions of glibc's symbols. Read with objdump."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _told(path: str, option: str) -> str:
 
 
 def needed(path: str) -> list[str]:
-    """SONAMEs of the libraries that the dynamic linker must have."""
+    """Return the SONAMEs of the libraries that the dynamic linker must have."""
     return re.findall(r"^\s+NEEDED\s+(\S+)$", _told(path, "-p"), re.MULTILINE)
 
 
@@ -22,6 +22,6 @@ def soname(path: str) -> str | None:
 
 
 def glibc(path: str) -> tuple[int, ...]:
-    """The newest version of glibc's symbols that it refers to, () for none."""
+    """Return the newest version of glibc's symbols that it refers to, () for none."""
     found = re.findall(r"\bGLIBC_(\d+(?:\.\d+)+)", _told(path, "-T"))
     return max((tuple(int(part) for part in item.split(".")) for item in found), default=())

@@ -50,7 +50,7 @@ def write(path: str, text: str) -> None:
 
 
 def python_distributions(work: str, target: str) -> None:
-    """Make wheel and sdist, of a copy: setuptools leaves its own files where it builds."""
+    """Make wheel and sdist from a copy: setuptools leaves its own files where it builds."""
     copy = os.path.join(work, "copy")
     for name in ("ib_sriov_cni", "ipam"):
         ignore = shutil.ignore_patterns("__pycache__")
@@ -69,7 +69,7 @@ def python_distributions(work: str, target: str) -> None:
 
 
 def steady_tar(source: str, target: str) -> None:
-    """Write a .tar.gz again with sorted members, one time, and no owner."""
+    """Rewrite a .tar.gz with sorted members, the same time for all, and no owner."""
     when = int(os.environ["SOURCE_DATE_EPOCH"])
     packed = io.BytesIO()
     with tarfile.open(source) as given, tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as out:
@@ -83,7 +83,7 @@ def steady_tar(source: str, target: str) -> None:
 
 def pyinstaller(work: str) -> None:
     """Have PyInstaller find what belongs to the program; the spec writes it into the folder."""
-    # Nothing of an earlier run: what is found is found anew.
+    # Nothing from an earlier run: everything is searched again.
     environ = {**os.environ, "IB_SRIOV_BUILD": work, "PYINSTALLER_CONFIG_DIR": os.path.join(work, "cache")}
     command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", "--distpath", work]
     command += ["--workpath", os.path.join(work, "work"), os.path.join(HERE, "ib_sriov.spec")]

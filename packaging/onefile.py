@@ -1,5 +1,5 @@
-"""The packed program: an interpreter linked statically, with the modules of the verbs and all shared objects in it,
-and a zip archive of everything else at its end; for the one-folder build the shared objects are files beside it. What
+"""The packed program: a statically linked interpreter, with the modules of the CNI commands and all shared objects in
+it, and a zip archive of everything else at its end. In the one-folder build the shared objects are separate files. What
 PyInstaller found (contents.json) decides what goes in.
 
 program/main.c says how it runs.
@@ -31,14 +31,14 @@ import elf
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 PROGRAM = os.path.join(HERE, "program")
-# What the verbs may import besides our own modules: what opens an RDMA device, and where fastjson falls back to.
+# What CNI commands may import besides our own modules: what opens an RDMA device, and what fastjson falls back to.
 ALSO_HOT = ("pyverbs.device", "json", "traceback", "encodings.utf_8", "encodings.ascii", "encodings.latin_1")
 # Packages inside ib_sriov_cni that no CNI command imports: they are for people and for the agent.
 COLD_PACKAGES = {"agent", "cli", "doctor", "node"}
-# These are in every process that is linked with glibc; of Python there is one, and it is ours.
+# These are in every process that is linked with glibc.
 OF_THE_HOST = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so", "ld-linux")
 LIBPYTHON = "libpython"
-# What is linked in besides the interpreter: two libraries, and what the compiler adds to every program.
+# What is linked besides the interpreter: two libraries, and what the compiler adds to every program.
 LINKED = (
     "libz.a",
     "libexpat.a",
@@ -54,7 +54,7 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def run(command: list[str], **options: Any) -> str:
-    """Run a command of the build; its output. A build that fails ends here, with what was said."""
+    """Run a command of the build and return its output. If it fails, the build ends here and prints it."""
     done: subprocess.CompletedProcess[str]
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if done.returncode:
@@ -63,13 +63,13 @@ def run(command: list[str], **options: Any) -> str:
 
 
 def hot_modules() -> dict[str, str]:
-    """Modules that the verbs import, by name, with the path of each: found by importing them in a bare interpreter."""
+    """Return the modules that CNI commands import, name to path: found by importing them in a bare interpreter."""
     names = [name for name in contents.own_modules() if is_hot(name) and not name.endswith("__main__")]
     loaded = contents.loaded_by([*names, *ALSO_HOT])
     found = {name: origin for name, origin in loaded.items() if origin.endswith((".py", ".so"))}
     import pyroute2
 
-    found["pyroute2"] = pyroute2.__file__  # its spec is looked for, itself is never run
+    found["pyroute2"] = pyroute2.__file__  # its spec is searched for, but it is never run
     found["pyroute2.netlink"] = pyroute2.netlink.__file__  # run, but not left in sys.modules (pyroute2_loader)
     found["ib_sriov_cni.__main__"] = os.path.join(ROOT, "ib_sriov_cni", "__main__.py")
     found.pop("__main__", None)
@@ -77,16 +77,16 @@ def hot_modules() -> dict[str, str]:
 
 
 def is_hot(name: str) -> bool:
-    """Whether a module of ours is one of the verbs'."""
+    """Whether a module of ours is used by CNI commands."""
     package, _, rest = name.partition(".")
     return package == "ipam" or rest.partition(".")[0] not in COLD_PACKAGES
 
 
 class Lean(ast.NodeTransformer):
-    """Leaves out what a program does not read but every process would load: docstrings, annotations of functions.
+    """Removes what the program does not read but every process would load: docstrings, annotations of functions.
 
-    Those of classes stay (ipam/protocol/value.py reads them). `from __future__` imports a module besides; its meaning
-    is given to the compiler.
+    Those of classes stay (ipam/protocol/value.py reads them). `from __future__` would also import a module; the
+    compiler gets its meaning as a flag instead.
     """
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
@@ -116,7 +116,7 @@ class Lean(ast.NodeTransformer):
 
 
 def compile_module(name: str, path: str, *, lean: bool = False) -> bytes:
-    """Marshalled code of a source file, which names no path of the machine that built it."""
+    """Return the marshalled code of a source file; it contains no path of the build machine."""
     with tokenize.open(path) as file:
         text = file.read()
     shown = name.replace(".", "/") + ("/__init__.py" if is_package(path) else ".py")
@@ -127,7 +127,7 @@ def compile_module(name: str, path: str, *, lean: bool = False) -> bytes:
             flags = __future__.annotations.compiler_flag
         tree = Lean().visit(tree)
     code = compile(tree, shown, "exec", flags, dont_inherit=True, optimize=0)
-    # Marshal's references depend on who else holds an object; what was read back is held by nobody.
+    # Marshal's references depend on the objects' reference counts; after reading back, nothing else refers to them.
     return marshal.dumps(marshal.loads(marshal.dumps(code)))  # noqa: S302  # our own
 
 
@@ -149,7 +149,7 @@ class Packed:
         self.needed: dict[str, list[str]] = {}
         self.stubs: dict[str, str] = {}  # SONAME of libpython: path of an empty library
         self.archive: dict[str, bytes] = {}
-        self.sources: dict[str, str] = {}  # path of what was compiled or taken as it is: its name inside
+        self.sources: dict[str, str] = {}  # path of what was compiled or copied: its name inside
 
     def gather(self) -> None:
         hot = hot_modules()
@@ -180,13 +180,13 @@ class Packed:
         self.resolve()
 
     def files(self) -> dict[str, str]:
-        """Paths of all files that the program is made of, and the name of each inside."""
+        """Return the paths of all files that the program is made of, and the name of each inside."""
         named = [run([*compiler(), f"-print-file-name={name}"]).strip() for name in LINKED]
         found = {os.path.realpath(path): os.path.basename(path) for path in (*named, static_libpython())}
         return found | self.sources | {path: name for name, path in self.shared.items() if name not in self.stubs}
 
     def tree(self) -> str:
-        """Name of the one-folder build's folder: another one for another content (ib_sriov_cni/cli/install.py)."""
+        """Return the name of the one-folder build's folder, derived from its content (ib_sriov_cni/cli/install.py)."""
         digest = hashlib.sha256()
         for name, path in sorted(self.shared.items()):
             with open(path, "rb") as file:
@@ -194,7 +194,7 @@ class Packed:
         return ".ib-sriov-tree-" + digest.hexdigest()[:12]
 
     def write_folder(self, target: str) -> None:
-        """Write the program and, beside it, the folder of its shared objects."""
+        """Write the program and, next to it, the folder of its shared objects."""
         tree = self.tree()
         os.makedirs(os.path.join(target, tree))
         for name, path in sorted(self.shared.items()):
@@ -208,7 +208,7 @@ class Packed:
         self.sources[path] = name
 
     def add_base_library(self, path: str) -> None:
-        """Take the part of the standard library that PyInstaller puts into an archive of its own."""
+        """Add the part of the standard library that PyInstaller puts into a separate archive."""
         with zipfile.ZipFile(path) as base:
             names = base.namelist()
         for entry in names:
@@ -240,9 +240,9 @@ class Packed:
         return name
 
     def resolve(self) -> None:
-        """Say for each shared object which others of the program it needs, and leave out what none needs.
+        """Find which of the program's shared objects each one needs, and drop those that none needs.
 
-        One that is nowhere is a fault.
+        The build fails if one is missing.
         """
         left = [*self.extensions.values(), *self.providers.values()]
         while left:
@@ -260,7 +260,7 @@ class Packed:
         self.shared = {name: path for name, path in self.shared.items() if name in self.needed}
 
     def shared_stub(self, soname: str) -> None:
-        """Make an empty library of that name: modules that ask for libpython find its symbols in the program."""
+        """Make an empty library of that name: modules that need libpython find its symbols in the program."""
         if soname in self.stubs:
             return
         path = os.path.join(self.work, soname)
@@ -308,7 +308,7 @@ class Packed:
         self.frozen[name] = (marshal.dumps(marshal.loads(marshal.dumps(code))), False)  # noqa: S302
 
     def write_tables(self, tree: str) -> None:
-        """Write the C tables, and the assembler's file that takes the bytes in as they are."""
+        """Write the C tables, and the assembler file that includes the bytes as they are."""
         table, blobs = io.StringIO(), io.StringIO()
         answer = run([sys.executable, "-m", "ib_sriov_cni"], cwd=ROOT, env={**os.environ, "CNI_COMMAND": "VERSION"})
         table.write(f"static const char version_answer[] = {json.dumps(answer)};\n")
@@ -354,7 +354,7 @@ class Packed:
 
 
 def pyc(code: bytes) -> bytes:
-    """A .pyc file that no source is compared with (PEP 552, unchecked hash)."""
+    """Return a .pyc file that is not compared with its source (PEP 552, unchecked hash)."""
     return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + code
 
 
@@ -363,7 +363,7 @@ def compiler() -> list[str]:
 
 
 def static_libpython() -> str:
-    """Path of the interpreter as a static library, of the very version that compiles the modules."""
+    """Return the path of the interpreter as a static library, of the same version that compiles the modules."""
     folder = sysconfig.get_config_var("LIBPL") or ""
     path = os.path.join(folder, f"libpython{sysconfig.get_python_version()}.a")
     if not os.path.exists(path):
@@ -371,5 +371,5 @@ def static_libpython() -> str:
     return path
 
 
-# Extension modules that the static library has in it, as the interpreter that builds has them.
+# Extension modules that the static library contains, as the building interpreter does.
 STATIC = frozenset(sys.builtin_module_names)

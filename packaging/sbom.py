@@ -1,8 +1,8 @@
-"""What is inside, and under which terms: a CycloneDX bill of materials, and the licence texts.
+"""What is inside, and under which licences: a CycloneDX bill of materials, and the licence texts.
 
-Every file that was packed is looked up: it belongs to a package of the distribution (dpkg says which), to a Python
-distribution (its RECORD says so), or it is ours. A file that belongs to none is a fault: it must not be released
-without its terms.
+Every packed file is looked up: it belongs to a package of the Linux distribution (dpkg says which), to a Python
+distribution (its RECORD says so), or it is ours. A file that belongs to none is an error: it must not be released
+without its licence.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def digest(path: str) -> str:
 
 
 def package_owners(paths: list[str]) -> dict[str, str]:
-    """Names of the distribution's packages that files belong to, by path; a file of none is left out."""
+    """Return the names of the Linux packages that files belong to, by path; a file of none is left out."""
     # dpkg knows a file by the path it was unpacked to, which /usr-merged systems show under another one.
     names = {path: {path, os.path.realpath(path), os.path.realpath(path).removeprefix("/usr")} for path in paths}
     asked = sorted(set().union(*names.values())) if names else []
@@ -62,7 +62,7 @@ def package_owners(paths: list[str]) -> dict[str, str]:
 
 
 def distribution_owners() -> dict[str, str]:
-    """Names of the Python distributions that are installed here, by path of each of their files."""
+    """Return the names of the Python distributions installed here, by path of each of their files."""
     return {
         os.path.normpath(str(path.locate())): found.metadata["Name"]
         for found in metadata.distributions()
@@ -115,7 +115,7 @@ def _field(facts: metadata.PackageMetadata, name: str) -> str:
 
 
 def parts(files: dict[str, str]) -> list[Part]:
-    """All parts of a program, for the paths of what was packed and the name of each inside."""
+    """Return all parts of a program, given the paths of what was packed and the name of each inside."""
     foreign = [path for path in sorted(files) if not path.startswith((f"{ROOT}/ib_sriov_cni/", f"{ROOT}/ipam/"))]
     foreign = [path for path in foreign if not path.startswith(f"{ROOT}/packaging/")]
     owned, distributed = package_owners(foreign), distribution_owners()
@@ -142,7 +142,7 @@ def document(version: str, found: list[Part], programs: dict[str, str]) -> str:
         properties=_properties(programs),
     )
     bom = Bom(
-        # Taken from what is listed, so that the same content has the same number.
+        # Derived from what is listed, so that the same content has the same number.
         serial_number=uuid.uuid5(uuid.NAMESPACE_URL, repr([version, programs, found])),
     )
     bom.metadata.timestamp = dt.datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), dt.UTC)
@@ -160,7 +160,7 @@ def document(version: str, found: list[Part], programs: dict[str, str]) -> str:
 
 
 def _component(part: Part) -> Component:
-    # One digest for the part as it is inside: of its files' digests, by name.
+    # One digest for the part as packed: of its files' digests, by name.
     whole = hashlib.sha256(json.dumps(part.files, sort_keys=True).encode()).hexdigest()
     return Component(
         name=part.name,
@@ -180,7 +180,7 @@ def _properties(files: dict[str, str]) -> list[Property]:
 
 
 def licences(found: list[Part]) -> str:
-    """All texts in one file: ours, then each part's; the same text once."""
+    """Return all texts in one file: ours, then each part's; identical texts once."""
     with open(os.path.join(ROOT, "LICENSE"), encoding="utf-8") as file:
         texts = [f"ib-sriov\n{'=' * 78}\n{file.read()}"]
     named: dict[str, list[str]] = {}

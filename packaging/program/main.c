@@ -1,9 +1,9 @@
-/* The packed program: an interpreter whose own code and whose modules for the verbs lie in the program itself.
+/* The packed program: an interpreter whose own code and whose modules for the CNI commands are in the program itself.
  *
- * Nothing is ever unpacked. Modules in `frozen` are read where they lie in the mapped file; all other modules of the
+ * Nothing is ever unpacked. Modules in `frozen` are read in place from the mapped file; all other modules of the
  * command line are in the zip archive at the file's end and are imported from there; shared objects (pyverbs,
- * libibverbs and the providers) are in the program too and are handed to the dynamic linker by way of a file without
- * a name (the one file), or are files in the folder TREE beside it (the one-folder build).
+ * libibverbs and the providers) are in the program too and are given to the dynamic linker as a file without
+ * a name (the one file), or are files in the folder TREE next to it (the one-folder build).
  *
  * tables.h is made by packaging/onefile.py:
  *   #define TREE                                  the folder's name; "" for the one file
@@ -30,7 +30,7 @@
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x10U /* Linux 6.3 */
 #endif
-/* glibc 2.35 has a hypot of a new version, which the old one serves for as well: 2.34 is enough. */
+/* glibc 2.35 has a new version of hypot; the old one works as well, so glibc 2.34 is enough. */
 #if defined(__x86_64__)
 __asm__(".symver old_hypot, hypot@GLIBC_2.2.5");
 #elif defined(__aarch64__)
@@ -45,7 +45,7 @@ double __wrap_hypot(double x, double y)
 	return old_hypot(x, y);
 }
 
-/* The same for what expat shuffles its hash tables with: glibc has arc4random_buf since 2.36. */
+/* Likewise for the random numbers of expat's hash tables: glibc has arc4random_buf since 2.36. */
 void __wrap_arc4random_buf(void *buffer, size_t size);
 void __wrap_arc4random_buf(void *buffer, size_t size)
 {
@@ -53,13 +53,13 @@ void __wrap_arc4random_buf(void *buffer, size_t size)
 		abort();
 }
 
-/* By its link in /proc the file stays the one that was started when another is renamed into its place. */
+/* The link in /proc leads to the file that was started, even if another has been renamed over it. */
 #define SELF "/proc/self/exe"
 
-/* Where a file without a name may be made if memory will not do (vm.memfd_noexec=2), in this order. */
+/* Where to make a file without a name if memfd is not allowed (vm.memfd_noexec=2), in this order. */
 static const char *const folders[] = {"/dev/shm", "/run", "/var/lib/cni", "/opt/cni/bin", "/var/tmp", "/tmp", NULL};
 
-/* The linker knows an object by its path, and descriptors are used again: each path has one slash more. */
+/* The linker identifies an object by its path, and descriptors are reused: each path has one slash more. */
 static int slashes;
 
 static int write_all(int fd, const unsigned char *from, const unsigned char *to)
@@ -75,7 +75,7 @@ static int write_all(int fd, const unsigned char *from, const unsigned char *to)
 	return 0;
 }
 
-/* Link the object that the open file `fd` holds after writing it there; takes the file. The path it is known by. */
+/* Write the object to the open file `fd`, link it and take over the file. Returns the path it is known by. */
 static void *link_from(int fd, const struct shared *object, char *path, size_t size)
 {
 	void *handle = NULL;
@@ -90,7 +90,7 @@ static void *link_from(int fd, const struct shared *object, char *path, size_t s
 	return handle;
 }
 
-/* Where the program lies; as it was called if there is no /proc. */
+/* Where the program is; the name it was called by if there is no /proc. */
 static char own[4096];
 
 static void find_own_path(void)
@@ -102,7 +102,7 @@ static void find_own_path(void)
 		snprintf(own, sizeof own, "%s", called ? called : "ib-sriov");
 }
 
-/* Link a file of the folder beside the program. */
+/* Link a file of the folder next to the program. */
 static PyObject *link_file(const char *name)
 {
 	const char *slash = strrchr(own, '/');
@@ -169,7 +169,7 @@ static PyObject *py_unshare(PyObject *module, PyObject *args)
 	return PyArg_ParseTuple(args, "i", &flags) ? answer(unshare(flags)) : NULL;
 }
 
-/* A bytes object's text; NULL for any other, None above all. */
+/* A bytes object's text; NULL for anything else, such as None. */
 static const char *text(PyObject *object)
 {
 	return PyBytes_Check(object) ? PyBytes_AS_STRING(object) : NULL;
@@ -227,12 +227,12 @@ int main(int argc, char **argv)
 	PyObject *module;
 
 	/* A file opened later must not get the number of a standard stream that is closed: what is meant for the stream
-	 * would be written into it. Reading and writing go on to fail, as they do with a closed stream. */
+	 * would be written into it. Reading and writing still fail, as they do with a closed stream. */
 	for (fd = 0; fd < 3; fd++)
 		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", (fd ? O_RDONLY : O_WRONLY) | O_NOCTTY) < 0)
 			break;
 
-	/* The answer is the same each time: the build asked for it. If it cannot be written, Python tells why. */
+	/* The answer is the same each time: the build asked for it. If it cannot be written, Python says why. */
 	if (command && strcmp(command, "VERSION") == 0 &&
 	    write_all(1, (const unsigned char *)version_answer,
 		      (const unsigned char *)version_answer + sizeof version_answer - 1) == 0)

@@ -1,13 +1,13 @@
-"""What eight pods at once cost beside one, when a VF's rebind takes seconds (as on hardware), in one run.
+"""What eight pods at once cost compared with one, when a VF's rebind takes seconds (as on hardware), in one run.
 
     python tests/bench/at_once_bench.py [--pods N] [--delay MS] [--rounds N] [--modes shared,exclusive]
 
-Boots the lab's virtual machine and runs there: the emulated driver's probe sleeps that long. Each round measures bare
+Boots the lab's virtual machine and runs there: the emulated driver's probe sleeps for --delay. Each round measures bare
 rebinds (unbind and bind by sysfs, no plugin), one and all at once, then ADD and DEL of one pod and of all at once, each
 with a new GUID, so that each is rebound. Medians of the rounds; `ratio` is all at once over one. Below that, for one
-ADD and for the slowest of those at once, the milliseconds of each step from its log: what does not wait is processor
-time, of which a virtual machine without KVM has little. By dist/ib-sriov if it is there; IB_SRIOV_PLUGIN names another
-program. Results: .test-results/bench/at_once.json.
+ADD and for the slowest of those at once, the milliseconds of each step from its log: time not spent waiting is
+processor time, which is scarce in a virtual machine without KVM. Runs dist/ib-sriov if it exists; IB_SRIOV_PLUGIN
+names another program. Results: .test-results/bench/at_once.json.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SERIAL = iter(range(1, 1 << 16))
 
 
 def timed(calls: Sequence[Callable[[], object]]) -> float:
-    """Seconds until the last of them has ended."""
+    """Return the seconds until the last of them has ended."""
     from tests.lab.rig import at_once
 
     begin = time.monotonic()
@@ -53,7 +53,7 @@ def rebinds(rig: Rig, count: int) -> float:
 
 
 def pods_at_once(rig: Rig, count: int) -> tuple[float, float, dict[str, dict[str, float]]]:
-    """ADD and DEL of so many pods: seconds of each, and the steps of each ADD by container."""
+    """ADD and DEL that many pods; return the seconds of each, and the steps of each ADD by container."""
     pods = [rig.pod() for _ in range(count)]
     confs = [new_guid(rig.mode) for _ in pods]
     LOG.unlink(missing_ok=True)
@@ -84,14 +84,14 @@ def measure(mode: str, pods: int, delay: int, rounds: int) -> list[dict[str, Any
 
     rig = Rig(mode, vfs=pods, total_vfs=max(8, pods))
     try:
-        pods_at_once(rig, 1)  # what is read for the first time comes from the host
+        pods_at_once(rig, 1)  # the first run reads files from the host
         found: dict[str, list[tuple[float, float]]] = {"bare rebind": [], "ADD": [], "DEL": []}
         one: dict[str, dict[str, float]] = {}
         many: dict[str, dict[str, float]] = {}
         for _ in range(rounds):
             rig.hca.knob("probe_delay_ms", delay)
             found["bare rebind"].append((rebinds(rig, 1), rebinds(rig, pods)))
-            rig.load()  # bare rebinds mix the names up
+            rig.load()  # bare rebinds change the devices' names
             rig.hca.knob("probe_delay_ms", delay)
             add_one, delete_one, one = pods_at_once(rig, 1)
             add_all, delete_all, many = pods_at_once(rig, pods)
@@ -112,7 +112,7 @@ def measure(mode: str, pods: int, delay: int, rounds: int) -> list[dict[str, Any
 
 
 def tell_steps(one: dict[str, dict[str, float]], many: dict[str, dict[str, float]]) -> None:
-    """The steps of the last round's one ADD, and of the slowest of those at once."""
+    """Print the steps of the last round's single ADD, and of the slowest of those at once."""
     (alone,) = one.values()
     slowest = max(many.values(), key=lambda steps: sum(steps.values()))
     print(f"\n{'step of ADD, ms':22}{'alone':>10}{'slowest':>10}")

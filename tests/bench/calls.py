@@ -1,10 +1,10 @@
-"""How many system calls one invocation makes, and what for: an ADD, a DEL and their like under strace, in the lab.
+"""How many system calls one invocation makes, and what for: ADD, DEL and other commands under strace, in the lab.
 
     tests/bench/calls.py [--json FILE]      boots the lab's VM for it
     tests/bench/calls.py --inside [...]     what runs in the VM
 
-Counted is what the plugin does once the interpreter runs (a bare one, `-I -S`); what imports take is a column of its
-own. The child that verifies the RDMA device is counted apart. strace is wanted (Debian: strace).
+It counts what the plugin does once the interpreter runs (a bare one, `-I -S`); imports have a column of their own.
+The child that verifies the RDMA device is counted separately. Needs strace (Debian: strace).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TITLES = {
 
 
 def import_path() -> list[str]:
-    """Where the plugin and its libraries lie."""
+    """Return where the plugin and its libraries are."""
     return [str(ROOT), *[folder for folder in sys.path if folder.endswith("-packages")]]
 
 
@@ -74,7 +74,7 @@ PLACES = {
 
 
 def kind_of(name: str, rest: str) -> str:
-    """What a system call is for, one of TITLES: by its name, else by the file that it names or has open."""
+    """Return what a system call is for, one of TITLES: by its name, else by the file that it names or has open."""
     if name in KINDS:
         return KINDS[name]
     if "NETLINK:" in rest or "AF_NETLINK" in rest:
@@ -113,7 +113,7 @@ def count(text: str) -> Counter[str]:
 
 
 def trace(command: list[str], environ: dict[str, str], conf: dict[str, Any]) -> list[Counter[str]]:
-    """Run a command under strace; the counts of the plugin's own process, then those of its children."""
+    """Run a command under strace; return the counts of the plugin's own process, then those of its children."""
     with tempfile.TemporaryDirectory() as folder:
         prefix = os.path.join(folder, "trace")
         strace = ["strace", "-ff", "-yy", "-s", "200", "-o", prefix, *command]
@@ -133,7 +133,7 @@ def pid_of(name: str) -> int:
 
 
 def inside() -> list[dict[str, Any]]:
-    """Trace the cases in the VM; a row for each process."""
+    """Trace the cases in the VM; return a row for each process."""
     rows: list[dict[str, Any]] = []
     program = PROGRAM.format(path=import_path(), mark=MARK)
     command = [sys.executable, "-I", "-S", "-c", program]
@@ -146,7 +146,7 @@ def inside() -> list[dict[str, Any]]:
     )
     for mode, what, more in cases:
         hca = emulated_hca.load(vfs=8, preset=True, mode=mode)
-        # A neighbour, as on a node that is in use: folders and first leases are there.
+        # Another pod, as on a node in use: folders and first leases already exist.
         pods = [Pod("neighbour", serial=1), Pod("p", serial=2)]
         for vf, pod in enumerate(pods):
             base = {"cniVersion": "1.1.0", "name": "ibnet", "type": "ib-sriov", "deviceID": hca.pci(vf), "ipam": IPV4}
@@ -169,7 +169,7 @@ def inside() -> list[dict[str, Any]]:
 
 
 def general(path: str) -> str:
-    """A path without what belongs to one VF or attachment."""
+    """Return a path without the parts specific to one VF or attachment."""
     path = re.sub(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", "VF", path)
     return re.sub(r"(mlx5_|uverbs)\d+", r"\1N", re.sub(r"[^/]*:\w+\.json", "ATTACHMENT.json", path))
 

@@ -2,8 +2,8 @@
 
     python tests/bench/ipam_bench.py [--folder DIR] [--rounds N] [LEASES…]
 
-Each plugin has a folder of its own in DIR (default: a temporary one) with that many leases of 10.0.0.0/16. The calls
-of a round follow one another: Go ADD, Go DEL, then ours. Ours is measured as an executable (a bare interpreter,
+Each plugin has its own folder in DIR (default: a temporary one) with that many leases of 10.0.0.0/16. The calls
+of a round run one after another: Go ADD, Go DEL, then ours. Ours is measured as an executable (a bare interpreter,
 `python -I -S`), and in process, as ib-sriov calls it. Medians; ours syncs files and folder to disk, Go does not.
 """
 
@@ -33,7 +33,7 @@ LEASES = (10, 1000, 60000)
 
 
 def fill(folder: str, count: int) -> dict[str, Any]:
-    """Make the leases as either plugin would, and give the configuration."""
+    """Create the leases as either plugin would, and return the configuration."""
     network = os.path.join(folder, "net")
     os.makedirs(network)
     name = ""
@@ -66,7 +66,7 @@ def measure(go: str, folder: str, count: int, rounds: int) -> dict[tuple[str, st
     """Median milliseconds by (plugin, what)."""
     confs = {name: fill(os.path.join(folder, f"{name}-{count}"), count) for name in ("go", "ours", "inside")}
     times: dict[tuple[str, str], list[float]] = {}
-    for name in ("ours", "inside"):  # the first call reads all leases, once a boot and after a change by others
+    for name in ("ours", "inside"):  # the first call reads all leases: once per boot, and after a change by others
         call = (lambda: execute(OURS, confs["ours"], environment("DEL", "x"))) if name == "ours" else (
             lambda: inside(confs["inside"], environment("DEL", "x")))  # fmt: skip
         times[name, "first"] = [timed(call)]

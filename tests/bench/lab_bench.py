@@ -2,9 +2,9 @@
 
     tests/bench/lab_bench.py [--rounds N]     boots the lab's VM for it
 
-The same work for both: the VF's IPoIB netdev into the pod, named, up, an address from host-local and a route, and back
-home. Ours looks at the RDMA device besides, and writes to disk what Go does not. The rebind alone (unbind, bind, until
-the devices are there) stands beside an ADD with a new GUID. Results: .test-results/bench/lab.json, and
+The same work for both: the VF's IPoIB netdev into the pod, renamed, up, an address from host-local and a route, and
+back to the host. Ours also checks the RDMA device, and writes to disk what Go does not. The rebind alone (unbind, bind,
+until the devices are there) is shown next to an ADD with a new GUID. Results: .test-results/bench/lab.json, and
 trace.json with the timeline of one ADD.
 
 ONE_FOLDER, ONE_FILE: the packed programs, if they are not in dist; PEER: another CNI plugin.
@@ -52,7 +52,7 @@ class Bench:
         self.pods = [Pod(f"p{number}", serial=number) for number in range(AT_ONCE)]
 
     def conf(self, program: Program, vf: int, **more: Any) -> dict[str, Any]:
-        """What tells this program to do the same work as the others; leases and records of its own."""
+        """Return the configuration for the same work as the other programs, with its own leases and records."""
         place = f"/var/lib/cni/{program.name.replace(' ', '-')}"
         base = {"cniVersion": "1.1.0", "name": "bench", "ipam": {**IPV4, "dataDir": f"{place}/leases"}}
         if program.kind == GO:
@@ -72,7 +72,7 @@ class Bench:
         return measure.run(program.command, self.environ(verb, vf), self.conf(program, vf, **more))
 
     def settle(self) -> None:
-        """Wait for the VFs' devices, which the kernel brings home a little after a call has ended."""
+        """Wait for the VFs' devices, which the kernel moves back to the host a little after a call has ended."""
         if not self.hca.settled():
             raise measure.Failed("the VFs' devices did not come home")
 
@@ -115,7 +115,7 @@ class Bench:
         return Cost(wall=(time.perf_counter() - start) * 1000, cpu=0.0)
 
     def at_once(self, _number: int) -> None:
-        """All VFs side by side: until the last one has ended; processor time of all."""
+        """All VFs in parallel: wall time until the last one has ended; processor time of all."""
         for program in self.programs:
             for verb in ("ADD", "DEL"):
                 start = time.perf_counter()
@@ -130,9 +130,9 @@ class Bench:
             self.settle()
 
     def timeline(self) -> None:
-        """One ADD with everything that takes time, by the source, which a person reads."""
+        """Trace one ADD with all the slow options, run from the source so that its steps are readable."""
         source = next(program for program in self.programs if program.name == "source")
-        trace = Path("/tmp/bench-trace.json")  # not on the shared folder, whose every write takes its time
+        trace = Path("/tmp/bench-trace.json")  # not on the shared folder, where every write is slow
         environ = {**self.environ("ADD", 0), "IB_SRIOV_TRACE": str(trace)}
         more: dict[str, Any] = {"guid": guid_of(0x77), "portTimeout": 10}
         measure.run(source.command, environ, self.conf(source, 0, **more))
@@ -141,7 +141,7 @@ class Bench:
         shutil.copy(trace, OUT / "trace.json")
 
     def run(self) -> None:
-        self.one_by_one(-1)  # what is read from disk the first time
+        self.one_by_one(-1)  # warm up: the first run reads from disk
         measure.rounds(self.rounds, SECONDS["one by one"], self.one_by_one)
         self.peaks()
         measure.rounds(self.rounds, SECONDS["new GUID"], self.new_guid)
@@ -150,7 +150,7 @@ class Bench:
 
 
 def localize(folder: Path) -> None:
-    """Have the interpreter's libraries on the guest's tmpfs, where Go's programs are too: 9p costs the host's time."""
+    """Put the interpreter's libraries on the guest's tmpfs, where Go's programs are too: 9p is slow."""
     places = {sysconfig.get_paths()["stdlib"], *[f"{place}/pyverbs" for place in measure.library_path()]}
     places |= {f"{place}/pyroute2" for place in measure.library_path()}
     for place in sorted(filter(os.path.isdir, places)):

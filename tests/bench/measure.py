@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / ".test-results" / "bench"
 OURS, GO, PEER = "ours", "Go", "peer"
-# Where `make build` leaves the packed programs; the variables name others.
+# Where `make build` puts the packed programs; the variables name others.
 PACKED = {
     "one folder": ("ONE_FOLDER", ("dist/ib-sriov-folder/ib-sriov",)),
     "one file": ("ONE_FILE", ("dist/ib-sriov",)),
@@ -28,7 +28,7 @@ PACKED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """One of the programs that are compared: `kind` says which configuration it understands."""
+    """One of the compared programs; `kind` says which configuration it understands."""
 
     name: str
     kind: str
@@ -37,7 +37,7 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one run took, milliseconds; processor time includes that of its children."""
+    """What one run took, in milliseconds; processor time includes that of its children."""
 
     wall: float
     cpu: float
@@ -75,7 +75,7 @@ class Table:
 
 
 def library_path() -> list[str]:
-    """Where pyroute2 and pyverbs lie."""
+    """Return where pyroute2 and pyverbs are."""
     return [folder for folder in sys.path if folder.endswith("-packages")]
 
 
@@ -118,17 +118,17 @@ def copied(path: Path, folder: Path) -> str:
 
 
 def go_plugins(*names: str, built: bool = False) -> list[str]:
-    """The paths of Go plugins; `built`: they are there already (the guest has no network)."""
+    """The paths of Go plugins; `built`: they exist already (the guest has no network)."""
     command = [str(ROOT / "tests/tools/go-client"), *(["--built"] if built else []), *names]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
 
 
 class Failed(RuntimeError):
-    """A program did not do what is measured."""
+    """A program did not do what was to be measured."""
 
 
 class Running:
-    """A program that was started; `end` gives what it cost."""
+    """A program that was started; `end` returns what it cost."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], conf: Any, statuses: Sequence[int]) -> None:
         self._command, self._statuses = command, statuses
@@ -158,9 +158,9 @@ def run(command: Sequence[str], environ: Mapping[str, str], conf: Any, statuses:
 
 
 def peak(command: Sequence[str], environ: Mapping[str, str], conf: Any, statuses: Sequence[int] = (0,)) -> float:
-    """Run it once more, and give the most memory any of its processes had, MiB.
+    """Run it once more, and return the most memory that any of its processes had, in MiB.
 
-    By a small program in between: the kernel counts the memory of whoever started it too, and we are large.
+    A small program starts it: the kernel also counts the memory of the starting process, and ours is large.
     """
     with tempfile.NamedTemporaryFile("r") as told:
         run((_busybox(), "time", "-f", "%M", "-o", told.name, *command), environ, conf, statuses)
@@ -173,7 +173,7 @@ def _busybox() -> str:
 
 @functools.cache
 def _unit() -> int:
-    """What busybox says for a MiB: some take the kernel's KiB for pages. By a program that has a block of 64 MiB."""
+    """Return what busybox prints for one MiB: some take the kernel's KiB for pages. Measured with a 64 MiB block."""
     block = ("dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
     command = [_busybox(), "time", "-f", "%M", _busybox(), *block]
     said = subprocess.run(command, stderr=subprocess.PIPE, check=True, text=True).stderr
@@ -181,7 +181,7 @@ def _unit() -> int:
 
 
 def rounds(count: int, seconds: float, act: Callable[[int], None], *, least: int = 3) -> int:
-    """Repeat `count` times, fewer if the time is up, but `least` times; gives how often it was."""
+    """Repeat `count` times, fewer if the time is up, but at least `least` times; return the number of repetitions."""
     deadline = time.monotonic() + seconds
     for number in range(count):
         if number >= least and time.monotonic() > deadline:
@@ -191,7 +191,7 @@ def rounds(count: int, seconds: float, act: Callable[[int], None], *, least: int
 
 
 def render(rows: Sequence[Mapping[str, Any]], base: str = "Go") -> str:
-    """The rows as Markdown: medians, and how many times the base's."""
+    """Return the rows as Markdown: medians, and their ratio to the base's."""
     lines = [
         f"| case | program | wall, ms | times {base} | processor, ms | times {base} | peak memory, MiB | rounds |",
         "|---|---|---|---|---|---|---|---|",

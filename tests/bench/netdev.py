@@ -1,8 +1,8 @@
-"""host-device with the plugin's own doors, for the benchmark: a named netdev into the pod and back, nothing else.
+"""host-device made of the plugin's own modules, for the benchmark: a named netdev into the pod and back, nothing else.
 
     python -I -S netdev.py FOLDER...     as a CNI plugin; the folders hold ib_sriov_cni, ipam and pyroute2
 
-It has no lock, no record and no verification: what is left is the start, the messages to the kernel, host-local.
+It has no lock, no record and no verification: what is left is start-up, the messages to the kernel, and host-local.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/performance.md from the results of the last `make bench`: tables between their markers, charts beside it.
+"""docs/performance.md from the results of the last `make bench`: tables between their markers, charts next to it.
 
     tests/bench/report.py
 
@@ -62,7 +62,7 @@ def bar_chart(rows: Sequence[dict[str, Any]], title: str) -> str:
 
 
 def timeline(events: Sequence[dict[str, Any]]) -> str:
-    """The steps of one ADD over time, a row each, its process and the verifying child in two blocks."""
+    """The steps of one ADD over time, one row each; the plugin's process and the verifying child in two blocks."""
     spans = [event for event in events if event["ph"] == "X"]
     names = {event["pid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
     start = min(event["ts"] for event in spans)
@@ -92,7 +92,7 @@ def timeline(events: Sequence[dict[str, Any]]) -> str:
     return svg(right + 20, int(y) + 16, parts)
 
 
-# What is aimed at: for one folder and one file, times Go's; the next two for each program.
+# The targets: for one folder and one file, as multiples of Go's time; the next two for each program.
 AIMS = {"VERSION": {"one folder": 5.0, "one file": 10.0}, "ADD and DEL": {"one folder": 1.5, "one file": 2.5}}
 AIM_REBIND, AIM_MEMORY, AIM_AT_ONCE = 1.2, 40.0, 1.8
 # The rows for the same work on the host, where there is no VF.
@@ -100,7 +100,7 @@ ON_HOST = {"VERSION": ["VERSION"], "ADD and DEL": ["ADD of a netdev", "DEL of a 
 
 
 def aims(lab: Sequence[dict[str, Any]], start: Sequence[dict[str, Any]], at_once: Sequence[dict[str, Any]] = ()) -> str:
-    """What was aimed at and what was reached, as Markdown; by medians."""
+    """Return the targets and what was reached, as Markdown; by medians."""
     wall = {(row["case"], row["program"]): statistics.median(row["wall"]) for row in lab}
     host = {(row["case"], row["program"]): statistics.median(row["wall"]) for row in start}
     peaks = {row["program"]: row["peak"] for row in lab if row["case"] == "ADD"}
@@ -130,7 +130,7 @@ def aims(lab: Sequence[dict[str, Any]], start: Sequence[dict[str, Any]], at_once
 
 
 def at_once_table(rows: Sequence[dict[str, Any]]) -> str:
-    """One pod beside many, when a VF's rebind takes its time; as Markdown."""
+    """Return one pod compared with many, when a VF's rebind is slow, as Markdown."""
     pods = rows[0]["pods"]
     lines = [f"| mode | case | one, s | {pods} at once, s | ratio | rounds |", "|---|---|---|---|---|---|"]
     for row in rows:
@@ -140,7 +140,7 @@ def at_once_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _times_go(times: dict[tuple[str, str], float], cases: Sequence[str], program: str) -> float | None:
-    """The sum of some cases' times, over Go's; None if one is missing."""
+    """Return the sum of some cases' times divided by Go's; None if one is missing."""
     ours, go = [[times.get((case, name)) for case in cases] for name in (program, "Go")]
     if None in ours or None in go:
         return None
@@ -156,7 +156,7 @@ def read(name: str) -> Any:
 
 
 def machine() -> str:
-    """What the results were taken on, in a few words."""
+    """Return what machine the results were measured on, in a few words."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     python = ".".join(map(str, sys.version_info[:3]))
     words = model[1].strip() if model else os.uname().machine

@@ -2,11 +2,11 @@
 
     tests/bench/start_bench.py [--rounds N]
 
-VERSION; an ADD that is refused at the first look (there is no such VF, no such netdev); STATUS, which has to read the
-state of the node; an ADD and a DEL of host-local as a program; and the work on a netdev alone, where ours has a
-program of a few lines (tests/bench/netdev.py) that does with a netdev, by the plugin's own doors, what Go's host-device
-does with it: into the pod, named, up, address, route, and back. Of what `make build` left in build/ that program is
-packed, too, as the plugin is. Results: .test-results/bench/start.json.
+VERSION; an ADD that is refused at once (there is no such VF, no such netdev); STATUS, which has to read the state of
+the node; an ADD and a DEL of host-local as a program; and the work on a netdev alone, where ours is a program of a few
+lines (tests/bench/netdev.py) that does with the plugin's own modules what Go's host-device does with a netdev: into the
+pod, renamed, up, address, route, and back. From what `make build` left in build/ that program is packed, too, in the
+same way as the plugin. Results: .test-results/bench/start.json.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Bench:
         return {"cniVersion": "1.1.0", "name": "bench", "ipam": ipam, **kind, **state, **more}
 
     def cases(self, program: Program) -> list[tuple[str, tuple[str, ...], dict[str, str], Any, tuple[int, ...]]]:
-        """What a program is run for: the case, the command, environment, configuration and the statuses it may have."""
+        """Return what a program is run with: the case, the command, environment, configuration and allowed statuses."""
         ours = program.kind == OURS
         absent = {"deviceID": NOT_THERE} if ours else {"pciBusID": NOT_THERE}
         found: list[tuple[str, tuple[str, ...], dict[str, str], Any, tuple[int, ...]]] = [
@@ -92,12 +92,12 @@ class Bench:
 
 
 def packed_netdev(target: Path) -> dict[str, str]:
-    """Pack netdev.py in the plugin's place, of what the last build found; the programs' paths by name of the build."""
+    """Pack netdev.py instead of the plugin, from what the last build found; return the paths by name of the build."""
     found = ROOT / "build" / "dist"
     if not (found / "contents.json").exists():
         return {}
     sys.path.insert(0, str(ROOT / "packaging"))
-    import onefile  # type: ignore[import-not-found]  # of packaging, which is no package
+    import onefile  # type: ignore[import-not-found]  # from packaging, which is not a package
 
     packed = onefile.Packed(str(shutil.copytree(found, target / "work")))
     packed.gather()
@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument("--inside", action="store_true", help="in a network namespace of its own")
     options = parser.parse_args()
     if not options.inside:
-        # Of its own, so that its netdev is no business of the host's.
+        # In its own namespace, so that its netdev does not appear on the host.
         words = ["unshare", "--net", "--mount", sys.executable, __file__, "--inside", "--rounds", str(options.rounds)]
         return subprocess.run(words, check=False).returncode
     ip("netns", "del", "bench-pod", check=False)

@@ -1,6 +1,6 @@
-"""`make demo`, the host's side: build what is missing, boot the lab, let the guest tell the story.
+"""`make demo`, the host's side: build what is missing, boot the lab, and show the story that the guest prints.
 
-Exit status 0 only when everything was built, the guest came up and ended well, and every step held.
+Exit status 0 only if everything was built, the guest came up and ended well, and every step succeeded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LAB = os.path.join(ROOT, "tests", "lab")
 
 
 def boot(story: Story, command: list[str], environ: dict[str, str]) -> int:
-    """Run a command in the lab and pass its lines on; a line moves until the first one comes."""
+    """Run a command in the lab and pass its lines on; show a progress line until the first one comes."""
     progress = Progress(story, "the virtual machine's boot")
     process = subprocess.Popen(
         [os.path.join(LAB, "run"), *command],
@@ -64,7 +64,7 @@ def main() -> int:
     story.line()
     with tempfile.TemporaryDirectory(prefix="ib-sriov-demo.") as folder:
         log = os.path.join(folder, "log")
-        # Compiled here once, not by every process in the guest, which writes to its own memory only.
+        # Compiled here once instead of by every process in the guest, whose writes stay in its own memory.
         compileall = [sys.executable, "-m", "compileall", "-q", "ib_sriov_cni", "ipam", "tests"]
         subprocess.run(compileall, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
         for what, command in (

@@ -20,7 +20,7 @@ FONT_FACE = re.compile(r"\s*@font-face \{.*?\n    \}", re.DOTALL)
 
 
 def render(ansi: str, title: str) -> str:
-    """Give the picture of a terminal's text."""
+    """Return the picture of a terminal's text."""
     lines = [Text.from_ansi(line) for line in ansi.rstrip("\n").split("\n")]
     width = max(line.cell_len for line in lines) + 1
     with open(os.devnull, "w", encoding="utf-8") as nowhere:

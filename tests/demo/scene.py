@@ -37,7 +37,7 @@ CONF = {
 
 
 def on_a_terminal(line: str) -> bytes:
-    """Run a command with a terminal for its output; gives the bytes."""
+    """Run a command with a terminal for its output; return the bytes."""
     words = shlex.split(line)
     command = [sys.executable, "-m", "ib_sriov_cni", *words[1:]]
     environ = {
@@ -53,7 +53,7 @@ def on_a_terminal(line: str) -> bytes:
         while True:
             try:
                 part = os.read(ours, 65536)
-            except OSError:  # EIO: the last one has closed it
+            except OSError:  # EIO: the last process has closed it
                 break
             if not part:
                 break
@@ -71,7 +71,7 @@ def attach(cni: Cni, device: Hca, vf: int, name: str) -> Pod:
 
 
 def make_the_node() -> None:
-    """The plugin installed, three pods of which one died without its DEL, a VF that somebody took the driver from."""
+    """The plugin installed, three pods, one of which died without its DEL, and a VF whose driver was unbound."""
     device = emulated_hca.load(vfs=6, total_vfs=8, preset=True, mode="exclusive")
     program = Path("/opt/cni/bin/ib-sriov")
     program.parent.mkdir(parents=True, exist_ok=True)

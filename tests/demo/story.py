@@ -1,4 +1,4 @@
-"""`make demo`, the guest's side: the story of two pods, told while it happens."""
+"""`make demo`, the guest's side: the story of two pods, printed while it happens."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Demo:
         }
 
     def call(self, verb: str, pod: Pod) -> str:
-        """Run cnitool for one pod; what it prints. A failure says what it said."""
+        """Run cnitool for one pod; return what it prints. A failure carries its output."""
         self.story.command(f"cnitool {verb} {NETWORK} {pod.netns}")
         done = subprocess.run(
             [self.cnitool, verb, NETWORK, pod.netns],
@@ -228,14 +228,14 @@ class Demo:
         os.killpg(running.pid, signal.SIGKILL)
         assert half_way, "ADD had not touched the VF after a minute"
         status = running.wait()
-        # The plugin may have been inside the kernel, binding a driver: it ends when that has ended.
+        # The plugin may be inside the kernel, binding a driver: it dies only when that has finished.
         await_orphans(running.pid)
         assert status == -signal.SIGKILL, f"ADD ended by itself, with {status}, before it could be killed"
         left = differences(before.facts, host_snapshot(self.hca).facts)
         assert left, "ADD was killed before it had done anything"
         self.story.command(f"kill -9 -{running.pid}")
         self.story.say("cnitool and the plugin are dead. What differs on the node now:")
-        # Of a file its name is enough.
+        # For a file, its name is enough.
         self.story.show("\n".join(line.partition(": ")[0] if line.startswith("file ") else line for line in left))
         self.call("del", pod)
         pod.delete()

@@ -1,4 +1,4 @@
-"""How the demo talks: numbered steps in plain sentences, each with its time; colour on a terminal only."""
+"""The demo's output: numbered steps in plain sentences, each with its time; colour on a terminal only."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def wants_colour(stream: IO[str]) -> bool:
 
 
 class StepFailed(Exception):
-    """A step of the story did not hold; it has been told already."""
+    """A step of the story failed; the reason has been printed already."""
 
 
 class Story:
-    """Tells steps on stdout."""
+    """Prints steps on stdout."""
 
     def __init__(self, *, colour: bool) -> None:
         self.colour = colour
@@ -40,7 +40,7 @@ class Story:
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """One step: its sentence, what is told inside, the time it took. A fault inside ends the story."""
+        """One step: its sentence, what is printed inside, the time it took. A failure inside ends the story."""
         self.steps += 1
         self.line()
         self.line(self.paint(f"{self.steps:2}. {title}", BOLD))
@@ -53,21 +53,21 @@ class Story:
         self.line(self.paint(f"    done in {time.monotonic() - start:.1f} s", GREEN))
 
     def say(self, text: str) -> None:
-        """A sentence."""
+        """Print a sentence."""
         self.line(textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    "))
 
     def command(self, line: str) -> None:
-        """A command as one would type it."""
+        """Print a command as one would type it."""
         self.line(self.paint(f"    $ {line}", CYAN))
 
     def show(self, text: str) -> None:
-        """What a command printed."""
+        """Print what a command printed."""
         for each in text.rstrip().splitlines():
             self.line(self.paint(f"      {each.rstrip()}", DIM))
 
 
 class Progress:
-    """A line that moves while something takes its time; without a terminal one line at the end."""
+    """A line that is updated while something takes time; without a terminal, one line at the end."""
 
     def __init__(self, story: Story, what: str) -> None:
         self.story = story
@@ -99,7 +99,7 @@ class Progress:
 
 
 def last_line(path: str) -> str:
-    """The last line of a log that is being written."""
+    """Return the last line of a log that is being written."""
     with open(path, "rb") as log:
         log.seek(max(0, os.fstat(log.fileno()).st_size - 400))
         lines = log.read().decode(errors="replace").split("\n")
@@ -107,7 +107,7 @@ def last_line(path: str) -> str:
 
 
 def run_with_progress(story: Story, what: str, command: Sequence[str], log: str) -> bool:
-    """Run a command to its end with its output in a file; whether it succeeded. A failure shows the file's end."""
+    """Run a command to its end, its output to a file; return whether it succeeded. A failure shows the file's end."""
     progress = Progress(story, what)
     with open(log, "wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)

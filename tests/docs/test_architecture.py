@@ -1,4 +1,4 @@
-"""docs/architecture.md describes the tree as it is: its floors, its files, the steps of the log."""
+"""docs/architecture.md describes the tree as it is: its layers, its files, the steps of the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of docs/hardening.md: each boundary has a test, and each test that is named exists."""
+"""The table of docs/hardening.md: each boundary has a test, and each test named there exists."""
 
 from __future__ import annotations
 

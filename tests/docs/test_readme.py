@@ -1,4 +1,4 @@
-"""README.md and README.zh.md say the same to two kinds of readers."""
+"""README.md and README.zh.md say the same in two languages."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def prose(name: str) -> str:
 
 
 def headings(name: str) -> list[int]:
-    """Give the level of each heading, in order."""
+    """Return the level of each heading, in order."""
     return [len(marks) for marks in re.findall(r"^(#+) ", prose(name), re.MULTILINE)]
 
 
 def shape(name: str) -> list[str]:
-    """What kinds of thing follow one another: headings, list items, rows, code blocks, paragraphs."""
+    """Return the sequence of elements: headings, list items, rows, code blocks, paragraphs."""
     kinds: list[str] = []
     for line in FENCE.sub("\n~~~\n", text(name)).splitlines():
         if line.startswith("#"):
@@ -58,7 +58,7 @@ def test_the_same_links_and_each_leads_somewhere() -> None:
 
 
 def test_it_is_chinese() -> None:
-    """Not a copy: most of its prose is in Chinese characters, every section has some."""
+    """Not a copy: most of its prose is in Chinese characters, and every section has some."""
     for section in re.split(r"^#+ ", prose("README.zh.md"), flags=re.MULTILINE)[1:]:
         assert re.search(r"[\u4e00-\u9fff]", section)
     assert len(re.findall(r"[\u4e00-\u9fff]", prose("README.zh.md"))) > 600

@@ -1,4 +1,4 @@
-"""The documentation as a site: whole, and readable without a network."""
+"""The documentation as a site: complete, and readable without a network."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_no_link_leaves_the_site_by_a_path(site: Path) -> None:
     "text", ["[a](nowhere.md)", "[a](guids.md#nowhere)", "[a](../nowhere.md)", "![a](images/nowhere.svg)"]
 )
 def test_what_leads_nowhere_stops_the_build(tmp_path: Path, text: str) -> None:
-    """Or the strictness of all the above would be a word."""
+    """Otherwise the strict build above would prove nothing."""
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "index.md").write_text(f"# Title\n{text}\n")
@@ -79,8 +79,8 @@ def test_drawings_can_be_read_by_everybody(drawing: Path) -> None:
     tree = ET.parse(drawing).getroot()  # noqa: S314  our own
     text = drawing.read_text()
     assert tree.get("viewBox")
-    if "images" in drawing.parts:  # those of terminals are described where they stand
+    if "images" in drawing.parts:  # pictures of terminals are described where they are used
         assert (tree.findtext(f"{SVG}title") or "").strip()
         assert (tree.findtext(f"{SVG}desc") or "").strip()
-    assert re.findall(r"(?:href|src|url)\s*[=(]\s*['\"]?https?:", text) == []  # a comment may name its maker
+    assert re.findall(r"(?:href|src|url)\s*[=(]\s*['\"]?https?:", text) == []  # a comment may name its generator
     assert any(drawing.name in page.read_text() for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -1,4 +1,4 @@
-"""How long each part of the fuzzing searches, how many calls it made, and what must hold after each input.
+"""How long each part of the fuzzing runs, how many calls it makes, and what must hold after each input.
 
 FUZZ_SECONDS is the time for all parts together; `make long` gives an hour. A failing input is kept in .hypothesis and
 tried first the next time.
@@ -22,7 +22,7 @@ from hypothesis.errors import HypothesisException
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = float(os.environ.get("FUZZ_SECONDS") or 60)
-# The parts, and their shares of the time.
+# The parts and their shares of the time.
 SHARES = {
     "environment": 3,
     "stdin": 3,
@@ -41,8 +41,8 @@ SHARES = {
     "delegates": 4,
     "results": 2,
 }
-BATCH = 300  # inputs of one search; there are searches until the time is over
-CALL_SECONDS = 60.0  # far above what one input needs on a busy machine: it hangs
+BATCH = 300  # inputs of one search; searches are repeated until the time is up
+CALL_SECONDS = 60.0  # far more than one input needs on a busy machine: beyond this it hangs
 
 bounded = settings(
     max_examples=BATCH,
@@ -55,7 +55,7 @@ bounded = settings(
 
 
 class TimeIsOver(BaseException):
-    """Ends a search; no Exception, which would be a failure of the test."""
+    """Ends a search. Not an Exception, which would fail the test."""
 
 
 class Tally:
@@ -78,7 +78,7 @@ class Tally:
             self.seconds += time.monotonic() - start
 
     def add(self, calls: int = 1) -> None:
-        """Count calls, if they are made by a search."""
+        """Count calls if they are made by a search."""
         if self._part:
             self.calls[self._part] += calls
 
@@ -91,10 +91,10 @@ TALLY = Tally()
 
 
 def search(part: str, *, leaks: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a test with @given search until its share of the time is over.
+    """Make a test with @given search until its share of the time is up.
 
-    No input may take longer than CALL_SECONDS or, with `leaks`, leave a descriptor open. (Where threads of ours are at
-    work, the fixture that starts them looks after that.)
+    No input may take longer than CALL_SECONDS or, with `leaks`, leave a descriptor open. (Where our own
+    threads run, the fixture that starts them checks that.)
     """
     seconds = SECONDS * SHARES[part] / sum(SHARES.values())
 
@@ -118,7 +118,7 @@ def search(part: str, *, leaks: bool = True) -> Callable[[Callable[..., None]], 
             except HypothesisException:
                 raise
             except Exception:
-                has_failed = True  # what follows are smaller inputs, which take their time
+                has_failed = True  # hypothesis now shrinks the input, which takes time
                 raise
 
         handle.hypothesis.inner_test = check_one
@@ -143,7 +143,7 @@ def search(part: str, *, leaks: bool = True) -> Callable[[Callable[..., None]], 
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Raise AssertionError if what is inside takes too long."""
+    """Raise AssertionError if the body takes too long."""
 
     def expire(_number: int, _frame: FrameType | None) -> None:
         raise AssertionError(f"the call hangs: no end after {CALL_SECONDS:g} s")
@@ -163,6 +163,6 @@ def descriptors() -> dict[str, str]:
     for name in os.listdir("/proc/self/fd"):
         try:
             found[name] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # the one of the listing itself
+        except FileNotFoundError:  # the descriptor of the listing itself
             pass
     return found

@@ -1,6 +1,6 @@
-"""One call of the plugin in this process, and what must hold of its answer whatever went in.
+"""One call of the plugin in this process, and what must hold for its answer whatever the input was.
 
-An audit hook sees every file that is opened for writing and every change of a folder, by whatever module.
+An audit hook sees every file that is opened for writing and every change of a folder, in any module.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tests.fuzz.budget import TALLY, descriptors
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 RESULT_KEYS = {"cniVersion", "interfaces", "ips", "routes", "dns", "ip4", "ip6", "supportedVersions"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# Audit events of the os module that change something: the places of the paths among their arguments, each with the
-# place of the descriptor of the folder that it is relative to, -1 if there is none.
+# Audit events of the os module that change something: the positions of the paths among their arguments, each with the
+# position of the descriptor of the folder that it is relative to, -1 if there is none.
 CHANGES = {
     "os.mkdir": ((0, 2),),
     "os.remove": ((0, 1),),
@@ -43,7 +43,7 @@ LOOKS = ("os.listdir", "os.scandir")
 
 
 class Watch:
-    """What was written where, and what was read of the machine's state, while it is on. A hook cannot be removed."""
+    """Records, while on, what was written where and what was read of the machine's state. A hook cannot be removed."""
 
     def __init__(self) -> None:
         self.on = False
@@ -71,7 +71,7 @@ class Watch:
                     self.touched.append(os.path.join(where, os.fsdecode(arguments[name])))
 
     def _folders(self) -> list[str]:
-        """Where a relative path may lead: the event does not say which folder it is relative to."""
+        """Return where a relative path may lead: the event does not say which folder it is relative to."""
         opened = [path for fd, path in descriptors().items() if self._before.get(fd) != path and os.path.isdir(path)]
         return opened or [os.getcwd()]
 
@@ -91,7 +91,7 @@ WATCH = Watch()
 
 
 def call(environ: Mapping[str, str], stdin: bytes, *, allowed: str) -> tuple[int, dict[str, Any] | None]:
-    """Call the plugin; gives status and document. `allowed` is the folder it may write below."""
+    """Call the plugin and return status and document. `allowed` is the folder it may write below."""
     out = io.BytesIO()
     handler = signal.getsignal(signal.SIGTERM)
     TALLY.add()
@@ -105,7 +105,7 @@ def call(environ: Mapping[str, str], stdin: bytes, *, allowed: str) -> tuple[int
 
 
 def assert_below(*folders: str) -> None:
-    """Nothing was touched but what is below these folders, and the locks."""
+    """Assert that nothing was touched except below these folders, and the locks."""
     outside = [path for path in WATCH.touched if not is_below(path, (*folders, LOCKS))]
     assert outside == [], outside
     assert WATCH.read == [], WATCH.read
@@ -118,7 +118,7 @@ def is_below(path: str, folders: tuple[str, ...]) -> bool:
 
 
 def judged(status: int, stdout: bytes, command: str) -> dict[str, Any] | None:
-    """C5: exactly one JSON document or nothing, and a status that fits; never an internal fault."""
+    """C5: exactly one JSON document or nothing, and a status that fits; never an internal error."""
     if not stdout:
         assert status == 0
         assert command not in ("ADD", "VERSION")

@@ -1,4 +1,4 @@
-"""Folders of the fuzzing: the one that may be written below, and the locks', which is fixed in the plugin."""
+"""Folders of the fuzzing: the only one that may be written to, and that of the locks, which is fixed in the plugin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLONE_NEWNS = 0x00020000  # include/uapi/linux/sched.h
 
 @pytest.fixture(scope="session", autouse=True)
 def own_locks() -> Iterator[None]:
-    """An empty folder in a mount namespace of this process. Without root's rights the machine's cannot be written."""
+    """Mount an empty folder for the locks, in this process only. Without root the machine's cannot be written."""
     libc = ctypes.CDLL(None, use_errno=True)
     before, folder = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), os.getcwd()
     if os.geteuid() != 0 or libc.unshare(CLONE_NEWNS) != 0:
@@ -32,14 +32,14 @@ def own_locks() -> Iterator[None]:
     yield
     assert libc.setns(before, CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
     os.close(before)
-    os.chdir(folder)  # setns(2) has left it
+    os.chdir(folder)  # setns(2) changed it
     if not there:
         os.rmdir(LOCKS)
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[str]:
-    """The one folder that may be written below, but for the locks; the working directory is in it."""
+    """The only folder that may be written to, apart from the locks; the working directory is in it."""
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.mkdir(f"{folder}/working-directory")

@@ -1,4 +1,4 @@
-"""Where the fuzzing starts: what runtimes really send, the values that have hurt somebody, and how to vary them."""
+"""Where the fuzzing starts: what runtimes really send, values known to cause trouble, and how to vary them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-# A PCI domain that no machine has: what is done to a device here finds none.
+# A PCI domain that no machine has: no real device is ever touched.
 PCI = "fffe:ff:1f.7"
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NAMES = ("ibnet", "a", "A.b-c_d", "..", "a/b", "", "x" * 300, "\u00e4", "a\0b", "-")
@@ -76,7 +76,7 @@ anything = words | documents
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every member and item of a document."""
+    """Return the path of every member and item of a document."""
     found: list[tuple[Any, ...]] = []
     items: list[tuple[Any, Any]] = []
     if isinstance(document, dict):
@@ -90,7 +90,7 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def varied(draw: st.DrawFn, document: Any, changes: int = 4) -> Any:
-    """A document with a few of its places taken away, replaced, or added to."""
+    """A document with a few members or items removed, replaced or added."""
     copy = json.loads(json.dumps(document))
     for _ in range(draw(st.integers(0, changes))):
         options = places(copy)
@@ -112,7 +112,7 @@ def varied(draw: st.DrawFn, document: Any, changes: int = 4) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn, texts: st.SearchStrategy[bytes]) -> bytes:
-    """A text with a piece cut out and another put in."""
+    """A text with one piece cut out and another inserted."""
     text = draw(texts)
     start = draw(st.integers(0, len(text)))
     end = draw(st.integers(start, min(len(text), start + 20)))
@@ -121,7 +121,7 @@ def damaged(draw: st.DrawFn, texts: st.SearchStrategy[bytes]) -> bytes:
 
 
 def replaced(document: Any, path: tuple[Any, ...], item: Any) -> Any:
-    """The document with another value in one place."""
+    """Return the document with another value in one place."""
     copy = json.loads(json.dumps(document))
     holder = copy
     for key in path[:-1]:

@@ -1,4 +1,4 @@
-"""What comes to the node agent by itself: the lines of the plugin's log, and requests to its port."""
+"""What the node agent receives: the lines of the plugin's log, and requests to its port."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ acts = st.lists(
 @search("log")
 @given(acts)
 def test_the_log(place: str, actions: list[tuple[str, Any]]) -> None:
-    """Whatever happens to the file: only OSError comes out, and what is counted can be counted."""
+    """Whatever happens to the file, only OSError is raised, and the lines returned can be counted."""
     folder = Path(place, "log-folder")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -92,7 +92,7 @@ def assert_countable(calls: list[Call]) -> None:
 
 
 def change(path: Path, offset: Path, act: str, content: Any) -> None:
-    """Do to the log and its offset file what a strategy has drawn; what cannot be done is left out."""
+    """Change the log and its offset file as the strategy has drawn; skip what cannot be done."""
     try:
         if act == "append":
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK), "wb") as file:
@@ -133,12 +133,12 @@ REQUESTS = (
     b"\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n",
 )
 parts = st.sampled_from(REQUESTS) | damaged(st.sampled_from(REQUESTS)) | st.binary(max_size=80)
-# The kernel hands over a connection when something was sent.
+# The kernel hands over a connection once something was sent.
 requests = st.lists(parts, min_size=1, max_size=3).filter(any)
 
 
 class Server:
-    """The agent's server, and its refusals."""
+    """The agent's server, and the errors it refused requests with."""
 
     def __init__(self) -> None:
         self.refusals: list[tuple[str, str]] = []
@@ -155,7 +155,7 @@ class Server:
         )
 
     def ask(self, parts: list[bytes], *, ends: bool = True) -> bytes:
-        """Send parts and return the whole answer, b"" if the connection was closed without one."""
+        """Send the parts and return the whole answer, b"" if the connection was closed without one."""
         with socket.create_connection(("127.0.0.1", self.web.port), timeout=30) as link:
             answer = b""
             try:
@@ -166,7 +166,7 @@ class Server:
                 while chunk := link.recv(1 << 16):
                     answer += chunk
             except OSError:
-                pass  # it had heard enough
+                pass  # the server closed the connection early
         return answer
 
 
@@ -192,7 +192,7 @@ class Made:
 @search("http", leaks=False)
 @given(requests, st.integers(0, 20).map(bool))
 def test_requests(server: Server, parts: list[bytes], ends: bool) -> None:
-    """Each gets an answer of HTTP or none, and the next probe gets its own."""
+    """Each gets an HTTP answer or none, and the next probe gets its own."""
     TALLY.add(2)
     server.refusals.clear()
     answer = server.ask(parts, ends=ends)
@@ -207,7 +207,7 @@ def test_requests(server: Server, parts: list[bytes], ends: bool) -> None:
 
 
 def parse_answer(answer: bytes) -> tuple[int, bytes]:
-    """Return status and body; the body is as long as was said, or left out (HEAD)."""
+    """Return status and body; the body is as long as announced, or absent (HEAD)."""
     made: Any = Made(answer)
     head, _, body = answer.partition(b"\r\n\r\n")
     response = http.client.HTTPResponse(made, method="GET" if body else "HEAD")

@@ -1,4 +1,4 @@
-"""What an executed IPAM plugin answers: a result that is whole, or a refusal with code 104 and words."""
+"""What an executed IPAM plugin answers: it gives a complete result, or an error with code 104 and a message."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ipam.protocol.result import Result, parse_result, render_result
 from tests.fuzz.budget import TALLY, search
 from tests.fuzz.corpus import PREVIOUS, VERSIONS, anything, damaged, encoded, varied
 
-# One process instead of three where that serves: it prints the rest of its own file.
+# One process instead of three where that is enough: it prints the rest of its own file.
 QUICK = b"#!/bin/sed 1d\n"
 SLOW = b"""#!/bin/sh
 cat "$FOLDER/err" >&2
@@ -66,7 +66,7 @@ def assert_whole(result: Result) -> None:
 
 @pytest.fixture(scope="module")
 def folder(place: str) -> Iterator[Path]:
-    """A CNI_PATH with the plugin; who executes it becomes a subreaper, which is undone."""
+    """A CNI_PATH with the plugin; the executing process becomes a subreaper, which is undone."""
     path = Path(place, "bin")
     path.mkdir(exist_ok=True)
     (path / "my-ipam").touch(0o755)
@@ -101,7 +101,7 @@ def test_a_plugin(folder: Path, call: Callable[..., Result | None], out: bytes, 
         assert isinstance(refusal, AddressManagement)
         document = render_error(refusal, "1.1.0")
         assert document["code"] == 104
-        assert len(json.dumps(document)) < 7 * 2 * MESSAGE_BYTES  # in ASCII a letter may take six
+        assert len(json.dumps(document)) < 7 * 2 * MESSAGE_BYTES  # in ASCII one character may take six
     elif call is add_addresses:
         (result,) = results
         assert result
@@ -112,7 +112,7 @@ def test_a_plugin(folder: Path, call: Callable[..., Result | None], out: bytes, 
 @search("results")
 @given(documents, st.sampled_from(VERSIONS))
 def test_a_result(before: Any, version: str) -> None:
-    """Without a process: whatever is accepted can be said in any version, and what is not is said in words."""
+    """Without a process: whatever is accepted can be written in any version, and every error has a message."""
     TALLY.add()
     results: list[Result] = []
     refusal = refused(lambda: results.append(parse_result(before, version)))
@@ -124,7 +124,7 @@ def test_a_result(before: Any, version: str) -> None:
 
 
 def test_the_log_is_one_line_for_each_step(folder: Path) -> None:
-    """Whatever the plugins above said."""
+    """Whatever the plugins above printed."""
     lines = (folder / "log").read_bytes().decode().splitlines()
     assert lines
     assert all(line.startswith("time=") for line in lines)

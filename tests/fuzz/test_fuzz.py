@@ -1,4 +1,4 @@
-"""Whatever goes in: one JSON document or nothing comes out, the status fits, and nothing is touched elsewhere (C5)."""
+"""For any input: one JSON document or nothing as output, a status that fits, and nothing touched elsewhere (C5)."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from tests.fuzz.corpus import (
     varied,
 )
 
-# An invocation is a process: what it leaves open, the kernel closes at its end.
+# An invocation is a process: the kernel closes what it leaves open.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def in_host_namespace(conf: Any, place: str) -> Any:
-    """Let what it says of files speak of ours; other folders are tried where they are refused or only read."""
+    """Point its paths to our own folders; others are tried where they are refused or only read."""
     if isinstance(conf, dict):
         conf["stateDir"] = f"{place}/state"
         if conf.get("logFile"):
@@ -72,7 +72,7 @@ arguments = texts | st.lists(pairs | texts, max_size=4).map(";".join)
 
 
 def test_the_watch_sees_changes(tmp_path: Path) -> None:
-    """A search that could not find anything would be worth nothing."""
+    """A search that could never find anything would prove nothing."""
     with WATCH.watching():
         (tmp_path / "folder").mkdir()
         (tmp_path / "file").write_text("x")
@@ -97,7 +97,7 @@ def test_wrong_answers_are_seen(stdout: bytes) -> None:
 @example("DEL", b"[" * 100_000)
 @example("DEL", b'{"cniVersion":"1.1.0","name":"ibnet","x":' + b'{"a":' * 400 + b"1" + b"}" * 400 + b"}")
 def test_standard_input(place: str, command: str, stdin: bytes) -> None:
-    """Bytes of any kind, and configurations with a damage somewhere; those that parse may not name other folders."""
+    """Any bytes, and configurations damaged somewhere; those that parse must not name other folders."""
     try:
         document = json.loads(stdin)
     except (ValueError, RecursionError):
@@ -111,10 +111,10 @@ def test_standard_input(place: str, command: str, stdin: bytes) -> None:
 
 @pytest.mark.parametrize("command", ["ADD", "DEL"])
 def test_each_value_in_each_place(place: str, command: str) -> None:
-    """Without chance: every member of a configuration with every value that has hurt somebody."""
+    """Without randomness: every member of a configuration with every value known to cause trouble."""
     for path in places(CONF):
         for value in NASTY:
-            # A source that counts less is read only where the others say nothing.
+            # A source of lower precedence is read only where the others have no value.
             sparse = {"cniVersion": "1.1.0", "name": "ibnet", path[0]: CONF[path[0]]}
             conf = in_host_namespace(replaced(sparse, path, value), place)
             call(environment(command, place), encoded(conf), allowed=place)
@@ -200,7 +200,7 @@ owners = st.sampled_from(("ibnet/c1:net1", "../../../etc/passwd", "ibnet/c1:net1
 
 
 def record_with_own_folders(text: bytes, place: str) -> bytes:
-    """A record whose configuration has folders of ours. What is not JSON stays as it is: it is not used."""
+    """A record whose configuration names our own folders. What is not JSON stays as it is: it is not used."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -230,7 +230,7 @@ def made_state(place: str, record: bytes | None, go: bytes | None, owner: str) -
 @search("records")
 @given(st.sampled_from(("ADD", "DEL", "CHECK", "GC", "STATUS")), record_texts, go_texts, owners, listed)
 def test_records(place: str, command: str, record: bytes, go: bytes, owner: str, valid: Any) -> None:
-    """Records of ours and of the Go plugin, owners, lists of valid attachments; then a DEL, which has to end."""
+    """Our records and the Go plugin's, owners, lists of valid attachments; then a DEL, which must finish."""
     made_state(place, record, go, owner)
     conf = in_host_namespace({"cniVersion": "1.1.0", "name": "ibnet", "deviceID": PCI, "lockTimeout": 0}, place)
     conf["cni.dev/valid-attachments"] = valid
@@ -242,7 +242,7 @@ def test_records(place: str, command: str, record: bytes, go: bytes, owner: str,
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_lead_nowhere(place: str, name: str) -> None:
-    """Names of networks, containers and interfaces are refused, or stay below the state directory."""
+    """Names of networks, containers and interfaces are rejected, or stay below the state directory."""
     for command in ("ADD", "DEL", "CHECK", "GC"):
         conf = in_host_namespace({**CONF, "name": name}, place)
         call(environment(command, place), encoded(conf), allowed=place)
@@ -254,7 +254,7 @@ def test_names_lead_nowhere(place: str, name: str) -> None:
 
 @pytest.mark.parametrize("command", [*COMMANDS, "JUNK"])
 def test_as_processes(place: str, command: str) -> None:
-    """The same for the program itself, with a made state and inputs that are not text."""
+    """The same for the program itself, with a prepared state and inputs that are not text."""
     conf = in_host_namespace({**CONF}, place)
     inputs = [b"", b"\xff\xfe", encoded(conf), encoded({**conf, "name": None}), encoded(conf)[:-1], b"[" * 50_000]
     state = made_state(place, encoded(RECORD)[:300], encoded(GO_RECORD), "ibnet/c1:net1")

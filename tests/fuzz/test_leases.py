@@ -1,6 +1,6 @@
-"""Leases: whatever lies in their folder, in its index, and in the files that a network names.
+"""Leases: any content of their folder, of its index, and of the files that a network names.
 
-Calls end by the protocol, a DEL always succeeds, and nothing is written outside dataDir.
+Calls end as the protocol says, a DEL always succeeds, and nothing is written outside dataDir.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ NAMES = st.sampled_from(
 ) | st.binary(min_size=1, max_size=12).filter(lambda name: not {0, 47} & {*name}).map(os.fsdecode)
 INDEX_NAMES = st.sampled_from(("seal", "c:eth0", "c:", "other:eth0", "..", "x" * 200))
 TARGETS = ("10.0.0.2", "10.0.0.2,10.0.0.3", "fd00::2", "nowhere", "../..", "../../outside", "/", ",", "x" * 3000)
-# What lies somewhere: ("file", content), ("link", target), or another kind of file.
+# What is at a path: ("file", content), ("link", target), or another kind of file.
 files = st.tuples(st.just("file"), st.sampled_from(CONTENTS) | damaged(st.sampled_from(CONTENTS)))
 links = st.tuples(st.just("link"), st.sampled_from(TARGETS))
 things = files | links | st.tuples(st.sampled_from(("folder", "fifo", "socket")), st.just(b""))
 
 
 def put(path: Path, thing: tuple[str, Any]) -> None:
-    """Make what a strategy has drawn; a name that cannot be made is left out."""
+    """Create what a strategy has drawn; skip a name that cannot be created."""
     kind, content = thing
     try:
         if kind == "file":
@@ -103,7 +103,7 @@ def test_folder(place: str, leases: dict[str, Any], index: dict[str, Any], comma
     sets = [[{"subnet": "10.0.0.0/29"}], [{"subnet": "fd00::/125"}]][:ranges]
     conf = {"cniVersion": "1.1.0", "name": "net", "lockTimeout": 0, "ipam": {"dataDir": str(folder), "ranges": sets}}
     conf["cni.dev/valid-attachments"] = [{"containerID": "other", "ifname": "eth0"}]
-    # The first DEL releases what has its interface, the second what an old version wrote without one.
+    # The first DEL releases leases with its interface, the second those an old version wrote without one.
     for command in (*commands, "DEL", "DEL"):
         TALLY.add()
         with WATCH.watching():

@@ -1,7 +1,7 @@
-"""Netlink answers of any bytes: NetlinkError is all that comes out of the socket, and KernelRefused of what asks it.
+"""Netlink answers of any bytes: the socket raises only NetlinkError, and its callers only KernelRefused.
 
-The answers are the kernel's own, made ones for what this host does not have (VFs, RDMA devices), and both of them
-damaged.
+The answers are the kernel's own, made-up ones for what this host does not have (VFs, RDMA devices), and damaged
+versions of both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def packet(kind: int, body: bytes, flags: int = 0, length: int | None = None) ->
 
 
 def made(message: type[Any], attrs: list[tuple[str, Any]], **fields: int) -> bytes:
-    """An answer as our own classes write it."""
+    """Return an answer as our own classes write it."""
     answer = message()
     for name, number in fields.items():
         answer[name] = number
@@ -48,7 +48,7 @@ def made(message: type[Any], attrs: list[tuple[str, Any]], **fields: int) -> byt
 
 
 def ask_kernel(kind: int, body: bytes) -> list[bytes]:
-    """What this host's kernel answers to a dump, datagram by datagram."""
+    """Return what this host's kernel answers to a dump, datagram by datagram."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
         link.settimeout(10)
         link.send(packet(kind, body, m.NLM_F_DUMP | 1))
@@ -149,7 +149,7 @@ def built(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A datagram with some bytes overwritten, cut out or put in."""
+    """A datagram with some bytes overwritten, cut out or inserted."""
     data = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(0, 6))):
         at = draw(st.integers(0, len(data)))
@@ -194,7 +194,7 @@ def decode_all(part: bytes) -> list[int]:
 @search("netlink")
 @given(datagrams)
 def test_a_datagram(data: bytes) -> None:
-    """Also cut off at each of its bytes."""
+    """Also truncated after each of its bytes."""
     for length in range(len(data), max(0, len(data) - 200), -1):
         TALLY.add()
         number = errno.EBADMSG
@@ -208,7 +208,7 @@ def test_a_datagram(data: bytes) -> None:
 
 
 class Answering(NetlinkSocket):
-    """A socket that has been sent these datagrams."""
+    """A socket that receives these datagrams."""
 
     def __init__(self, data: Sequence[bytes]) -> None:
         self.data = list(data)
@@ -258,9 +258,9 @@ QUESTIONS: dict[str, Callable[[Sequence[bytes]], object]] = {
 
 @search("netlink answers")
 @given(st.lists(datagrams | st.sampled_from(SEEDS), min_size=1, max_size=4))
-@example([DONE])  # an acknowledgement in the place of an answer
+@example([DONE])  # an acknowledgement instead of an answer
 @example([packet(m.RTM_NEWLINK, bytes(16))])  # a link without a name
-@example([packet(NEW[m.rdmamsg], attribute(1, b"\3", 8))])  # a number that is cut off
+@example([packet(NEW[m.rdmamsg], attribute(1, b"\3", 8))])  # a truncated number
 def test_answers(data: list[bytes]) -> None:
     for question in QUESTIONS.values():
         TALLY.add()
@@ -272,7 +272,7 @@ def test_answers(data: list[bytes]) -> None:
 
 
 def assert_typed(answer: object) -> None:
-    """What is declared as text is text, and so on: what comes next relies on it."""
+    """Assert that what is declared as text is text, and so on: the callers rely on it."""
     if isinstance(answer, (list, tuple)):
         for item in answer:
             assert_typed(item)

@@ -51,7 +51,7 @@ api_answers = (
 
 
 class Answering:
-    """Answers each connection with the same bytes, whatever it is asked, and closes it."""
+    """Answers each connection with the same bytes, whatever the request, and closes it."""
 
     def __init__(self, listener: socket.socket, wrap: Callable[[socket.socket], socket.socket]) -> None:
         self.answer = b""
@@ -68,7 +68,7 @@ class Answering:
                 try:
                     self.serve(link)
                 except OSError:
-                    pass  # the client has heard enough
+                    pass  # the client closed the connection early
 
     def serve(self, raw: socket.socket) -> None:
         raw.settimeout(30)
@@ -126,7 +126,7 @@ pods = st.just(POD) | st.builds(PodRef, namespace=names, name=names, uid=names)
 @given(api_answers, pods)
 @example(b"HTTP/1.1 abc\r\n\r\n", POD)
 def test_answers_of_the_api_server(cluster: Cluster, answer: bytes, pod: PodRef) -> None:
-    """Whatever it says, each event is posted or has failed, in words, and the thread is there for the next one."""
+    """Whatever it answers, each event is posted or fails with a message, and the thread is ready for the next one."""
     cluster.answers.answer = answer
     words: list[str] = []
     results: list[str] = []
@@ -188,7 +188,7 @@ def assert_pods(pods: object) -> None:
 @search("runtime", leaks=False)
 @given(answers_of_runtimes)
 def test_answers_of_the_runtime(runtime: tuple[str, Answering], answer: bytes) -> None:
-    """A list of pods or an OSError with words. Never an empty list without a complete answer."""
+    """A list of pods or an OSError with a message. Never an empty list without a complete answer."""
     path, answers = runtime
     answers.answer = answer
     TALLY.add()
@@ -206,7 +206,7 @@ def test_answers_of_the_runtime(runtime: tuple[str, Answering], answer: bytes) -
 @search("runtime's pods", leaks=False)
 @given(st.binary(max_size=60) | damaged(st.just(WHOLE[5:])) | st.binary(max_size=40).map(lambda body: field(1, body)))
 def test_lists_of_pods(runtime: tuple[str, Answering], body: bytes) -> None:
-    """A message of any bytes, in an answer that is as it should be."""
+    """A message of any bytes, in an otherwise correct answer."""
     path, answers = runtime
     answers.answer = OPENING + ANSWER + data(b"\0" + len(body).to_bytes(4, "big") + body) + TRAILERS
     TALLY.add()

@@ -84,7 +84,7 @@ def ask(command: str, conf: object, container: str = "c", ifname: str = "eth0", 
 
 
 def files(folder: str) -> dict[str, tuple[bytes, int]]:
-    """Give name to content and mode of all files of a network but the lock."""
+    """Return name to (content, mode) for all files of a network except the lock."""
     found = {}
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         if name == "lock":

@@ -82,7 +82,7 @@ def test_h2_never_outside_and_never_the_gateway(sets: tuple[tuple[Range, ...], .
 
 @given(range_sets(), st.lists(st.integers(0, 47), max_size=40), st.integers(-1, 60))
 def test_h4_round_robin(range_set: tuple[Range, ...], taken: list[int], cursor: int) -> None:
-    """The next address is the first free one on the circle behind the cursor, its own the last."""
+    """The search is circular: it starts after the cursor's address and tries that address last."""
     circle = usable(range_set)
     last = BASE + cursor
     everything = [n for part in range_set for n in range(part.start, part.end + 1)]
@@ -180,7 +180,7 @@ def test_overlap(one: Range, other: Range) -> None:
 
 @given(st.lists(ranges(), max_size=6))
 def test_overlaps_of_many(parts: list[Range]) -> None:
-    """Every pair that is found overlaps, and of each range that overlaps another one some pair is found."""
+    """Every pair found does overlap, and every range that overlaps another is in at least one pair."""
     pairs = [(i, j) for j in range(len(parts)) for i in range(j) if ranges_overlap(parts[i], parts[j])]
     found = find_overlaps(list(enumerate(parts)))
     assert found == sorted(set(found) & set(pairs))

@@ -1,4 +1,4 @@
-"""The configuration: keys, order of the sets, defaults, and all faults in one message (H1, H2, H3, C4, C19)."""
+"""The configuration: keys, order of the sets, defaults, and all errors in one message (H1, H2, H3, C4, C19)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed at any moment, full or failing disks: no address twice, none lost, nothing half done (H8, C11)."""
+"""Killed at any moment, full or failing disks: no address given out twice or lost, nothing half done (H8, C11)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def network(folder: Path, *subnets: str) -> dict[str, Any]:
 
 
 def killed_child(conf: dict[str, Any], environ: dict[str, str], delay: float | None) -> bytes:
-    """Run one call in a child, kill it after `delay` s if one is given, and give what it had printed."""
+    """Run one call in a child, kill it after `delay` seconds if given, and return what it had printed."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -64,7 +64,7 @@ def killed_program(conf: dict[str, Any], environ: dict[str, str], delay: float |
 
 
 def usual_time(run: Any, conf: dict[str, Any]) -> float:
-    """The median of what a call takes that nobody kills, in seconds."""
+    """Return the median duration of a call that is not killed, in seconds."""
     times = []
     for number in range(9):
         begin = time.perf_counter()
@@ -74,7 +74,7 @@ def usual_time(run: Any, conf: dict[str, Any]) -> float:
 
 
 class Node:
-    """What a runtime knows: which ADD was answered. Calls end by themselves or by a kill."""
+    """What a runtime knows: which ADDs were answered. Calls end by themselves or are killed."""
 
     def __init__(self, conf: dict[str, Any]) -> None:
         self.conf = conf
@@ -103,7 +103,7 @@ class Node:
             self.unsure.add(container)
 
     def settle(self, folder: Path) -> None:
-        """Repeat the DELs that were cut off, collect the rest as garbage, and compare."""
+        """Repeat the DELs that were killed, run GC for the rest, and compare."""
         for container in self.unsure:
             assert ask("DEL", self.conf, container).status == 0
             del self.live[container]
@@ -119,7 +119,7 @@ class Node:
     ("run", "kills", "start"), [(killed_child, KILLS, 0.2), (killed_program, KILLS_OF_THE_EXECUTABLE, 0.5)]
 )
 def test_h8_kill_9(run: Any, kills: int, start: float, tmp_path: Path) -> None:
-    """Kills fall between `start` of the usual time of a call (before, it starts up) and a little after its end."""
+    """Kills fall between `start` (a fraction of a call's usual time; start-up before that) and just after its end."""
     seed = int(os.environ.get("IB_SRIOV_SEED", "7"))
     print("seed", seed)
     dice = random.Random(seed)
@@ -137,7 +137,7 @@ def test_h8_kill_9(run: Any, kills: int, start: float, tmp_path: Path) -> None:
         else:
             container = f"c{turn}"
             node.add(run(node.conf, environment("ADD", container), delay), container)
-        usual *= 1.02 if node.cut > before else 0.98  # the machine's load changes: keep about half of them cut
+        usual *= 1.02 if node.cut > before else 0.98  # the machine's load changes: keep killing about half of them
         if turn % 10 == 9:
             node.settle(tmp_path)
     node.settle(tmp_path)
@@ -154,7 +154,7 @@ fill_and_try(Path(sys.argv[2]))
 
 
 def fill_and_try(folder: Path) -> None:
-    """On a small file system: with so many inodes or pages left, ADD does all or nothing, and DEL always works."""
+    """On a nearly full file system (inodes or pages), ADD does all or nothing, and DEL always works."""
     conf = network(folder)
     for container in ("a", "b"):
         assert ask("ADD", conf, container).status == 0
@@ -242,7 +242,7 @@ def test_c11_read_only_disk(tmp_path: Path) -> None:
 
 
 def test_c11_a_write_cut_short(tmp_path: Path) -> None:
-    """A limit on file sizes lets a lease begin and not end."""
+    """With a limit on file sizes, a lease can be started but not finished."""
     conf = network(tmp_path)
     for limit in (0, 3):
         limited = ("prlimit", f"--fsize={limit}", *OURS)

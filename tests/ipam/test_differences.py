@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Plugin:
-    """One of the two programs with a folder of its own."""
+    """One of the two programs, with its own folder."""
 
     def __init__(self, program: tuple[str, ...], folder: Path) -> None:
         self.program = program

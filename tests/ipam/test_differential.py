@@ -1,7 +1,7 @@
 """The Go host-local and ours: same configurations, same calls, same answers, same files (H1 to H7).
 
-Each seed makes some configurations of one network and a sequence of calls. Three folders see every call: one by
-Go alone, one by ours alone, one by either at random, who thus come and go on the same leases. After each call
+Each seed makes some configurations of one network and a sequence of calls. Every call is made in three folders: in
+one by Go, in one by ours, and in one by either at random, so that both work on the same leases. After each call the
 answers and files of all three are compared. IB_SRIOV_SEEDS sets how many seeds are run, from IB_SRIOV_SEED.
 """
 
@@ -36,7 +36,7 @@ ODD = ("10.1.0.1/28", "10.1.0.0/31", "10.1.0.0/32", "fd00::/127", "fd00::1/64", 
 
 
 class Case:
-    """Random configurations and calls; the generator is the only source of chance."""
+    """Random configurations and calls; the generator is the only source of randomness."""
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
@@ -99,7 +99,7 @@ class Case:
         return conf
 
     def with_requests(self, conf: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """Ask for one or two addresses; two only if their families differ, else it is chance which one Go serves."""
+        """Ask for one or two addresses; two only if their families differ, otherwise which one Go serves is random."""
         conf = json.loads(json.dumps(conf))
         own = [network for network in NETWORKS if f'"{network}"' in json.dumps(conf)]
         asked = [self.host(self.dice.choice(own if own and self.maybe(0.8) else NETWORKS))]
@@ -120,7 +120,7 @@ class Case:
 
 
 def comparable(answer: Answer) -> object:
-    """What must be equal: the result whole, of an error only that it is one."""
+    """Return what must be equal: the whole result; for an error, only that it is one."""
     if answer.status or answer.doc is None:
         return answer.status
     doc: dict[str, Any] = json.loads(json.dumps(answer.doc))
@@ -169,11 +169,11 @@ def run_seed(seed: int, go: tuple[str, ...], folder: Path) -> None:
                 answers[name] = here(ours, environ)
         where = f"seed {seed}, step {step}: {command} {container} {ifname} {args} {json.dumps(conf)}: {answers}"
         assert comparable(answers["go"]) == comparable(answers["ours"]) == comparable(answers["both"]), where
-        if answers["ours"].code == 104 and command == "ADD":  # Go names addresses that are left over in any order
+        if answers["ours"].code == 104 and command == "ADD":  # Go names unused requested addresses in random order
             assert sorted(answers["ours"].msg.split()) == sorted(answers["go"].msg.split()), where
         if command == "ADD" and holding and answers["go"].status:
-            # On purpose: Go undoes a failed ADD by releasing all that the attachment has, what an earlier ADD under
-            # another configuration gave included.
+            # On purpose: Go undoes a failed ADD by releasing everything the attachment has, including what an
+            # earlier ADD with another configuration reserved.
             for place in places.values():
                 assert execute(go, plain(place), environment("DEL", container, ifname)).status == 0
         seen = [files(str(place / "net")) for place in places.values()]

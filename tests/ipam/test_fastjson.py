@@ -1,4 +1,4 @@
-"""ipam.protocol.fastjson against json: the same values, the same refusals, and stricter where it says so (C4)."""
+"""ipam.protocol.fastjson against json: the same values, the same rejections, and stricter where documented (C4)."""
 
 from __future__ import annotations
 

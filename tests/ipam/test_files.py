@@ -1,4 +1,4 @@
-"""ipam.protocol.files: nothing in a file's place can block a call or lead it elsewhere."""
+"""ipam.protocol.files: no special file or link in place of a file can block a call or redirect it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is in the configuration or in the folder: an answer by the protocol, never an internal fault (C4, C5)."""
+"""Whatever is in the configuration or folder, the answer follows the protocol: never an internal error (C4, C5)."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ CONTENTS = st.binary(max_size=20) | st.sampled_from(
 @given(files=st.dictionaries(NAMES, CONTENTS | st.none()), commands=st.lists(COMMANDS, min_size=1, max_size=5))
 @settings(max_examples=200, deadline=None)
 def test_any_content_of_the_folder_is_lived_with(files: dict[str, bytes | None], commands: list[str]) -> None:
-    """None makes a folder of that name."""
+    """None creates a folder with that name."""
     with tempfile.TemporaryDirectory() as folder:
         place = os.path.join(folder, "net")
         os.mkdir(place)
@@ -105,6 +105,6 @@ def test_any_content_of_the_folder_is_lived_with(files: dict[str, bytes | None],
         for command in commands:
             answer = ask(command, conf)
             assert answer.code in {104, 106, None}
-        for _ in range(2):  # its own record first, then that of an old version
+        for _ in range(2):  # its own lease first, then that of an old version
             assert ask("DEL", conf).status == 0
         assert ask("CHECK", conf).code == 104

@@ -1,4 +1,4 @@
-"""The index: it answers alone while the leases are as it knows them, and never wrongly (H8)."""
+"""The index: it is used alone while it matches the leases, and is never wrong (H8)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def network(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def conf(tmp_path: Path) -> dict[str, Any]:
-    """A network with three attachments, and an index that knows them."""
+    """A network with three attachments, and an index that has them."""
     made = network(tmp_path)
     for container in ("a", "b", "c"):
         ask("ADD", made, container)
@@ -46,7 +46,7 @@ def test_what_it_says(conf: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_no_other_lease_is_read_while_it_holds(conf: dict[str, Any], tmp_path: Path) -> None:
-    """A scan would clear the emptied lease away: emptied in place, it shows whether there was one."""
+    """A scan would remove an empty lease. Emptying one in place leaves the index valid, so its removal shows a scan."""
     bystander = tmp_path / "net" / "10.0.0.2"
     bystander.write_bytes(b"")
     for command, container in (
@@ -82,7 +82,7 @@ def test_a_change_by_others_is_noticed(change: str, conf: dict[str, Any], tmp_pa
 
 
 def test_a_change_in_the_same_tick_of_the_clock_is_noticed(conf: dict[str, Any], tmp_path: Path) -> None:
-    """The sealed time is no time that a change could leave now: those of one tick look the same."""
+    """The sealed time is one that no later change can produce: changes within one tick have the same time."""
     for command in ("CHECK", "DEL", "ADD"):
         now = time.time_ns()
         ask(command, conf, "b")
@@ -195,7 +195,7 @@ def test_a_failed_add_does_not_cost_the_next_call_a_scan(tmp_path: Path) -> None
 
 
 def test_h8_a_nearly_full_set_is_searched_in_a_list(conf: dict[str, Any], tmp_path: Path) -> None:
-    """Not by a look at the disk for each address: what is made behind the list's back goes unseen."""
+    """The disk is not read for each address: a lease created after the list was read is not seen."""
     place = Place(data_dir=str(tmp_path), network="net")
     store = open_store(place, create=False)
     assert store is not None

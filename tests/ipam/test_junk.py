@@ -1,4 +1,4 @@
-"""What is in the place of a file neither blocks a call nor leads it elsewhere, and no release fails because of it."""
+"""Whatever is in place of a file, it neither blocks nor redirects a call, and no release fails because of it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_release_without_a_lock_file_does_not_seal_the_index(tmp_path: Path) -
     (tmp_path / "net" / "lock").symlink_to("nowhere")
     seal = os.readlink(tmp_path / ".ib-index" / "net" / "seal")
     ask("DEL", conf, "c1")
-    (tmp_path / "net" / "10.0.0.5").write_bytes(b"go\r\neth0")  # as the Go plugin, which sees no lock
+    (tmp_path / "net" / "10.0.0.5").write_bytes(b"go\r\neth0")  # like the Go plugin, which does not see the lock
     assert os.readlink(tmp_path / ".ib-index" / "net" / "seal") == seal
     (tmp_path / "net" / "lock").unlink()
     ask("DEL", conf, "go")
@@ -184,7 +184,7 @@ def test_a_device_that_the_configuration_names(key: str, path: str, tmp_path: Pa
 
 @EACH_FILE
 def test_a_link_that_the_configuration_names_is_followed(key: str, tmp_path: Path) -> None:
-    """As /etc/resolv.conf often is one, and the files of a ConfigMap are."""
+    """/etc/resolv.conf is often a link, and the files of a ConfigMap always are."""
     texts = {
         "resolvConf": "nameserver 10.0.0.53\n",
         "flannel": "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n",

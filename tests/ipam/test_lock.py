@@ -1,4 +1,4 @@
-"""The lock on the leases: shared with Go, bounded, and it names who holds it (C21, H5)."""
+"""The lock on the leases: shared with Go, with a timeout, and the error names who holds it (C21, H5)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_lock_is_taken_when_it_comes_free(
     conf["lockTimeout"] = 60
     assert holder.stdin is not None
     ips: list[str] = []
-    if in_thread:  # where no signal can end a wait
+    if in_thread:  # where no signal can interrupt a wait
         thread = threading.Thread(target=lambda: ips.extend(ask("ADD", conf).ips))
         thread.start()
         holder.stdin.close()
@@ -99,7 +99,7 @@ def test_alarms_of_the_caller_survive(holder: subprocess.Popen[str], conf: dict[
 
 
 def test_h5_a_lock_removed_while_waiting_is_not_the_lock(conf: dict[str, Any], tmp_path: Path) -> None:
-    """Who waited on a removed file would lock out nobody: the file that is there then is taken."""
+    """A lock on a removed file would lock out nobody: the file that exists after the wait is locked instead."""
     path = tmp_path / "net" / "lock"
     with path.open("w") as old:
         fcntl.flock(old, fcntl.LOCK_EX)

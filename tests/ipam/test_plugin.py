@@ -82,7 +82,7 @@ def test_h5_files(tmp_path: Path) -> None:
 
 
 def test_h5_the_folder_does_not_depend_on_names_of_ours(tmp_path: Path) -> None:
-    """Beside the leases there is nothing but what Go puts there."""
+    """Besides the leases there is nothing but what Go puts there."""
     conf = network(tmp_path, "10.0.0.0/24")
     ask("ADD", conf)
     assert sorted(os.listdir(tmp_path / "net")) == ["10.0.0.2", "last_reserved_ip.0", "lock"]
@@ -204,7 +204,7 @@ def test_a_network_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failed_add_leaves_what_the_attachment_had(tmp_path: Path) -> None:
-    """Where Go releases all of the attachment's addresses, those of earlier ADDs included (C11)."""
+    """Go releases all of the attachment's addresses here, including those of earlier ADDs (C11)."""
     small = network(tmp_path, "10.0.0.0/30", "10.1.0.0/24")
     ask("ADD", small, "c1")
     before = leases(str(tmp_path / "net"))
@@ -260,7 +260,7 @@ def test_c16_gc(tmp_path: Path) -> None:
 
 
 def test_c17_gc_asks_who_lives_when_it_has_read_the_leases(tmp_path: Path) -> None:
-    """An attachment made since the runtime's list keeps its addresses; its lease was there when we looked."""
+    """An attachment added after the runtime made its list keeps its addresses: leases are read before liveness."""
     conf = three_attachments(tmp_path)
     request = Request(command="GC", args={}, conf=conf | {VALID: []}, version="1.1.0", environ={})
     asked: list[int] = []

@@ -1,4 +1,4 @@
-"""ipam.protocol.result: one model, seven shapes (C7, C9)."""
+"""ipam.protocol.result: one model, seven formats (C7, C9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices of a cluster-wide subnet: every node its own part, faults with file and numbers (H8, N7)."""
+"""Slices of a cluster-wide subnet: every node has its own part, and errors name the file and the numbers (H8, N7)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_where_the_cuts_are(part: dict[str, object], index: int, count: int, exp
     [("10.0.0.0/24", 0, 256), ("10.0.0.0/24", 255, 256), ("10.0.0.0/24", 3, 300), ("10.0.0.0/24", 0, 128)],
 )
 def test_a_slice_too_small_names_the_numbers(subnet: str, index: int, count: int) -> None:
-    """Of slices of one the first is the network and the last the broadcast; of two, the gateway alone is left."""
+    """Of one-address slices the first is the network and the last the broadcast; of two, only the gateway is left."""
     with pytest.raises(
         InvalidConfiguration, match=rf"slice {index} of {count} \(test\) of 10\.0\.0\.0-.*256 addresses"
     ):

@@ -1,4 +1,4 @@
-"""The store where calls through the plugin do not reach: what happens between a plan and its writing (H5, C14)."""
+"""The parts of the store that calls of the plugin do not reach: what happens between a plan and its write (H5, C14)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_failure_of_the_disk_is_a_state_failure(tmp_path: Path) -> None:
 
 
 def calls_of(act: Callable[[], object]) -> list[str]:
-    """The system calls that change or sync something, in their order, as the interpreter reports them."""
+    """Return the system calls that change or sync something, in order, as the interpreter reports them."""
     seen: list[str] = []
 
     def record(_frame: object, event: str, function: object) -> None:

@@ -1,4 +1,4 @@
-"""Both executables on the same leases at the same time: no address twice, none lost (H5)."""
+"""Both executables on the same leases at the same time: no address is given out twice or lost (H5)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_h5_both_at_once(go: tuple[str, ...], tmp_path: Path) -> None:
         return execute(programs[number % 2], conf, environment("ADD", f"c{number}"))
 
     def change(number: int) -> Answer:
-        """Half of them give back what the other program reserved, and take anew."""
+        """Half of them release what the other program reserved and reserve again; the others CHECK."""
         if number % 4 > 1:
             assert execute(programs[(number + 1) % 2], conf, environment("DEL", f"c{number}")).status == 0
             return add(number)

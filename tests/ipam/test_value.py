@@ -1,4 +1,4 @@
-"""ipam.protocol.value against dataclasses: same construction, comparison and refusal."""
+"""ipam.protocol.value against dataclasses: same construction, comparison and errors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a Kubernetes object may hold: the schemas of the API server's own kinds, and those of custom resources.
 
-Both are read strictly: a field that the schema does not have is a fault, where an API server would drop it in silence.
+Both are read strictly: a field that the schema does not have is a fault, although an API server would drop it silently.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import kubernetes_validate
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-OLDEST = "1.30"  # the first whose pods know appArmorProfile
+OLDEST = "1.30"  # the first whose pods have appArmorProfile
 CUSTOM = ("NetworkAttachmentDefinition", "MPIJob", "PodMonitor", "PrometheusRule")
 
 
@@ -25,7 +25,7 @@ def versions() -> list[str]:
 
 
 def faults(thing: dict[str, Any], version: str) -> list[str]:
-    """Say what is wrong with an object; no schema for it is a fault as well."""
+    """Return what is wrong with an object; a missing schema is a fault as well."""
     kind = f"{thing.get('kind')} {thing.get('apiVersion')}"
     if thing.get("kind") in CUSTOM:
         group, schema_version = str(thing.get("apiVersion")).split("/")
@@ -45,7 +45,7 @@ def faults(thing: dict[str, Any], version: str) -> list[str]:
 
 @functools.cache
 def custom_schema(kind: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """(group, version) to JSON schema, from a custom resource's definition."""
+    """Return (group, version) to JSON schema, from a custom resource's definition."""
     command = [str(ROOT / "tests/tools/crd"), "--built", kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stderr.strip()}: run tests/tools/need manifests"
@@ -53,14 +53,14 @@ def custom_schema(kind: str) -> dict[tuple[str, str], dict[str, Any]]:
     schemas = {}
     for version in definition["spec"]["versions"]:
         schema = dict(version["schema"]["openAPIV3Schema"])
-        # What every object has, and a definition need not say.
+        # What every object has, and a definition need not list.
         schema["properties"] = {"apiVersion": {}, "kind": {}, "metadata": {}} | schema["properties"]
         schemas[definition["spec"]["group"], version["name"]] = strict(schema)
     return schemas
 
 
 def strict(schema: Any) -> Any:
-    """Refuse members that are not listed, except where the definition lets any pass."""
+    """Reject members that are not listed, except where the definition allows any."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Where manifests and configurations stand: YAML files, and the code blocks of the documentation."""
+"""Where manifests and configurations are found: YAML files, and the code blocks of the documentation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OURS = re.compile(r'"?type"?: *"?ib-sriov"?')
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of text and its place, like docs/quickstart.md:42."""
+    """A piece of text and its place, such as docs/quickstart.md:42."""
 
     place: str
     text: str
@@ -30,14 +30,14 @@ class Text:
 
 
 def kustomizations() -> list[Path]:
-    """Folders that kustomize builds. A component is no target of its own: an overlay uses it."""
+    """Folders that kustomize builds. A component is not built on its own: an overlay uses it."""
     files = sorted(KUBERNETES.rglob("kustomization.yaml"))
     return [file.parent for file in files if yaml.safe_load(file.read_text())["kind"] == "Kustomization"]
 
 
 @functools.cache
 def build(folder: Path) -> tuple[dict[str, Any], ...]:
-    """Give the objects that kustomize makes of a folder."""
+    """Return the objects that kustomize makes from a folder."""
     client = [str(ROOT / "tests/tools/go-client"), "--built", "kustomize"]
     kustomize = subprocess.run(client, capture_output=True, text=True, check=False)
     assert kustomize.returncode == 0, f"{kustomize.stderr.strip()}: run tests/tools/need manifests"
@@ -49,22 +49,22 @@ def build(folder: Path) -> tuple[dict[str, Any], ...]:
 
 
 def manifest_files() -> list[Path]:
-    """Every YAML file of packaging/kubernetes, but kustomize's own."""
+    """Return every YAML file of packaging/kubernetes except kustomize's own."""
     return [file for file in sorted(KUBERNETES.rglob("*.y*ml")) if file.name != "kustomization.yaml"]
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    """Give the Kubernetes objects of a YAML text."""
+    """Return the Kubernetes objects of a YAML text."""
     return [thing for thing in yaml.safe_load_all(text) if isinstance(thing, dict) and "apiVersion" in thing]
 
 
 def pages() -> list[Path]:
-    """Give the documentation, wherever it stands."""
+    """Return all pages of the documentation."""
     return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packaging/**/*.md")])
 
 
 def blocks(page: Path) -> Iterator[Text]:
-    """Give the code blocks of a page; each document that a shell block feeds to a command stands alone too."""
+    """Return the code blocks of a page; each document that a shell block feeds to a command is a block as well."""
     whole = page.read_text()
     for fence in FENCE.finditer(whole):
         place = f"{page.relative_to(ROOT)}:{whole.count(chr(10), 0, fence.start()) + 1}"
@@ -76,9 +76,9 @@ def blocks(page: Path) -> Iterator[Text]:
 
 
 def configurations(source: Text) -> Iterator[dict[str, Any]]:
-    """Give each network configuration of ours in a text: JSON as it is, or in the objects of a YAML text.
+    """Return each network configuration of ours in a text: JSON as it is, or in the objects of a YAML text.
 
-    A list of plugins gives its plugins, each with the list's name and version, as libcni hands them on.
+    A list of plugins yields its plugins, each with the list's name and version, as libcni passes them on.
     """
     if not OURS.search(source.text):
         return

@@ -1,4 +1,4 @@
-"""Every CNI configuration that a reader may copy is one that the plugin takes, key by key."""
+"""Every CNI configuration that a reader may copy is accepted by the plugin, key by key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENVIRON = {
     "CNI_IFNAME": "net1",
     "CNI_PATH": "/opt/cni/bin",
 }
-# Of the specification, and Multus's; ours are in the tables of docs.
+# Keys of the specification and of Multus; ours are in the tables of docs.
 PROTOCOL = {"cniVersion", "name", "type", "capabilities", "args", "runtimeConfig", "pciBusID", "prevResult", "dns"}
 FILES = [Text(str(file.relative_to(ROOT)), file.read_text()) for file in manifest_files()]
 BLOCKS = [block for page in pages() for block in blocks(page)]
@@ -75,7 +75,7 @@ def test_the_plugin_takes_it(conf: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "packaging/kubernetes/networks").iterdir()), ids=lambda f: f.name)
 def test_the_command_line_has_nothing_to_say(folder: Path) -> None:
-    """Neither a fault nor a warning, in what a user may hand to `ib-sriov config validate`."""
+    """Neither an error nor a warning for what a user may pass to `ib-sriov config validate`."""
     command = [sys.executable, "-m", "ib_sriov_cni", "config", "validate", "--strict", str(folder / "network.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

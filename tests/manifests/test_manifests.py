@@ -1,4 +1,4 @@
-"""Every manifest is what an API server takes, and says what the programs it starts understand."""
+"""An API server accepts every manifest, and the programs it starts understand their arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.manifests.sources import (
     pages,
 )
 
-PATCHES = {"listen.yaml"}  # not whole objects; seen in what they are built into
+PATCHES = {"listen.yaml"}  # not whole objects; checked in what they are built into
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 RESOURCE = "k8s.v1.cni.cncf.io/resourceName"
 
@@ -47,7 +47,7 @@ def agent(overlay: str) -> dict[str, Any]:
 
 
 def templates() -> list[tuple[str, dict[str, Any]]]:
-    """Pod templates of all manifests, with the namespace they are in."""
+    """Return the pod templates of all manifests, with the namespace they are in."""
     found = []
     things = [thing for file in manifest_files() if file.name not in PATCHES for thing in objects(file.read_text())]
     for thing in things:
@@ -74,7 +74,7 @@ def test_files_are_valid(file: Path) -> None:
 
 
 BLOCKS = [block for page in pages() for block in blocks(page) if "apiVersion: " in block.text]
-KUSTOMIZE = "kustomize.config.k8s.io/"  # no object of a cluster; kustomize itself reads it
+KUSTOMIZE = "kustomize.config.k8s.io/"  # not an object of a cluster; kustomize itself reads it
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
@@ -90,7 +90,7 @@ def test_patches_are_used() -> None:
 
 
 def test_schemas_refuse() -> None:
-    """A check that takes anything would pass all of the above."""
+    """A check that accepts anything would pass all of the above."""
     good = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": "b"}}
     newest = versions()[-1]
     assert faults(good, newest) == []
@@ -160,7 +160,7 @@ def test_the_pieces_fit(overlay: str) -> None:
     known = set(things["ConfigMap"]["data"]) | {item["name"] for item in agent(overlay)["env"]}
     used = {part.partition(")")[0] for word in agent(overlay)["args"] for part in word.split("$(")[1:]}
     assert used <= known
-    assert set(things["ConfigMap"]["data"]) <= used  # no setting that nobody reads
+    assert set(things["ConfigMap"]["data"]) <= used  # every setting is read by something
     assert agent(overlay)["envFrom"] == [{"configMapRef": {"name": things["ConfigMap"]["metadata"]["name"]}}]
     assert agent(overlay)["ports"][0]["containerPort"] == int(things["ConfigMap"]["data"]["LISTEN_PORT"])
 

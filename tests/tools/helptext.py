@@ -33,12 +33,12 @@ TABLE = re.compile(r"\| key \| type; default \| meaning \|\n(?:\|.*\n)+")
 
 
 def with_table(text: str) -> str:
-    """Put the table of keys into docs/configuration.md."""
+    """Return docs/configuration.md with the table of keys in it."""
     return TABLE.sub(lambda _: render_reference(), text, count=1)
 
 
 def render_cli() -> str:
-    """Give docs/cli.md."""
+    """Return the text of docs/cli.md."""
     parts = [HEAD]
     context = click.Context(cli.main, info_name="ib-sriov")
     for name in cli.main.list_commands(context):
@@ -72,7 +72,7 @@ def _cell(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Turn click's text into Markdown: a block that its backspace keeps from being wrapped stays as it is."""
+    """Turn click's text into Markdown: a block marked with a backspace (no wrapping) stays as it is."""
     parts = []
     for paragraph in inspect.cleandoc(text).split("\n\n"):
         if paragraph.startswith("\b"):

@@ -1,12 +1,12 @@
-"""Run test suites, those of the virtual machine two at a time, and sum their junit files into one line.
+"""Run test suites, those of the virtual machine two at a time, and sum up their junit files in one line.
 
     suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns security manifests docs packaging
                           conformance; fuzz-long: fuzz for an hour; in the guest: a folder of tests/lab (hca attach
                           races matrix faults clients node agent cli soak udev), conformance, and:
                           main: ADD and DEL, the short check; matrix-6.1: a sample of the matrix on the other kernel;
-                          build, build-all, build-conformance: with dist/ib-sriov in the place of the source
+                          build, build-all, build-conformance: with dist/ib-sriov instead of the source
 
-A suite that fails does not keep the next from running. The last line is "N passed, N failed"; a
+A suite that fails does not stop the next one from running. The last line is "N passed, N failed"; a
 skip, an error, a suite that is empty or died before it wrote its results all count as failed.
 """
 
@@ -25,12 +25,12 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 RESULTS = os.path.join(ROOT, ".test-results")
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 LAB = os.path.join("tests", "lab")
-# The folders of tests/lab that are suites, each in a guest of its own.
+# The folders of tests/lab that are suites, each in its own guest.
 LAB_SUITES = ("hca", "attach", "races", "matrix", "faults", "clients", "node", "agent", "cli", "soak", "udev")
 ATTACH = f"{LAB}/attach"
 MAIN_JOB = (f"{ATTACH}/test_main.py", f"{ATTACH}/test_del.py")
 GUEST_TESTS_OF_BUILDS = "tests/packaging/guest"
-# The suites that run in the lab's virtual machine, with what pytest is called with there.
+# The suites that run in the lab's virtual machine, with pytest's arguments there.
 IN_GUEST: dict[str, tuple[str, ...]] = {
     **{name: (f"{LAB}/{name}",) for name in LAB_SUITES},
     "main": MAIN_JOB,
@@ -46,20 +46,20 @@ LANES = 2  # guests at once: each keeps little more than one processor busy
 ONE_FILE = os.path.join(ROOT, "dist", "ib-sriov")
 ONE_FOLDER = os.path.join(ROOT, "dist", "ib-sriov-folder", "ib-sriov")
 RUN_THE_SOURCE = ("agent", "cli")
-# What a suite has in its environment in addition.
+# Additional environment variables of a suite.
 SETTINGS: dict[str, dict[str, str]] = {
     name: {} if name in RUN_THE_SOURCE else {"IB_SRIOV_PLUGIN": ONE_FILE if name.startswith("build") else ONE_FOLDER}
     for name in IN_GUEST
 }
 SETTINGS["udev"] |= {"UDEV": "1"}
 SETTINGS["matrix-6.1"] |= {"KERNEL": "6.1", "LAB_EVERY": "7"}
-# The time for all parts of the fuzzing together (tests/fuzz/budget.py); as it is called, if that says something else.
+# The time for all parts of the fuzzing together (tests/fuzz/budget.py); FUZZ_SECONDS in the environment overrides it.
 SETTINGS["fuzz-long"] = {"FUZZ_SECONDS": os.environ.get("FUZZ_SECONDS", "3600")}
-# Suites that are called otherwise than their folder.
+# Suites whose name differs from their folder's.
 FOLDERS = {"fuzz-long": "fuzz"}
-# Suites that make network namespaces and hostile users, or roots for the packed program.
+# Suites that make network namespaces and hostile users, or root file systems for the packed program.
 AS_ROOT = ("netns", "security", "packaging")
-# Suites whose tests run on all processors at once: they wait more than they compute.
+# Suites whose tests run on all processors: they wait more than they compute.
 SIDE_BY_SIDE = ("unit",)
 # For a suite on a slow machine; one that hangs must still end before CI's own limit.
 GUEST_SECONDS = "2700"
@@ -78,14 +78,14 @@ def run(command: list[str], settings: dict[str, str] | None = None, *, log: Text
 
 
 def as_root(command: list[str]) -> list[str]:
-    """The command with root's rights: network namespaces need them."""
+    """Return the command run as root, which network namespaces need."""
     if os.geteuid() == 0:
         return command
     return ["sudo", *([] if sys.stdin.isatty() else ["-n"]), "--preserve-env=HOME,XDG_CACHE_HOME,PATH", *command]
 
 
 def junit_counts(path: str) -> tuple[int, int]:
-    """(passed, failed) of a junit file; what is neither passed nor failed is failed."""
+    """Return (passed, failed) of a junit file; anything that did not pass counts as failed."""
     passed = failed = 0
     for case in ET.parse(path).getroot().iter("testcase"):  # noqa: S314  our own pytest wrote it
         if case.find("failure") is None and case.find("error") is None and case.find("skipped") is None:
@@ -96,7 +96,7 @@ def junit_counts(path: str) -> tuple[int, int]:
 
 
 def count_moments(path: str) -> str:
-    """One line of how many moments of death and error the tests went through; "" if none did.
+    """Return a line with how many moments of death and error the tests went through; "" if none did.
 
     They are properties of the suite called "moments MODE COMMAND LETTER", noted by tests that passed
     (tests/lab/matrix).
@@ -160,19 +160,19 @@ def pytest_suite(name: str, log: TextIO | None = None) -> tuple[int, int]:
         return 0, 1
     if passed + failed == 0:
         print(f"{name}: no test was run", flush=True)
-    # A status without a failed test: a crash after the last one, a kernel warning, an empty suite.
+    # A bad status without a failed test: a crash after the last one, a kernel warning, an empty suite.
     return passed, failed or int(status != 0 or passed == 0)
 
 
 def run_suite(name: str, log: TextIO | None = None) -> tuple[str, int, int, float]:
-    """Name, passed, failed, seconds."""
+    """Return name, passed, failed, seconds."""
     start = time.monotonic()
     passed, failed = lint() if name == "lint" else pytest_suite(name, log)
     return name, passed, failed, time.monotonic() - start
 
 
 def run_in_lane(name: str) -> tuple[tuple[str, int, int, float], str]:
-    """A suite beside another: what it says is kept, and given with its figures."""
+    """Run a suite next to another: keep its output and return it with its figures."""
     path = os.path.join(RESULTS, f"{name}.log")
     with open(path, "w+", encoding="utf-8", errors="replace") as log:
         row = run_suite(name, log)
@@ -181,7 +181,7 @@ def run_in_lane(name: str) -> tuple[tuple[str, int, int, float], str]:
 
 
 def run_lanes(names: list[str]) -> Iterator[tuple[str, int, int, float]]:
-    """Run suites of the guest side by side, begun in their order; each one's output comes in one piece."""
+    """Run suites of the guest side by side, started in order; each one's output is printed in one piece."""
     with ThreadPoolExecutor(LANES) as lanes:
         for done in as_completed([lanes.submit(run_in_lane, name) for name in names]):
             row, said = done.result()
