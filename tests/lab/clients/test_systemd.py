@@ -39,6 +39,8 @@ RestartSec=1
 # the project may be in a home directory
 ProtectHome=read-only
 """
+if PROJECT.is_relative_to("/tmp") or PROJECT.is_relative_to("/var/tmp"):
+    DROP_IN += "PrivateTmp=no\n"  # or the unit would not see the project
 
 
 class Systemd:
