@@ -28,7 +28,7 @@ def describe_remaining_user(host: Host, pci: PciAddress, rdma: RdmaDevice) -> st
     interfaces = sum(user == IPOIB for user in users)
     visible = len(host.sysfs.read_netdevs(pci))
     if interfaces > visible:
-        return f"{interfaces} IPoIB interfaces use it, and the host shows {visible} of them"
+        return f"IPoIB interfaces on it: {interfaces}, of which the host shows {visible}"
     for pid in [user for user in users if isinstance(user, int)]:
         if _is_in_another_namespace(pid):
             return f"process {pid} of another network namespace has RDMA device {rdma.name} open"

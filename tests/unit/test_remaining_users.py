@@ -36,4 +36,4 @@ def test_a_device_that_udev_has_renamed_since(tmp_path: Path) -> None:
     host = Asking(log=Log(), sysfs_root=str(tmp_path))
     host.rdma = Kernel("ibp59s0v1", ["ib_ipoib"])
     before = RdmaDevice(name="mlx5_3", uverbs="uverbs3", node_guid=None, port_guid=None)
-    assert describe_remaining_user(host, VF, before) == "1 IPoIB interface of it in another network namespace"
+    assert describe_remaining_user(host, VF, before) == "IPoIB interfaces on it: 1, of which the host shows 0"
