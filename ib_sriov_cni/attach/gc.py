@@ -6,8 +6,8 @@ from ib_sriov_cni.attach.heal import release_dead
 from ib_sriov_cni.core.errors import InvalidConfiguration
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.delegation.ipam_plugin import collect_addresses
-from ipam.protocol.bounds import VALID_ATTACHMENTS, describe_excess
 from ipam.protocol.fastjson import dumps
+from ipam.protocol.request import VALID_KEYS, find_valid_attachments
 from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.record import AttachmentKey
     from ib_sriov_cni.telemetry.log import Step
     from ipam.protocol.request import Request
-
-VALID_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
 
 def collect(host: Host, request: Request, conf: NetConf) -> None:
@@ -52,14 +50,8 @@ def parse_valid(conf: dict[str, object]) -> list[tuple[str, str]]:
 
     Raises InvalidConfiguration (7) if there is no list: that does not mean that nothing is valid.
     """
-    listed = next((conf[key] for key in VALID_KEYS if conf.get(key) is not None), None)
-    if not isinstance(listed, list):
-        raise InvalidConfiguration(f"{VALID_KEYS[0]} is not a list", "nothing was released")
-    if len(listed) > VALID_ATTACHMENTS:
-        fault = describe_excess(VALID_KEYS[0], "attachments", len(listed), VALID_ATTACHMENTS)
-        raise InvalidConfiguration(fault, "nothing was released")
     pairs = []
-    for index, item in enumerate(listed):
+    for index, item in enumerate(find_valid_attachments(conf)):
         pair = (item.get("containerID"), item.get("ifname")) if isinstance(item, dict) else (None, None)
         if not all(isinstance(part, str) and part for part in pair):
             raise InvalidConfiguration(f"{VALID_KEYS[0]}[{index}] has no containerID or ifname", "nothing was released")

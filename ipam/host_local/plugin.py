@@ -9,7 +9,7 @@ from ipam.host_local.allocator import Holder, Refusal, allocate
 from ipam.host_local.config import parse_place, parse_settings
 from ipam.host_local.ranges import range_of, render_set
 from ipam.host_local.store import open_store
-from ipam.protocol.bounds import FILE_BYTES, LIST_ITEMS, VALID_ATTACHMENTS, describe_excess, join_faults
+from ipam.protocol.bounds import FILE_BYTES, LIST_ITEMS, describe_excess, join_faults
 from ipam.protocol.errors import (
     AddressManagement,
     CniError,
@@ -19,7 +19,7 @@ from ipam.protocol.errors import (
     StateFailure,
 )
 from ipam.protocol.files import read_regular
-from ipam.protocol.request import is_name
+from ipam.protocol.request import VALID_KEYS, find_valid_attachments, is_name
 from ipam.protocol.result import NO_DNS, Address, Result
 
 TYPE_CHECKING = False
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ipam.protocol.request import Request
 
 KNOWN_ARGS = frozenset({"IP"})
-_ATTACHMENTS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
 
 def add(request: Request) -> Result:
@@ -232,21 +231,15 @@ def _previous_addresses(request: Request, sets: tuple[RangeSet, ...]) -> list[tu
 
 
 def _valid_containers(conf: Mapping[str, object]) -> set[str]:
-    """Return the containers of the valid attachments. A missing list is an error, not an empty list (C16).
+    """Return the containers of the valid attachments (C16).
 
     Some runtimes list only their eth0 attachments, so one valid attachment keeps all of its container's (C17).
     """
-    listed = next((conf[key] for key in _ATTACHMENTS if conf.get(key) is not None), None)
-    if not isinstance(listed, list):
-        raise InvalidConfiguration(f"{_ATTACHMENTS[0]} is not a list", "nothing was released")
-    if len(listed) > VALID_ATTACHMENTS:
-        excess = describe_excess(_ATTACHMENTS[0], "attachments", len(listed), VALID_ATTACHMENTS)
-        raise InvalidConfiguration(excess, "nothing was released")
     containers = set()
-    for index, item in enumerate(listed):
+    for index, item in enumerate(find_valid_attachments(conf)):
         container = item.get("containerID") if isinstance(item, dict) else None
         if not isinstance(container, str) or not container:
-            raise InvalidConfiguration(f"{_ATTACHMENTS[0]}[{index}] has no containerID", "nothing was released")
+            raise InvalidConfiguration(f"{VALID_KEYS[0]}[{index}] has no containerID", "nothing was released")
         containers.add(container)
     return containers
 

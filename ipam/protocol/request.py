@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipam.protocol.bounds import JSON_LEVELS, join_faults
+from ipam.protocol.bounds import JSON_LEVELS, VALID_ATTACHMENTS, describe_excess, join_faults
 from ipam.protocol.errors import (
     DecodingFailure,
     IncompatibleVersion,
@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Where GC's list of valid attachments is; the second is an older name.
+VALID_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
@@ -238,6 +240,21 @@ def _object_faults(conf: Mapping[str, object], keys: tuple[str, ...], prefix: st
 def _kind(document: object) -> str:
     kinds = {"NoneType": "null", "bool": "a boolean", "str": "a string", "list": "a list", "dict": "an object"}
     return kinds.get(type(document).__name__, "a number")
+
+
+def find_valid_attachments(conf: Mapping[str, object]) -> list[object]:
+    """Return GC's list of valid attachments. A missing list is an error, not an empty list (C16).
+
+    Raises InvalidConfiguration (7), also for a list above VALID_ATTACHMENTS.
+    """
+    key = VALID_KEYS[0]
+    listed = next((conf[name] for name in VALID_KEYS if conf.get(name) is not None), None)
+    if not isinstance(listed, list):
+        raise InvalidConfiguration(f"{key} is not a list", "nothing was released")
+    if len(listed) > VALID_ATTACHMENTS:
+        excess = describe_excess(key, "attachments", len(listed), VALID_ATTACHMENTS)
+        raise InvalidConfiguration(excess, "nothing was released")
+    return listed
 
 
 def parse_args(text: str, known: frozenset[str], *, lenient: bool = False) -> dict[str, str]:
