@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 
-from ib_sriov_cni.attach.devices import await_devices, await_fact, read_netdev, read_vf_facts
+from ib_sriov_cni.attach.configure_interface import configure, set_ipv6
+from ib_sriov_cni.attach.devices import await_fact, read_netdev, read_vf_facts
 from ib_sriov_cni.attach.guid_holders import read_holders, refuse_duplicate_guid
 from ib_sriov_cni.attach.heal import heal
 from ib_sriov_cni.attach.move_into_pod import find_new_netdev, move_rdma
 from ib_sriov_cni.attach.pkey_interface import make_child, parent_name
 from ib_sriov_cni.attach.pod_namespace import refuse_gone_namespace, refuse_own_namespace
-from ib_sriov_cni.attach.rebind import rebind
 from ib_sriov_cni.attach.release import release, release_recorded
-from ib_sriov_cni.attach.restore_names import restore_rdma_name
+from ib_sriov_cni.attach.set_identity import set_identity
 from ib_sriov_cni.core.comparison import (
     address_differences,
     child_differences,
-    effective_routes,
-    identity_differences,
     link_differences,
     verify_active,
     verify_port,
@@ -25,7 +23,6 @@ from ib_sriov_cni.core.comparison import (
 from ib_sriov_cni.core.errors import (
     CniError,
     InvalidEnvironment,
-    KernelRefused,
     TryAgainLater,
     VerificationFailed,
 )
@@ -51,7 +48,6 @@ if TYPE_CHECKING:
     from ib_sriov_cni.kernel.rdma_verifier import Verifier
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
     from ipam.protocol.request import Request
-    from ipam.protocol.result import Route
 
 
 def add(host: Host, request: Request, conf: NetConf) -> Result:
@@ -179,12 +175,12 @@ class _Attempt:
                 if self.plan.sets_guid:
                     refuse_duplicate_guid(host, self.pci, self.plan.port_guid)
             self.reserve_addresses()
-            rdma, link = self.set_identity(facts)
+            rdma, link = set_identity(host, self.plan, facts)
             if not facts.passed_through:
                 self.move_devices(rdma, link)
                 if self.conf.pkey is not None:
                     self.add_child(self.conf.pkey)
-                self.configure()
+                configure(host, self.pod, self.netns, self.request.ifname, conf=self.conf, result=self.result)
                 self.verify()
             self.commit()
         except BaseException as fault:
@@ -242,51 +238,6 @@ class _Attempt:
                 self.result = add_addresses(self.request, self.conf.ipam_type, self.host.log)
                 step.note(addresses=",".join([ip.address for ip in self.result.ips]))
 
-    def set_identity(self, facts: VfFacts) -> tuple[RdmaDevice | None, Link | None]:
-        """Set the VF's link state and GUIDs on the PF, and rebind the VF if it has to take a GUID.
-
-        Returns the VF's RDMA device and netdev in the host's namespace.
-        """
-        plan, pf_netdev = self.plan, facts.function.pf_netdev
-        configs = self.host.vf_configs
-        if plan.link_state:
-            with self.host.log.step("set_link_state", vf=self.pci, pf=pf_netdev, state=plan.link_state):
-                configs.set_link_state(facts.function, plan.link_state)
-        if plan.sets_guid:
-            with self.host.log.step("set_node_guid", vf=self.pci, pf=pf_netdev, guid=plan.port_guid):
-                configs.set_node_guid(facts.function, plan.port_guid)
-            with self.host.log.step("set_port_guid", vf=self.pci, pf=pf_netdev, guid=plan.port_guid):
-                configs.set_port_guid(facts.function, plan.port_guid)
-        if not plan.needs_rebind:
-            return facts.rdma, facts.netdev
-        rebind(self.host, self.pci, facts.function.driver)
-        rdma, link = await_devices(self.host, self.pci)
-        self._verify_identity(facts, rdma, link)
-        return rdma, link
-
-    def _verify_identity(self, before: VfFacts, rdma: RdmaDevice, link: Link) -> None:
-        """Check the GUIDs on the VF itself: reading them back on the PF only repeats what was written."""
-        after = replace(before, rdma=rdma, netdev=link)
-        faults = identity_differences(self.plan.port_guid, self.plan.node_guid, after)
-        if faults:
-            raise VerificationFailed(
-                f"VF {self.pci} did not take its GUID: " + join_faults([*faults]),
-                "does the firmware allow the PF to set GUIDs of VFs? see the kernel log",
-            )
-        had, has = before.rdma, rdma
-        if had and had.name != has.name:
-            # VFs that are bound at the same time get each other's names. With the wrong name in the pod, this device
-            # would keep the other VF from getting its own back.
-            with self.host.log.step("restore_rdma_name", vf=self.pci, was=has.name, rdma=had.name):
-                restore_rdma_name(self.host, self.pci, has, had.name)
-        if had and had.uverbs != has.uverbs:
-            self.host.log.warning(
-                "the rebind changed the VF's uverbs device; a container that has the old one mounted cannot use it",
-                vf=self.pci,
-                had=had.uverbs,
-                has=has.uverbs,
-            )
-
     def move_devices(self, rdma: RdmaDevice | None, link: Link | None) -> None:
         """Move the RDMA device (rdmaIsolation), then the netdev. In the other order the netdev would be lost."""
         in_host_namespace = True
@@ -306,7 +257,8 @@ class _Attempt:
             else:
                 self.pod.set_name(link, self.request.ifname)
         if self.conf.pkey is not None:
-            self._set_ipv6(self.request.ifname)  # of the netdev; a child of it may become the interface
+            # Of the netdev; a child of it may become the interface.
+            set_ipv6(self.host, self.netns, self.request.ifname, conf=self.conf, result=self.result)
 
     def add_child(self, pkey: int) -> None:
         """Add an IPoIB child for a P_Key that is not at index 0. Decided only now: a new GUID has its own table."""
@@ -317,41 +269,6 @@ class _Attempt:
             self.record = replace(self.record, child_pkey=pkey)
             self.host.records.write(self.record)
             make_child(self.pod, self.request.ifname, pkey)
-
-    def configure(self) -> None:
-        """Configure the interface in the pod: MTU, up, addresses, routes."""
-        name = self.request.ifname
-        link = self.pod.read_link(name)
-        if link is None:
-            raise VerificationFailed(f"interface {name} is not in {self.netns.path} after its move")
-        with self.host.log.step("configure", ifname=name, mtu=self.conf.mtu):
-            self._set_ipv6(name)
-            if self.conf.mtu:
-                self.pod.set_mtu(link, self.conf.mtu)
-            self.pod.set_up(link)
-        with self.host.log.step("add_addresses", ifname=name):
-            for ip in self.result.ips:
-                self.pod.add_address(link, ip.address)
-            for route in effective_routes(self.result):
-                self._add_route(link, route)
-
-    def _set_ipv6(self, name: str) -> None:
-        """Turn IPv6 on if there is an address for it: some runtimes turn it off. Take router advertisements if asked.
-
-        They come from whoever sends them on the fabric, and would give the pod addresses and routes nobody planned.
-        """
-        settings = {} if self.conf.accept_ra else {"accept_ra": "0"}
-        if any(":" in ip.address for ip in self.result.ips):
-            settings["disable_ipv6"] = "0"
-        if settings:
-            self.host.set_ipv6(self.netns, name, **settings)
-
-    def _add_route(self, link: Link, route: Route) -> None:
-        try:
-            self.pod.add_route(link, route)
-        except KernelRefused as refusal:
-            refusal.details = "is the gateway inside the subnet? does another interface have this route already?"
-            raise
 
     def verify(self) -> None:
         """Read everything again and compare it with the plan, then query the RDMA device itself."""

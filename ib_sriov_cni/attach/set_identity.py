@@ -1,0 +1,66 @@
+"""Giving a VF its link state and GUIDs, with a rebind if it has to take a GUID."""
+
+from __future__ import annotations
+
+from ib_sriov_cni.attach.devices import await_devices
+from ib_sriov_cni.attach.rebind import rebind
+from ib_sriov_cni.attach.restore_names import restore_rdma_name
+from ib_sriov_cni.core.comparison import identity_differences
+from ib_sriov_cni.core.errors import VerificationFailed
+from ipam.protocol.bounds import join_faults
+from ipam.protocol.value import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.plan import Plan, VfFacts
+    from ib_sriov_cni.core.values import Link, RdmaDevice
+
+
+def set_identity(host: Host, plan: Plan, facts: VfFacts) -> tuple[RdmaDevice | None, Link | None]:
+    """Set the VF's link state and GUIDs on the PF as planned, and rebind the VF if it has to take a GUID.
+
+    Returns the VF's RDMA device and netdev in the host's namespace. Raises KernelRefused (102), DeviceUnusable (101: a
+    device did not appear after the rebind), VerificationFailed (103: the VF did not take its GUID).
+    """
+    pci, pf_netdev = facts.function.pci, facts.function.pf_netdev
+    configs = host.vf_configs
+    if plan.link_state:
+        with host.log.step("set_link_state", vf=pci, pf=pf_netdev, state=plan.link_state):
+            configs.set_link_state(facts.function, plan.link_state)
+    if plan.sets_guid:
+        with host.log.step("set_node_guid", vf=pci, pf=pf_netdev, guid=plan.port_guid):
+            configs.set_node_guid(facts.function, plan.port_guid)
+        with host.log.step("set_port_guid", vf=pci, pf=pf_netdev, guid=plan.port_guid):
+            configs.set_port_guid(facts.function, plan.port_guid)
+    if not plan.needs_rebind:
+        return facts.rdma, facts.netdev
+    rebind(host, pci, facts.function.driver)
+    rdma, link = await_devices(host, pci)
+    _verify_identity(host, plan, facts, rdma, link)
+    return rdma, link
+
+
+def _verify_identity(host: Host, plan: Plan, before: VfFacts, rdma: RdmaDevice, link: Link) -> None:
+    """Check the GUIDs on the VF itself: reading them back on the PF only repeats what was written."""
+    pci = before.function.pci
+    after = replace(before, rdma=rdma, netdev=link)
+    faults = identity_differences(plan.port_guid, plan.node_guid, after)
+    if faults:
+        raise VerificationFailed(
+            f"VF {pci} did not take its GUID: " + join_faults([*faults]),
+            "does the firmware allow the PF to set GUIDs of VFs? see the kernel log",
+        )
+    had, has = before.rdma, rdma
+    if had and had.name != has.name:
+        # VFs that are bound at the same time get each other's names. With the wrong name in the pod, this device would
+        # keep the other VF from getting its own back.
+        with host.log.step("restore_rdma_name", vf=pci, was=has.name, rdma=had.name):
+            restore_rdma_name(host, pci, has, had.name)
+    if had and had.uverbs != has.uverbs:
+        host.log.warning(
+            "the rebind changed the VF's uverbs device; a container that has the old one mounted cannot use it",
+            vf=pci,
+            had=had.uverbs,
+            has=has.uverbs,
+        )
