@@ -14,7 +14,7 @@ from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.record import Record
-from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.kernel.netns import try_open_netns
 
 LIVE, ADDING, DEAD, HIDDEN = "live", "adding", "dead", "hidden"
@@ -119,7 +119,7 @@ def _judge_unseen(host: Host, record: Record, processes: Processes) -> Verdict:
     where = record.netns_path or "its path"
     if processes.has(record.netns_cookie):
         return Verdict(state=HIDDEN, why=f"a process runs in its namespace, which is not at {where}")
-    if record.driver in PASS_THROUGH_DRIVERS:
+    if is_pass_through(record.driver):
         # It has no device in any namespace, so only processes are evidence.
         if processes.has(record.netns_cookie) is None:
             return Verdict(state=HIDDEN, why=f"its namespace is not at {where}, and not all processes are visible")

@@ -29,7 +29,7 @@ from ib_sriov_cni.core.errors import (
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.plan import Plan, VfFacts, keeps_guid, needs_child, plan_add, port_is_awaited
 from ib_sriov_cni.core.record import AttachmentKey, Record, describe_attachment
-from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.delegation.ipam_plugin import add_addresses, find_plugin
 from ib_sriov_cni.kernel.netns import open_netns, open_own
 from ib_sriov_cni.kernel.syscalls import ignore_sigterm
@@ -97,7 +97,7 @@ class _Attempt:
             find_plugin(self.conf.ipam_type, self.request.path)
         if previous is not None and previous.pci != self.pci:
             self._release_previous(previous.pci)
-        if self.host.sysfs.read_driver(self.pci) not in PASS_THROUGH_DRIVERS:
+        if not is_pass_through(self.host.sysfs.read_driver(self.pci)):
             self.start_verifier()
 
     def start_verifier(self) -> Verifier:

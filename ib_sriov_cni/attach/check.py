@@ -8,7 +8,7 @@ from ib_sriov_cni.core.comparison import Difference, address_differences, child_
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CheckDifference, CniError, InvalidConfiguration
 from ib_sriov_cni.core.record import AttachmentKey
-from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.delegation.ipam_plugin import check_addresses
 from ib_sriov_cni.kernel.netns import open_netns
 from ipam.protocol.bounds import join_faults
@@ -93,7 +93,7 @@ def record_differences(host: Host, record: Record, *, reservation: bool = True) 
 def _compare(host: Host, record: Record, conf: NetConf, netns: Netns, wanted: Result) -> list[Difference]:
     """Compare the kernel's state with the record, and the pod's addresses with `wanted`."""
     faults = _vf_differences(host, record)
-    if record.driver not in PASS_THROUGH_DRIVERS:
+    if not is_pass_through(record.driver):
         faults += _pod_differences(host, conf, record, netns, wanted)
     return faults
 

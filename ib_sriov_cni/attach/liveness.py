@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
-from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.core.values import is_pass_through
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def why_dead(host: Host, record: Record) -> str:
     if netns is None:
         return f"its network namespace {record.netns_path} is gone"
     netns.close()
-    if record.driver in PASS_THROUGH_DRIVERS:
+    if is_pass_through(record.driver):
         return ""
     if not host.sysfs.read_driver(record.pci):
         return f"VF {record.pci} has no driver"

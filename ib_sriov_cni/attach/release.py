@@ -11,7 +11,7 @@ from ib_sriov_cni.attach.restore_guids import restore_config
 from ib_sriov_cni.attach.return_devices import return_devices
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.fault_collector import FaultCollector
-from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.delegation.ipam_plugin import delete_addresses
 
 TYPE_CHECKING = False
@@ -73,6 +73,6 @@ def release_device(host: Host, record: Record) -> None:
         return
     collector = FaultCollector()
     collector.attempt(lambda: restore_config(host, record))
-    if record.driver not in PASS_THROUGH_DRIVERS:
+    if not is_pass_through(record.driver):
         collector.attempt(lambda: return_devices(host, record))
     collector.raise_faults()

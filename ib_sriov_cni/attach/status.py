@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.core.errors import CniError, NotAvailable
-from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.delegation.ipam_plugin import ask_addresses
 from ipam.protocol.bounds import join_faults
 
@@ -88,7 +88,7 @@ def _read_state(host: Host, vf: PciAddress) -> str:
     if owner is not None:
         record = host.records.read(owner)
         return IN_USE if record is not None and is_alive(host, record) else FREE
-    if driver in PASS_THROUGH_DRIVERS or host.sysfs.read_netdev(vf):
+    if is_pass_through(driver) or host.sysfs.read_netdev(vf):
         return FREE
     rdma = host.sysfs.read_rdma(vf)
     return IN_USE if rdma is not None and rdma.node_guid is None else WITHOUT_NETDEV

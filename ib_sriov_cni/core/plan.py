@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from ib_sriov_cni.core.errors import DeviceUnusable, TryAgainLater, UnsupportedField
 from ib_sriov_cni.core.values import (
-    PASS_THROUGH_DRIVERS,
     Guid,
     Link,
     PortReport,
     RdmaDevice,
     VfConfig,
     VfFunction,
+    is_pass_through,
     normalize_pkey,
 )
 from ipam.protocol.value import Value
@@ -47,7 +47,7 @@ class VfFacts(Value):
     @property
     def passed_through(self) -> bool:
         """Whether the VF is bound to a driver that passes it through to a virtual machine."""
-        return self.function.driver in PASS_THROUGH_DRIVERS
+        return is_pass_through(self.function.driver)
 
     @property
     def node_guid(self) -> Guid | None:

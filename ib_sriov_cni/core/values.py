@@ -205,5 +205,10 @@ def normalize_pkey(number: int) -> int:
     return number & 0x7FFF
 
 
-# Drivers that pass a VF through to a virtual machine: no netdev, no RDMA device, and never rebound by us.
-PASS_THROUGH_DRIVERS = frozenset(("vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio"))
+def is_pass_through(driver: str) -> bool:
+    """Return whether a driver passes its function through to a virtual machine or a user-space driver.
+
+    Such a function has no netdev and no RDMA device, and is never rebound by us. VFIO has a driver for all devices
+    (vfio-pci) and others for some (mlx5_vfio_pci, which can migrate a virtual machine), with vfio in their names.
+    """
+    return "vfio" in driver or driver in {"pci-stub", "uio_pci_generic", "igb_uio", "pciback"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS
+from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.doctor.check import Checks, fail, note, ok, skip, warn
 from ib_sriov_cni.doctor.report import render_count, render_names
 
@@ -29,7 +29,7 @@ def check_drivers(facts: Facts) -> Iterator[Outcome]:
         if not hca.vfs:
             continue
         unbound = [vf for vf in hca.vfs if not vf.driver]
-        passed = [vf for vf in hca.vfs if vf.driver in PASS_THROUGH_DRIVERS]
+        passed = [vf for vf in hca.vfs if is_pass_through(vf.driver)]
         if unbound:
             yield fail(f"{hca.label}: {_share(unbound, hca)} no driver: {_vf_names(unbound)}", _bind(hca, unbound[0]))
         else:
@@ -59,7 +59,7 @@ def check_devices(facts: Facts) -> Iterator[Outcome]:
     owned = {pci for pci, _ in facts.state.owners}
     owners_known = facts.state.readable and not facts.state.go_records
     for hca in facts.hca.hcas:
-        bound = [vf for vf in hca.vfs if vf.driver and vf.driver not in PASS_THROUGH_DRIVERS and vf.pci not in owned]
+        bound = [vf for vf in hca.vfs if vf.driver and not is_pass_through(vf.driver) and vf.pci not in owned]
         bare = [vf for vf in bound if not vf.rdma]
         away = [vf for vf in bound if vf.rdma and not (vf.rdma_here and vf.netdev)]
         if bare:

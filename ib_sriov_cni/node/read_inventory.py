@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.attach.liveness import why_dead
 from ib_sriov_cni.core.errors import CniError
-from ib_sriov_cni.core.values import PASS_THROUGH_DRIVERS, PciAddress, VfConfig, VfFunction
+from ib_sriov_cni.core.values import PciAddress, VfConfig, VfFunction, is_pass_through
 from ib_sriov_cni.node.contain import describe_fault, name_attachment
 from ib_sriov_cni.node.inventory import (
     BUSY,
@@ -267,7 +267,7 @@ class _Reader:
         """Return the state, and details, of a VF for which we have no record."""
         if not vf.function.driver:
             return UNBOUND, ""
-        if vf.function.driver in PASS_THROUGH_DRIVERS or _is_in_host_namespace(vf):
+        if is_pass_through(vf.function.driver) or _is_in_host_namespace(vf):
             return FREE, ""
         theirs = next((record for record in foreign if record.pci == vf.pci), None)
         if theirs is not None:
