@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.configuration import NetConf
     from ib_sriov_cni.core.record import Record
-    from ib_sriov_cni.core.values import VfConfig
+    from ib_sriov_cni.core.values import Guid, VfConfig
     from ib_sriov_cni.kernel.netns import Netns
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
     from ipam.protocol.request import Request
@@ -129,27 +129,25 @@ def _vf_differences(host: Host, record: Record) -> list[Difference]:
     except CniError as fault:
         return [*faults, Difference("pf", fault.msg)]
     if config is None:
-        return [*faults, Difference("pf", f"PF {function.pf_netdev} does not list VF {function.index}")]
+        if not record.had_link_state:
+            return faults  # nor did it when the VF was attached
+        return [*faults, Difference("pf", f"PF {function.pf_netdev} does not list VF {function.index} any more")]
     return faults + _config_differences(record, config)
 
 
 def _config_differences(record: Record, config: VfConfig) -> list[Difference]:
-    """Compare the PF's settings of the VF with those that the ADD left."""
+    """Compare the PF's settings of the VF with those that the ADD left, as far as both are known."""
     pci = record.pci
-    if record.sets_guid:
-        pairs = (("node", config.node_guid, record.node_guid), ("port", config.port_guid, record.port_guid))
-    else:
-        pairs = (
-            ("node", config.node_guid, record.had_config_node_guid),
-            ("port", config.port_guid, record.had_config_port_guid),
-        )
+    had: tuple[Guid | None, Guid | None] = (record.had_config_node_guid, record.had_config_port_guid)
+    node, port = (record.node_guid, record.port_guid) if record.sets_guid else had
+    pairs = (("node", config.node_guid, node), ("port", config.port_guid, port))
     faults = [
         Difference("config_guid", f"the PF has {which} GUID {now} for VF {pci}, not {then}", then)
         for which, now, then in pairs
-        if now != then
+        if now is not None and then is not None and now != then
     ]
     state = record.link_state or record.had_link_state
-    if config.link_state != state:
+    if config.link_state and state and config.link_state != state:
         words = f"the PF has link state {config.link_state} for VF {pci}, not {state}"
         faults.append(Difference("link_state", words, state))
     return faults

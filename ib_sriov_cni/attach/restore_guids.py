@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.core.errors import KernelRefused
 from ib_sriov_cni.core.fault_collector import FaultCollector
+from ib_sriov_cni.core.values import Guid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,9 +40,12 @@ def _restore_link_state(host: Host, record: Record, function: VfFunction) -> Non
 
 
 def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConfig | None) -> None:
-    """Restore the GUIDs that the VF itself had: the PF driver knows only those set through it since it was loaded."""
-    node = record.had_node_guid if record.had_node_guid is not None else record.had_config_node_guid
-    port = record.had_port_guid if record.had_port_guid is not None else record.had_config_port_guid
+    """Restore the GUIDs that the VF itself had: the PF driver knows only those set through it since it was loaded.
+
+    What the PF does not report is written without comparing.
+    """
+    node = _first_known(record.had_node_guid, record.had_config_node_guid)
+    port = _first_known(record.had_port_guid, record.had_config_port_guid)
     if now is None or now.node_guid != node:
         with host.log.step("restore_node_guid", guid=node):
             _restore_guid(now, record, lambda: host.vf_configs.set_node_guid(function, node))
@@ -56,5 +60,12 @@ def _restore_guid(now: VfConfig | None, record: Record, restore: Callable[[], No
         restore()
     except KernelRefused:
         had = (record.had_config_node_guid, record.had_config_port_guid)
-        if now is None or (now.node_guid, now.port_guid) != had:
+        if now is None or None in had or (now.node_guid, now.port_guid) != had:
             raise
+
+
+def _first_known(own: Guid | None, config: Guid | None) -> Guid:
+    """Return the VF's own GUID, else the PF's setting; zero, which a fresh VF has, if neither was known."""
+    if own is not None:
+        return own
+    return config if config is not None else Guid(0)

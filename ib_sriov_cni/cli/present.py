@@ -161,8 +161,8 @@ def make_pf_document(pf: PfEntry) -> dict[str, object]:
         "netdev": pf.netdev or None,
         "up": pf.link.up if pf.link else None,
         "rdma": pf.rdma or None,
-        "nodeGuid": _guid_or_none(pf.node_guid),
-        "portGuid": _guid_or_none(pf.port_guid),
+        "nodeGuid": guid_or_none(pf.node_guid),
+        "portGuid": guid_or_none(pf.port_guid),
         "port": _make_port_document(pf.port) if pf.port else None,
         "numVfs": pf.num_vfs,
         "totalVfs": pf.total_vfs,
@@ -192,11 +192,11 @@ def make_vf_document(vf: VfEntry) -> dict[str, object]:
         "netdev": vf.netdev or None,
         "rdma": vf.rdma or None,
         "rdmaHere": vf.rdma_here,
-        "nodeGuid": _guid_or_none(vf.node_guid),
-        "portGuid": _guid_or_none(vf.port_guid),
+        "nodeGuid": guid_or_none(vf.node_guid),
+        "portGuid": guid_or_none(vf.port_guid),
         "pf": {
-            "nodeGuid": _guid_or_none(vf.config.node_guid),
-            "portGuid": _guid_or_none(vf.config.port_guid),
+            "nodeGuid": guid_or_none(vf.config.node_guid),
+            "portGuid": guid_or_none(vf.config.port_guid),
             "linkState": vf.config.link_state or None,
         }
         if vf.config
@@ -223,14 +223,15 @@ def make_attachment_document(attachment: Attachment) -> dict[str, object]:
         "since": render_time(record.since),
         "netns": record.netns_path,
         "addresses": list(attachment.addresses),
-        "guid": _guid_or_none(record.port_guid),
-        "nodeGuid": _guid_or_none(record.node_guid),
+        "guid": guid_or_none(record.port_guid),
+        "nodeGuid": guid_or_none(record.node_guid),
         "rdmaIsolation": record.rdma_isolation,
         "pkey": f"{record.child_pkey:#06x}" if record.child_pkey else None,
     }
 
 
-def _guid_or_none(guid: Guid | None) -> str | None:
+def guid_or_none(guid: Guid | None) -> str | None:
+    """Return a GUID as text for a document, None if it is not known."""
     return None if guid is None else str(guid)
 
 

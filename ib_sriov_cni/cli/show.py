@@ -26,7 +26,7 @@ from ib_sriov_cni.cli.output import (
     state_dir_option,
     state_style,
 )
-from ib_sriov_cni.cli.present import make_attachment_document, render_guid
+from ib_sriov_cni.cli.present import guid_or_none, make_attachment_document, render_guid
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.record import render_record
 from ib_sriov_cni.doctor.report import render_count
@@ -102,7 +102,7 @@ def make_live_document(live: Live) -> dict[str, object]:
             "operstate": link.operstate,
             "mtu": link.mtu,
             "mac": link.mac,
-            "portGuid": str(link.port_guid) if link.port_guid is not None else None,
+            "portGuid": guid_or_none(link.port_guid),
         }
         if link
         else None,
@@ -112,8 +112,8 @@ def make_live_document(live: Live) -> dict[str, object]:
         "rdmaInPod": live.rdma_in_pod,
         "driver": live.driver or None,
         "pf": {
-            "nodeGuid": str(live.config.node_guid),
-            "portGuid": str(live.config.port_guid),
+            "nodeGuid": guid_or_none(live.config.node_guid),
+            "portGuid": guid_or_none(live.config.port_guid),
             "linkState": live.config.link_state or None,
         }
         if live.config
@@ -189,5 +189,6 @@ def describe_live(live: Live) -> list[tuple[str, str]]:
     lines.append(("", f"driver {live.driver or 'none'}"))
     if live.config is not None:
         config = live.config
-        lines.append(("on the PF", f"link state {config.link_state or 'not reported'}, port GUID {config.port_guid}"))
+        state, guid = config.link_state or "not reported", render_guid(config.port_guid) or "not reported"
+        lines.append(("on the PF", f"link state {state}, port GUID {guid}"))
     return lines

@@ -30,7 +30,7 @@ class VfFacts(Value):
 
     function: VfFunction
     pf_link: Link
-    configs: dict[int, VfConfig]  # what the PF reports about its VFs, by VF index; at least this one
+    configs: dict[int, VfConfig]  # what the PF reports about its VFs, by VF index; it may leave out some, or all
     rdma: RdmaDevice | None
     netdev: Link | None  # in the host's namespace
     rdma_here: bool  # the RDMA device is visible in the host's namespace
@@ -40,9 +40,8 @@ class VfFacts(Value):
 
     @property
     def config(self) -> VfConfig:
-        """What the PF reports about this VF."""
-        empty = VfConfig(node_guid=Guid(0), port_guid=Guid(0), link_state="")
-        return self.configs.get(self.function.index, empty)
+        """What the PF reports about this VF; nothing of it is known if the PF does not list it."""
+        return self.configs.get(self.function.index) or VfConfig()
 
     @property
     def passed_through(self) -> bool:
@@ -158,6 +157,7 @@ def _choose_guid(conf: NetConf, facts: VfFacts) -> tuple[Guid | None, str]:
         for index, c in facts.configs.items()
         if index != facts.function.index
         for guid in (c.node_guid, c.port_guid)
+        if guid is not None
     }
     return derive_guid(facts.pf_link.port_guid, facts.function, others | set(facts.holders)), "derived"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.core.values import Guid, PciAddress
+from ib_sriov_cni.core.values import GUID_MAX, Guid, PciAddress
 from ipam.protocol.value import Value
 
 TYPE_CHECKING = False
@@ -61,9 +61,9 @@ class Record(Value):
     had_uverbs: str
     had_node_guid: Guid | None
     had_port_guid: Guid | None
-    had_config_node_guid: Guid
-    had_config_port_guid: Guid
-    had_link_state: str
+    had_config_node_guid: Guid | None  # on the PF; None if it did not report it
+    had_config_port_guid: Guid | None
+    had_link_state: str  # "": the PF did not report it
     port_guid: Guid  # the VF's while attached; stored as "guid"
     node_guid: Guid
     sets_guid: bool  # False: the VF kept the GUIDs it had
@@ -75,7 +75,10 @@ class Record(Value):
 
 
 _MAY_BE_UNKNOWN = ("had_node_guid", "had_port_guid")
-_GUIDS = (*_MAY_BE_UNKNOWN, "had_config_node_guid", "had_config_port_guid", "port_guid", "node_guid")
+# Older versions refuse a record with null in these two, so None is stored as "unassigned". A PF that really had all
+# ones is no loss: nothing can be compared with them, and what DEL restores is the VF's own GUID.
+_MAY_BE_UNASSIGNED = ("had_config_node_guid", "had_config_port_guid")
+_GUIDS = (*_MAY_BE_UNKNOWN, *_MAY_BE_UNASSIGNED, "port_guid", "node_guid")
 # Fields that are stored under an older name: nodes are upgraded and downgraded while pods run.
 _STORED_AS = {"port_guid": "guid", "sets_guid": "set_guid"}
 _FIELD_OF = {stored: field for field, stored in _STORED_AS.items()}
@@ -88,6 +91,8 @@ def render_record(record: Record) -> dict[str, object]:
     doc["had_altnames"] = list(record.had_altnames)
     for name in _GUIDS:
         guid = doc[name]
+        if guid is None and name in _MAY_BE_UNASSIGNED:
+            guid = Guid(GUID_MAX)
         doc[name] = None if guid is None else str(guid)
     return {_STORED_AS.get(name, name): item for name, item in doc.items()}
 
@@ -105,8 +110,9 @@ def parse_record(doc: Any) -> Record:
             raise TypeError(f"{name} has the wrong type (got {fields[name]!r})")
     fields["had_altnames"] = tuple([str(name) for name in doc["had_altnames"]])
     for name in _GUIDS:
-        is_unknown = doc[name] is None and name in _MAY_BE_UNKNOWN
-        fields[name] = None if is_unknown else Guid.parse(doc[name])
+        is_unknown = doc[name] is None and name in (*_MAY_BE_UNKNOWN, *_MAY_BE_UNASSIGNED)
+        guid = None if is_unknown else Guid.parse(doc[name])
+        fields[name] = None if guid == GUID_MAX and name in _MAY_BE_UNASSIGNED else guid
     return Record(**fields)
 
 

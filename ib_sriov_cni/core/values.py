@@ -120,11 +120,16 @@ class VfFunction(Value):
 
 
 class VfConfig(Value):
-    """A VF's settings as its PF reports them: what was last set, which need not be what the VF has."""
+    """A VF's settings as its PF reports them: what was last set, which need not be what the VF has.
 
-    node_guid: Guid
-    port_guid: Guid
-    link_state: str  # a key of LINK_STATES; "" if the PF does not report it
+    What the PF does not report is unknown, and neither zero nor a difference from anything: no GUIDs before Linux 5.6
+    without OFED's files, nothing at all where the PF leaves the VF out of its list (mlx4, hosts of a DPU, a VF whose
+    policy mlx5 cannot translate).
+    """
+
+    node_guid: Guid | None = None
+    port_guid: Guid | None = None
+    link_state: str = ""  # a key of LINK_STATES; "" if the PF does not report it
 
 
 class RdmaDevice(Value):

@@ -170,6 +170,9 @@ def check_link_states(facts: Facts) -> Iterator[Outcome]:
         if not hca.vfs or not hca.netdev:
             continue
         configs = facts.vf_configs.get(str(hca.pci), {})
+        if not any(config.link_state for config in configs.values()):
+            yield skip(f"{hca.label}: its driver does not report the link states of VFs")
+            continue
         disabled = [vf for vf in hca.vfs if vf.index in configs and configs[vf.index].link_state == "disable"]
         if not disabled:
             yield ok(f"{hca.label}: no VF has link state disable")

@@ -380,12 +380,12 @@ def vf_configs(answer: Any, only: int | None) -> dict[int, VfConfig]:
 
 
 def _vf_config(info: Any) -> tuple[int | None, VfConfig]:
-    """Return a VF's index, None if no attribute has it, and its settings."""
+    """Return a VF's index, None if no attribute has it, and its settings as far as the kernel reports them."""
     state = info.get_attr("IFLA_VF_LINK_STATE")
     node, port = info.get_attr("IFLA_VF_IB_NODE_GUID"), info.get_attr("IFLA_VF_IB_PORT_GUID")
     return next((item["vf"] for item in (state, node, port) if item), None), VfConfig(
-        node_guid=Guid(node["guid"] if node else 0),
-        port_guid=Guid(port["guid"] if port else 0),
+        node_guid=Guid(node["guid"]) if node else None,
+        port_guid=Guid(port["guid"]) if port else None,
         link_state=LINK_STATE_NAMES.get(state["number"], "") if state else "",
     )
 

@@ -46,7 +46,10 @@ class VfConfigs:
         return folder if os.path.isdir(folder) else ""
 
     def read(self, function: VfFunction, *, alone: bool = False) -> tuple[Link, dict[int, VfConfig]]:
-        """Return the PF's netdev and its settings of all VFs, or of this VF only (`alone`), by VF index."""
+        """Return the PF's netdev and its settings of all VFs, or of this VF only (`alone`), by VF index.
+
+        VFs that the PF does not list are left out, and what it does not report of a VF is unknown (see VfConfig).
+        """
         only = function.index if alone else None
         link, configs = self._rtnl().read_pf(function.pf_netdev, function.pf_index, only=only)
         folder = self._folder(function.pf)
@@ -83,8 +86,8 @@ class VfConfigs:
 
 def _read_files(folder: str) -> VfConfig:
     return VfConfig(
-        node_guid=Guid.parse_or_none(read_attribute(f"{folder}/node")) or Guid(0),
-        port_guid=Guid.parse_or_none(read_attribute(f"{folder}/port")) or Guid(0),
+        node_guid=Guid.parse_or_none(read_attribute(f"{folder}/node")),
+        port_guid=Guid.parse_or_none(read_attribute(f"{folder}/port")),
         link_state=POLICY_NAMES.get(read_attribute(f"{folder}/policy"), ""),
     )
 

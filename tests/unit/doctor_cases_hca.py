@@ -170,6 +170,7 @@ CASES = [
         "disable, and ib does not change it",
         '"auto"',
     ),
+    case("vf-link", replace(HEALTHY, vf_configs={str(PF): {}}), SKIP, "does not report the link states"),
     case("vf-link", replace(HEALTHY, vf_configs=SWITCHED_OFF), OK, "every network here sets it at ADD"),
     case("vf-free", with_hca(vfs=IN_POD.vfs[:1]), NOTE, "none of 1 VFs is free", "ib-sriov list"),
     case("vf-free", change("state", readable=False), SKIP, "run as root"),

@@ -160,7 +160,7 @@ def test_link_state_is_set_where_it_differs(wanted: str, found: str, plan: str) 
 
 def test_a_pf_that_does_not_list_the_vf() -> None:
     facts = replace(FACTS, configs={})
-    assert facts.config == VfConfig(node_guid=ZERO, port_guid=ZERO, link_state="")
+    assert facts.config == VfConfig(node_guid=None, port_guid=None, link_state="")
     assert plan_add(conf(link_state="auto"), facts).link_state == "auto"
 
 

@@ -40,6 +40,7 @@ def ownership(state: Path) -> Ownership:
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 GUIDS = st.integers(0, GUID_MAX).map(Guid)
+REPORTED_GUIDS = st.integers(0, GUID_MAX - 1).map(Guid)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -70,8 +71,8 @@ RECORDS = st.builds(
     had_uverbs=TEXT,
     had_node_guid=st.none() | GUIDS,
     had_port_guid=st.none() | GUIDS,
-    had_config_node_guid=GUIDS,
-    had_config_port_guid=GUIDS,
+    had_config_node_guid=st.none() | REPORTED_GUIDS,
+    had_config_port_guid=st.none() | REPORTED_GUIDS,
     had_link_state=TEXT,
     port_guid=GUIDS,
     node_guid=GUIDS,
@@ -222,8 +223,6 @@ def without(name: str) -> bytes:
         document(guid="x"),
         document(guid=None),
         document(node_guid=None),
-        document(had_config_node_guid=None),
-        document(had_config_port_guid=None),
         document(guid=5),
         document(had_altnames=None),
         document(had_altnames="abc"),

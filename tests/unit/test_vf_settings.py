@@ -37,7 +37,7 @@ class Netlink:
 
     def read_pf(self, pf_netdev: str, pf_index: int, *, only: int | None = None) -> tuple[Link, dict[int, VfConfig]]:
         self.calls.append(f"read {pf_netdev} {pf_index}" + ("" if only is None else f" VF {only}"))
-        return LINK, {2: VfConfig(node_guid=Guid(0), port_guid=Guid(0), link_state="auto")}
+        return LINK, {2: VfConfig(link_state="auto")}
 
     def set_vf_node_guid(self, vf: VfFunction, guid: Guid) -> None:
         self.calls.append(f"node {vf.pf_netdev} {vf.index} {guid}")
@@ -102,10 +102,17 @@ def pf_link(*indices: int) -> Any:
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2,), (7, 2)])
 def test_one_vf_of_a_message_is_decoded(order: tuple[int, ...]) -> None:
-    wanted = VfConfig(node_guid=Guid(0x502), port_guid=Guid(0), link_state="enable")
+    wanted = VfConfig(node_guid=Guid(0x502), port_guid=None, link_state="enable")
     assert vf_configs(pf_link(*order), 2) == {2: wanted}
     assert vf_configs(pf_link(*order), None)[2] == wanted
     assert sorted(vf_configs(pf_link(*order), None)) == sorted(order)
+
+
+def test_a_guid_that_is_not_reported_is_unknown_and_not_zero(tmp_path: Path, ofed: Path, netlink: Netlink) -> None:
+    assert vf_configs(pf_link(2), 2)[2].port_guid is None
+    (ofed / "node").unlink()
+    (ofed / "port").write_text("?")
+    assert configs(tmp_path, netlink).read(FUNCTION)[1] == {2: VfConfig(link_state="auto")}
 
 
 def test_a_vf_that_the_pf_does_not_tell_of() -> None:
