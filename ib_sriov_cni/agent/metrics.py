@@ -69,7 +69,7 @@ TABLE = {
     "ib_sriov_agent_releases_total": Metric("counter", ("network",), "Dead attachments that were released."),
     "ib_sriov_agent_release_failures_total": Metric("counter", ("code",), "Releases that failed; they are retried."),
     "ib_sriov_agent_repairs_total": Metric(
-        "counter", ("kind",), "Repairs that were made: link-state, address, route, owner, disown, leftover."
+        "counter", ("kind",), "Repairs that were made: link-state, address, route, owner, disown, stray-file."
     ),
     "ib_sriov_agent_repair_failures_total": Metric(
         "counter", ("kind", "code"), "Repairs that failed; they are retried."

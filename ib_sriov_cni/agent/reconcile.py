@@ -43,7 +43,7 @@ RUNTIME_PAUSE, RUNTIME_PAUSE_MAX = 5.0, 120.0  # seconds without asking a runtim
 SETTLE = 5.0  # seconds for which a difference must last: a later plugin of the chain or a person may be working on it
 REPORTS_MAX, REPORTS_WINDOW = 30, 3600.0  # so many findings about one attachment within so many seconds
 # Repairs that disturb no traffic. A pod may have set its interface down on purpose, so that is only reported.
-AUTOMATIC = frozenset((repairs.OWNER, repairs.LINK_STATE, repairs.ADDRESS, repairs.ROUTE, repairs.LEFTOVER))
+AUTOMATIC = frozenset((repairs.OWNER, repairs.LINK_STATE, repairs.ADDRESS, repairs.ROUTE, repairs.STRAY_FILE))
 
 
 @dataclass(frozen=True, kw_only=True)

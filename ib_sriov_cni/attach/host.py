@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ib_sriov_cni.kernel.rdma_netlink import Rdma
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
-    from ib_sriov_cni.state.leftovers import Leftovers
+    from ib_sriov_cni.state.stray_files import StrayFiles
     from ib_sriov_cni.telemetry.log import Log
 
 
@@ -73,11 +73,11 @@ class Host:
         return self._rtnl
 
     @property
-    def leftovers(self) -> Leftovers:
+    def stray_files(self) -> StrayFiles:
         """The files in the state directory that no CNI command reads."""
-        from ib_sriov_cni.state.leftovers import Leftovers
+        from ib_sriov_cni.state.stray_files import StrayFiles
 
-        return Leftovers(self._state_dir)
+        return StrayFiles(self._state_dir)
 
     @property
     def rdma(self) -> Rdma:

@@ -40,7 +40,7 @@ Kinds of repair:
   address     add a missing address that is still reserved
   route       add a missing route
   bind        bind a VF without a driver to its PF's driver
-  leftover    remove damaged records and half-written files older than a week
+  stray-file  remove damaged records and half-written files older than a week
 
 What cannot be repaired without cutting off a live pod is listed, with what you can do.
 

@@ -76,11 +76,11 @@ class Rtnl:
             raise KernelRefused("read", f"netdev {which}", refusal.errno, reason=refusal.reason) from None
         return answers[0]
 
-    def read_links(self) -> list[Link]:
+    def read_links(self, most: int = bounds.LINKS) -> list[Link]:
         """Return all links of the namespace."""
         attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
         return self._ask(
-            "list", "netdevs", m.linkmsg, m.RTM_GETLINK, flags=m.NLM_F_DUMP, attrs=attrs, keep=_link, most=bounds.LINKS
+            "list", "netdevs", m.linkmsg, m.RTM_GETLINK, flags=m.NLM_F_DUMP, attrs=attrs, keep=_link, most=most
         )
 
     def find_link(self, pci: str, links: Sequence[Link] | None = None) -> Link | None:
@@ -104,8 +104,8 @@ class Rtnl:
         return [link for link in children if (link.pci == pci if link.pci else link.port_guid == guid)]
 
     def read_children_of(self, parent: Link) -> tuple[str, ...]:
-        """Return the names of a netdev's P_Key children in the netdev's own namespace, which is this one."""
-        links = [link for link in self.read_links() if link.lower == parent.index]
+        """Return the names of a netdev's P_Key children in the host's namespace, which is this one."""
+        links = [link for link in self.read_links(bounds.HOST_LINKS) if link.lower == parent.index]
         return tuple([link.name for link in links if link.kind == ARPHRD_INFINIBAND])
 
     def add_child(self, parent: Link, name: str, pkey: int) -> None:

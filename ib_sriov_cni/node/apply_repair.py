@@ -47,7 +47,7 @@ def apply_repair(host: Host, repair: Repair, *, lock_timeout: float = LOCK_SECON
 def _apply(host: Host, repair: Repair, lock_timeout: float) -> str:
     with host.log.step("repair", kind=repair.kind, vf=repair.pci, attachment=repair.key.path if repair.key else ""):
         if repair.pci is None:
-            host.leftovers.remove(str(repair.about))
+            host.stray_files.remove(str(repair.about))
             return repair.what
         if repair.kind == RELEASE:
             return repair.what if _apply_release(host, repair, lock_timeout) else ""

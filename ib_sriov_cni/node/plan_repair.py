@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 # The kinds, in the order in which they are carried out: the owner is corrected before a dead attachment of the same VF
 # is released, an interface is brought up before addresses are added, and addresses come before routes.
-OWNER, DISOWN, RELEASE, LINK_STATE, UP, ADDRESS, ROUTE, BIND, LEFTOVER = (
-    *("owner", "disown", "release", "link-state", "up", "address", "route", "bind", "leftover"),
+OWNER, DISOWN, RELEASE, LINK_STATE, UP, ADDRESS, ROUTE, BIND, STRAY_FILE = (
+    *("owner", "disown", "release", "link-state", "up", "address", "route", "bind", "stray-file"),
 )
-ORDER = (OWNER, DISOWN, RELEASE, LINK_STATE, UP, ADDRESS, ROUTE, BIND, LEFTOVER)
+ORDER = (OWNER, DISOWN, RELEASE, LINK_STATE, UP, ADDRESS, ROUTE, BIND, STRAY_FILE)
 # Differences that can be repaired, and the kind of repair.
 REPAIRABLE: dict[DifferenceKind, str] = {"link_state": LINK_STATE, "down": UP, "address": ADDRESS, "route": ROUTE}
 HINTS: dict[DifferenceKind, str] = {
@@ -65,7 +65,7 @@ class Repair(Value):
     what: str  # what will be done
     why: str
     harmless: bool  # to the traffic of live pods
-    pci: PciAddress | None  # the VF whose lock is taken; None for a leftover file
+    pci: PciAddress | None  # the VF whose lock is taken; None for a stray file
     key: AttachmentKey | None  # the attachment that it is for
     pod: str  # that attachment's pod or container, for people
     about: object = None  # the address, the route, the file …
@@ -319,7 +319,7 @@ def _sort_damaged(
     if damaged.since and damaged.since < before and not away:
         repairs.append(
             Repair(
-                kind=LEFTOVER,
+                kind=STRAY_FILE,
                 what=f"remove {damaged.path}",
                 why=damaged.words,
                 harmless=True,

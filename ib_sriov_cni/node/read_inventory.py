@@ -74,7 +74,7 @@ class _Reader:
         self.unseen: list[str] = []
         self.unread: set[AttachmentKey] = set()  # attachments among `unseen`
         self.unreadable_records = ""
-        if why := host.leftovers.why_unreadable():
+        if why := host.stray_files.why_unreadable():
             self._note_unreadable_records(why)
         self.damaged_records: list[Damaged] = []
 
@@ -127,15 +127,15 @@ class _Reader:
     def read_damaged(self) -> list[Damaged]:
         found = list(self.damaged_records)
         try:
-            found += self._read_leftovers()
+            found += self._read_stray_files()
         except Exception as fault:  # noqa: BLE001  # see node/contain.py
             self.unseen.append(f"damaged records: {describe_fault(fault)}")
         return found
 
-    def _read_leftovers(self) -> list[Damaged]:
+    def _read_stray_files(self) -> list[Damaged]:
         found = []
-        for path, since in self.host.leftovers.read():
-            key = self.host.leftovers.key_of(path)
+        for path, since in self.host.stray_files.read():
+            key = self.host.stray_files.key_of(path)
             unfinished = path.endswith(".new")
             words = "left by a process that was killed while writing" if unfinished else "a damaged record"
             found.append(Damaged(path=path, since=since, words=words, key=key, pci=self._owned_by(key)))
@@ -150,7 +150,7 @@ class _Reader:
 
     def _read_foreign(self) -> list[GoRecord]:
         found = []
-        for path, understood, since in self.host.leftovers.read_foreign():
+        for path, understood, since in self.host.stray_files.read_foreign():
             doc = understood or {}
             name = path.rpartition("/")[2]
             ifname = doc.get("ContIFNames")

@@ -90,7 +90,9 @@ class Records:
             record = parse_record(loads(text))
         except (ValueError, KeyError, TypeError, AttributeError) as fault:
             raise ValueError(f"{type(fault).__name__}: {fault}") from None
-        return record if record.key == key else None
+        if record.key != key:
+            raise ValueError(f"it is the record of {record.key.path}")
+        return record
 
     def write(self, record: Record) -> None:
         """Write or replace a record, durably if it is new. Raises StateFailure (106), and then nothing has changed."""

@@ -18,6 +18,7 @@ DELEGATE_BYTES = 1 << 20  # of an IPAM plugin's answer, and of what it writes to
 
 # ---- what is looked at in a pod's namespace, which a pod with CAP_NET_ADMIN fills as it likes
 LINKS = 5_000
+HOST_LINKS = 100_000  # of the host's namespace, which only root fills: a node may have some thousands
 ADDRESSES = 2_000
 ROUTES = 10_000
 NETLINK_ANSWERS = 20_000  # of any other dump

@@ -22,10 +22,10 @@ from ib_sriov_cni.core.record import AttachmentKey
 from ib_sriov_cni.core.values import PciAddress
 from ib_sriov_cni.state.device_info import write_device_info
 from ib_sriov_cni.state.go_records import GoRecords
-from ib_sriov_cni.state.leftovers import Leftovers
 from ib_sriov_cni.state.locks import Locks
 from ib_sriov_cni.state.ownership import Ownership
 from ib_sriov_cni.state.records import Records
+from ib_sriov_cni.state.stray_files import StrayFiles
 from ib_sriov_cni.telemetry.log import Log
 from ipam.protocol.value import replace
 from tests.unit.trees import KEY, RECORD, VF
@@ -90,7 +90,7 @@ def deadline() -> Iterator[None]:
 
 def acts(folder: str) -> list[Callable[[], object]]:
     """Every operation that opens a file in the state or lock directory."""
-    records, go, leftovers = Records(folder), GoRecords(folder), Leftovers(folder)
+    records, go, stray_files = Records(folder), GoRecords(folder), StrayFiles(folder)
     ownership, locks = Ownership(folder), Locks(f"{folder}/locks")
     other = AttachmentKey(network=KEY.network, container_id="other", ifname="net9")
     return [
@@ -101,9 +101,9 @@ def acts(folder: str) -> list[Callable[[], object]]:
         lambda: records.write(RECORD),
         lambda: records.sweep(KEY.network),
         lambda: records.forget(KEY),
-        leftovers.read,
-        leftovers.read_foreign,
-        leftovers.why_unreadable,
+        stray_files.read,
+        stray_files.read_foreign,
+        stray_files.why_unreadable,
         lambda: go.read_keys(KEY.network),
         lambda: go.is_superseded(other, VF, 0.0),
         lambda: go.read(KEY),

@@ -1,7 +1,6 @@
 """Only the kernel is trusted: what a process in the pod's namespace sends to our netlink sockets is never read.
 
-The attacker finds the sockets in /proc/net/netlink, as any process of the namespace can, and sends to their port
-numbers, which CAP_NET_ADMIN in its own user namespace allows (net/netlink/af_netlink.c, netlink_unicast).
+tests/lab/races/test_hostile.py does the same with RDMA netlink, which needs an RDMA device.
 """
 
 from __future__ import annotations
@@ -15,46 +14,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.security.hostile import Hostile
+from tests.security.netlink_attack import KINDS, NETLINK_ROUTE, attack
 
 ROOT = __file__.rpartition("/tests/")[0]
-SEND = """
-import socket, struct
-link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, {protocol})
-"""
-LOOP = """
-def ports():
-    with open("/proc/net/netlink") as lines:
-        next(lines)
-        for line in lines:
-            fields = line.split()
-            if int(fields[1]) == {protocol} and int(fields[2]) not in (0, link.getsockname()[0]):
-                yield int(fields[2])
-name = b"forged\\0\\0"
-attribute = struct.pack("HH", 4 + len(name), 3) + name
-body = struct.pack("BxHiII", 0, 32, 7, 1, 0) + attribute
-def forged(sequence):
-    return struct.pack("IHHII", 16 + len(body), 16, 2, sequence, 0) + body
-MESSAGES = {{
-    "zero length": [bytes(16)],
-    "short": [b"\\x10", b"\\x04\\0\\0\\0" + bytes(12)],
-    "longer than it is": [struct.pack("IHHII", 1 << 30, 16, 2, sequence, 0) for sequence in range(1, 8)],
-    "torn attributes": [
-        struct.pack("IHHII", 36, 16, 2, sequence, 0) + struct.pack("BxHiII", 0, 32, 7, 1, 0) + b"\\xff\\xff\\3\\0"
-        for sequence in range(1, 8)
-    ],
-    "a forged link": [forged(sequence) for sequence in range(1, 16)],
-    "a forged end": [struct.pack("IHHIIi", 20, 3, 2, sequence, 0, 0) for sequence in range(1, 16)],
-    "a flood": [forged(sequence) + bytes(30000) for sequence in range(1, 16)],
-}}
-while True:
-    for port in ports():
-        for message in MESSAGES[sys.argv[1]]:
-            try:
-                link.sendto(message, (port, 0))
-            except OSError:
-                pass
-"""
-KINDS = ("zero length", "short", "longer than it is", "torn attributes", "a forged link", "a forged end", "a flood")
 ASK = """
 import sys, time
 from ib_sriov_cni.kernel.netns import Inside, open_netns
@@ -78,8 +40,7 @@ SECONDS = 60.0  # for a hundred requests that take a moment each; one that hangs
 
 @pytest.fixture(params=KINDS)
 def attacker(request: pytest.FixtureRequest) -> Iterator[Hostile]:
-    act = (SEND + LOOP).format(protocol=0)
-    with Hostile(act, arguments=[request.param]) as hostile:
+    with attack(NETLINK_ROUTE, request.param) as hostile:
         yield hostile
 
 

@@ -295,10 +295,10 @@ def test_a_defect_is_one_line_with_its_attachment(fresh: Pair) -> None:
     assert metrics.registry.get_sample_value("ib_sriov_agent_errors_total", {"part": "leases"}) == 3
 
 
-@pytest.mark.parametrize("kind", [rep.ADDRESS, rep.ROUTE, rep.LINK_STATE, rep.UP, rep.BIND, rep.DISOWN, rep.LEFTOVER])
+@pytest.mark.parametrize("kind", [rep.ADDRESS, rep.ROUTE, rep.LINK_STATE, rep.UP, rep.BIND, rep.DISOWN, rep.STRAY_FILE])
 @pytest.mark.parametrize("about", [5, None, "a\0b", "\ud800", ["x"], {"a": 1}])
 def test_a_repair_of_anything_raises_no_defect(fresh: Pair, kind: str, about: object) -> None:
-    pci = None if kind == rep.LEFTOVER else fresh.good.pci
+    pci = None if kind == rep.STRAY_FILE else fresh.good.pci
     repair = rep.Repair(kind=kind, what="w", why="y", harmless=True, pci=pci, key=fresh.good.key, pod="p", about=about)
     before = fresh.host.records.read(fresh.good.key)
     try:

@@ -180,3 +180,12 @@ def test_c21_attachments_come_and_go_side_by_side(state: Path) -> None:
     told = [process.communicate(timeout=120)[1] for process in company]
     assert [process.returncode for process in company] == [0, 0, 0, 0], told
     assert tree(state) == {}
+
+
+def test_the_record_of_another_attachment(records: Records, state: Path) -> None:
+    """A file that was copied or renamed by hand says nothing about the attachment that it is named after."""
+    records.write(RECORD)
+    path = state / "attachments/ib/c1:net1.json"
+    path.rename(path.with_name("c2:net1.json"))
+    assert records.read(replace(KEY, container_id="c2")) is None
+    assert [each.name for each in path.parent.iterdir()] == ["c2:net1.json.damaged"]

@@ -165,19 +165,19 @@ def age(path: Path, seconds: float) -> Path:
     return path
 
 
-def leftover(node: Node, name: str, seconds: float) -> Path:
+def stray_file(node: Node, name: str, seconds: float) -> Path:
     path = node.state / "attachments/ib" / name
     write(path, "{")
     return age(path, seconds)
 
 
-def test_leftovers_are_kept_for_a_week(node: Node) -> None:
-    old = leftover(node, "c1:net1.json.damaged", WEEK + 60)
-    half = leftover(node, "c2:net1.json.new", WEEK + 60)
-    young = leftover(node, "c3:net1.json.damaged", WEEK - 60)
-    just = leftover(node, "c4:net1.json.new", 0)
+def test_stray_files_are_kept_for_a_week(node: Node) -> None:
+    old = stray_file(node, "c1:net1.json.damaged", WEEK + 60)
+    half = stray_file(node, "c2:net1.json.new", WEEK + 60)
+    young = stray_file(node, "c3:net1.json.damaged", WEEK - 60)
+    just = stray_file(node, "c4:net1.json.new", 0)
     plan = plan_repairs(node.host)
-    assert kinds(plan) == [rep.LEFTOVER, rep.LEFTOVER]
+    assert kinds(plan) == [rep.STRAY_FILE, rep.STRAY_FILE]
     assert {repair.about for repair in plan.repairs} == {str(old), str(half)}
     assert [finding.what.partition(":")[0] for finding in plan.findings] == [str(young).partition(":")[0]]
     for repair in plan.repairs:
@@ -192,7 +192,7 @@ def test_the_name_of_a_damaged_record_is_kept_while_its_vf_is_away(node: Node) -
     node.take_away(VFS[0])
     record = node.record(VFS[0])
     node.host.records.forget(record.key)
-    leftover(node, "c-w-0:net1.json.damaged", 2 * WEEK)
+    stray_file(node, "c-w-0:net1.json.damaged", 2 * WEEK)
     plan = plan_repairs(node.host)
     assert plan.repairs == ()
     assert any(f"VF {VFS[0]} returns to the host" in finding.hint for finding in plan.findings)
@@ -210,5 +210,5 @@ def test_a_record_that_is_damaged_now_is_a_finding_and_no_repair(node: Node) -> 
 
 def test_an_owner_is_set_right_before_the_dead_one_is_released(node: Node) -> None:
     """Otherwise releasing the dead attachment would take the VF from the live one."""
-    order = [rep.OWNER, rep.DISOWN, rep.RELEASE, rep.LINK_STATE, rep.UP, rep.ADDRESS, rep.ROUTE, rep.BIND, rep.LEFTOVER]
-    assert list(rep.ORDER) == order
+    first = [rep.OWNER, rep.DISOWN, rep.RELEASE]
+    assert list(rep.ORDER) == [*first, rep.LINK_STATE, rep.UP, rep.ADDRESS, rep.ROUTE, rep.BIND, rep.STRAY_FILE]

@@ -119,7 +119,7 @@ def tidy_up_what_is_damaged(rig: Rig, damaged: Pod) -> None:
     assert damaged_record.exists()
     os.utime(damaged_record, (time.time() - WEEK - 60,) * 2)
     kinds = sorted(each["kind"] for each in json_of("repair")["repairs"])
-    assert kinds == ["disown", "leftover"]
+    assert kinds == ["disown", "stray-file"]
     assert not damaged_record.exists()
     assert vf_states(rig)[3] == "free"
 

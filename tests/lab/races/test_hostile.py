@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from tests.lab.commands import read_json
 from tests.lab.modes import SHARED
 from tests.lab.races.test_at_once import held
 from tests.lab.rig import Rig
+from tests.security.netlink_attack import KINDS, NETLINK_RDMA, attack
 
 # No GUID of its own, so that DEL moves the devices instead of rebinding the VF.
 
@@ -53,3 +56,40 @@ def test_router_advertisements(rig: Rig, asked: bool, takes: str) -> None:
     rig.add(pod, **conf)
     assert pod.run("cat /proc/sys/net/ipv6/conf/net1/accept_ra").stdout.strip() == takes
     rig.delete(pod, **conf)
+
+
+ASK_RDMA = """
+import sys, time
+from ib_sriov_cni.kernel.netns import Inside, open_netns
+from ib_sriov_cni.kernel.rdma_netlink import Rdma
+with open_netns(sys.argv[1]) as netns:
+    for _ in range(10):
+        with Inside(netns):
+            rdma = Rdma()
+        # The attacker gets time to find the socket and to fill it.
+        time.sleep(0.02)
+        for _ in range(3):
+            assert rdma.read_mode() == sys.argv[2]
+            assert "forged" not in rdma.read_devices()
+            assert sorted(rdma.read_devices()) == sys.argv[3:], rdma.read_devices()
+        assert rdma.find_device("forged") is None
+        rdma.close()
+print("true")
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forged_answers_of_rdma_netlink(rig: Rig, kind: str) -> None:
+    """As in tests/security/test_netlink.py: the kernel's answers are the only ones that are read."""
+    visible = sorted(read_json(["rdma", "-j", "dev", "show"]), key=lambda each: str(each["ifname"]))
+    names = [str(each["ifname"]) for each in visible] if rig.mode == "shared" else []
+    with attack(NETLINK_RDMA, kind) as attacker:
+        done = subprocess.run(
+            [sys.executable, "-c", ASK_RDMA, attacker.path, rig.mode, *names],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "true\n"), done.stderr[-2000:]
+        assert attacker.process.poll() is None, "the attacker died: nothing was shown"

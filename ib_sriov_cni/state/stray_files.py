@@ -15,8 +15,8 @@ DAMAGED, UNFINISHED = ".damaged", ".new"  # damaged records; what a killed write
 ENDINGS = (DAMAGED, UNFINISHED)
 
 
-class Leftovers:
-    """The leftovers in a state directory."""
+class StrayFiles:
+    """The stray files in a state directory."""
 
     def __init__(self, state_dir: str) -> None:
         """Open nothing yet."""
