@@ -34,7 +34,7 @@ from ib_sriov_cni.delegation.ipam_plugin import add_addresses, find_plugin
 from ib_sriov_cni.kernel.netns import open_netns, open_own
 from ib_sriov_cni.kernel.syscalls import ignore_sigterm
 from ipam.protocol.bounds import join_faults
-from ipam.protocol.result import Interface, Result, render_result
+from ipam.protocol.result import Interface, Result, append_interface, render_result
 from ipam.protocol.value import replace
 from ipam.protocol.versions import NEWEST
 
@@ -182,6 +182,9 @@ class _Attempt:
                     self.add_child(self.conf.pkey)
                 configure(host, self.pod, self.netns, self.request.ifname, conf=self.conf, result=self.result)
                 self.verify()
+            else:
+                # Without an interface that is in a namespace, Multus writes no network status.
+                self._add_interface(Interface(name=self.request.ifname, sandbox=self.netns.path, pci_id=str(self.pci)))
             self.commit()
         except BaseException as fault:
             self.undo(fault)
@@ -285,7 +288,8 @@ class _Attempt:
         if self.conf.pkey is None:  # otherwise add_child has done it
             self._verify_rdma()
         if link is not None:
-            self._add_interface(link)
+            name, mac, sandbox = link.name, link.mac, self.netns.path
+            self._add_interface(Interface(name=name, mac=mac, sandbox=sandbox, mtu=link.mtu, pci_id=str(self.pci)))
 
     def _address_differences(self, link: Link) -> list[Difference]:
         wanted = self.result
@@ -312,27 +316,15 @@ class _Attempt:
             verify_active(report, self.conf, waited=waited)
             return report
 
-    def _add_interface(self, link: Link) -> None:
-        """Append our interface to the result of the chain's earlier plugins; their indices stay valid (C9)."""
-        before = self.conf.prev_result or Result()
-        ours = Interface(name=link.name, mac=link.mac, sandbox=self.netns.path, mtu=link.mtu, pci_id=str(self.pci))
-        index = len(before.interfaces)
-        addresses = tuple([replace(ip, interface=0) for ip in self.result.ips])
-        self.made = replace(self.result, interfaces=(ours,), ips=addresses)
-        self.result = Result(
-            interfaces=(*before.interfaces, ours),
-            ips=(*before.ips, *[replace(ip, interface=index) for ip in self.result.ips]),
-            routes=(*before.routes, *self.result.routes),
-            dns=self.result.dns or before.dns,
-        )
+    def _add_interface(self, interface: Interface) -> None:
+        """Append our interface to the result of the chain's earlier plugins (C9)."""
+        reserved = self.result
+        self.made = append_interface(Result(), interface, reserved)
+        self.result = append_interface(self.conf.prev_result or Result(), interface, reserved)
 
     def commit(self) -> None:
         """Mark the record as committed. SIGTERM is ignored from here on: the runtime gets its result."""
         ignore_sigterm()
-        if not self.made.interfaces:
-            self.made = self.result
-        if not self.result.interfaces and self.conf.prev_result:
-            self.result = self.conf.prev_result
         if self.conf.device_info_file:
             self._write_device_info()
         with self.host.log.step("commit", vf=self.pci):

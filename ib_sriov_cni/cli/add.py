@@ -169,18 +169,18 @@ def _route(text: str) -> dict[str, object]:
 def _print_result(result: Result, container_id: str, device: str) -> None:
     ours = next((each for each in result.interfaces if each.pci_id == device), None)
     if ours is None:
-        if not result.ips:
-            raise Failure(f"VF {device} is attached, but the result names no interface")
-        print_note(f"VF {device} is bound to a pass-through driver: it has no interface")
+        raise Failure(f"VF {device} is attached, but the result names no interface")
+    if not ours.mac:
+        print_note(f"VF {device} is bound to a pass-through driver: the namespace has no interface of that name")
     addresses = [ip.address for ip in result.ips]
     routes = [f"{route.dst} via {route.gw}" if route.gw else route.dst for route in result.routes]
     rows = [
-        ("interface", ours.name if ours else ""),
-        ("namespace", ours.sandbox if ours else ""),
+        ("interface", ours.name),
+        ("namespace", ours.sandbox),
         ("VF", device),
-        ("hardware address", ours.mac if ours else ""),
-        ("GUID", ours.mac[-23:] if ours else ""),
-        ("mtu", str(ours.mtu or "") if ours else ""),
+        ("hardware address", ours.mac),
+        ("GUID", ours.mac[-23:]),
+        ("mtu", str(ours.mtu or "")),
         ("addresses", ", ".join(addresses)),
         ("routes", ", ".join(routes)),
         ("container ID", container_id),

@@ -6,7 +6,7 @@ from ipam.protocol.address import canonical_address, canonical_cidr
 from ipam.protocol.bounds import LIST_ITEMS, describe_excess, join_faults
 from ipam.protocol.errors import DecodingFailure, InvalidConfiguration
 from ipam.protocol.request import version_at_least
-from ipam.protocol.value import Value
+from ipam.protocol.value import Value, replace
 from ipam.protocol.versions import VERSIONS
 
 TYPE_CHECKING = False
@@ -219,6 +219,17 @@ def _parse_dns(reader: FaultReader, doc: Mapping[str, object]) -> Mapping[str, o
     if domain:
         kept["domain"] = domain
     return kept
+
+
+def append_interface(before: Result, interface: Interface, reserved: Result) -> Result:
+    """Return `before` with one more interface, and what an IPAM plugin reserved for it; earlier indices stay valid."""
+    index = len(before.interfaces)
+    return Result(
+        interfaces=(*before.interfaces, interface),
+        ips=(*before.ips, *[replace(ip, interface=index) for ip in reserved.ips]),
+        routes=(*before.routes, *reserved.routes),
+        dns=reserved.dns or before.dns,
+    )
 
 
 def render_result(result: Result, version: str) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipam.protocol.errors import DecodingFailure, InvalidConfiguration
-from ipam.protocol.result import Address, Interface, Result, Route, parse_result, render_result
+from ipam.protocol.result import Address, Interface, Result, Route, append_interface, parse_result, render_result
 from ipam.protocol.versions import VERSIONS
 
 FULL = Result(
@@ -25,6 +25,18 @@ FULL = Result(
     dns={"nameservers": ["10.0.0.53"], "domain": "a", "search": ["b"], "options": ["c"]},
 )
 DNS = {"nameservers": ["10.0.0.53"], "domain": "a", "search": ["b"], "options": ["c"]}
+
+
+def test_c9_an_interface_is_appended_with_what_was_reserved_for_it() -> None:
+    ours = Interface(name="net2", sandbox="/ns", pci_id="0000:3b:00.3")  # passed through: no hardware address
+    reserved = Result(ips=(Address(address="10.1.0.2/24"),), routes=(Route(dst="10.9.0.0/16"),))
+    both = append_interface(FULL, ours, reserved)
+    assert both.interfaces == (*FULL.interfaces, ours)
+    assert both.ips == (*FULL.ips, Address(address="10.1.0.2/24", interface=2))
+    assert (both.routes, both.dns) == ((*FULL.routes, Route(dst="10.9.0.0/16")), FULL.dns)
+    alone = append_interface(Result(), ours, reserved)
+    assert (alone.interfaces, alone.ips) == ((ours,), (Address(address="10.1.0.2/24", interface=0),))
+    assert render_result(alone, "1.1.0")["interfaces"] == [{"name": "net2", "sandbox": "/ns", "pciID": "0000:3b:00.3"}]
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
