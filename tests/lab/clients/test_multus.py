@@ -12,6 +12,7 @@ from tests.lab.client_programs import multus, node, thick
 from tests.lab.client_programs.kube import Kube
 from tests.lab.cni import Cni, CniRun
 from tests.lab.modes import EXCLUSIVE, SHARED
+from tests.lab.pass_through import passed_through
 from tests.lab.pod import Pod
 from tests.lab.rig import Rig, answers, guid_of
 
@@ -165,6 +166,28 @@ def test_what_multus_injects_reaches_us(rig: Rig, call: Multus, kube: Kube, form
     assert shown["rdma-device"] == hca.rdma_anywhere(0) == had
     call("DEL", pod, conf, worker=WORKER)
     call("DEL", pod, conf, worker=WORKER)
+    pod.delete()
+    multus.forget_bridge()
+    rig.assert_as_before()
+
+
+@SHARED
+def test_kubevirt_finds_the_pci_address_of_a_vf_that_is_passed_through(rig: Rig, call: Multus, kube: Kube) -> None:
+    """N2, N4: the network status has net1 with its address and the device information, which virt-launcher reads."""
+    hca, pod = rig.hca, rig.pod("a")
+    own = {**node.plugin(""), "capabilities": {"CNIDeviceInfoFile": True}}
+    del own["deviceID"]
+    kube.add_network("ibnet", {"cniVersion": "1.0.0", "name": "ibnet", **own}, RESOURCE)
+    kube.add_pod(WORKER, f"uid-{WORKER}", [{"name": "ibnet"}])
+    kube.allocate(f"uid-{WORKER}", RESOURCE, hca.pci(0), {"type": "pci", "version": "1.1.0", "pci": {}})
+    conf = delegates(kube)
+    with passed_through(hca.pci(0)):
+        call("ADD", pod, conf, worker=WORKER)
+        status = kube.statuses[WORKER]
+        assert [each["interface"] for each in status] == ["eth0", "net1"]
+        assert (status[1]["name"], status[1]["ips"]) == ("train/ibnet", ["10.56.0.2"])
+        assert status[1]["device-info"]["pci"] == {"pci-address": hca.pci(0), "pf-pci-address": hca.pf}
+        call("DEL", pod, conf, worker=WORKER)
     pod.delete()
     multus.forget_bridge()
     rig.assert_as_before()
