@@ -27,7 +27,7 @@ from ib_sriov_cni.core.errors import (
     VerificationFailed,
 )
 from ib_sriov_cni.core.fault_collector import FaultCollector
-from ib_sriov_cni.core.plan import Plan, VfFacts, keeps_guid, needs_child, plan_add, port_is_awaited
+from ib_sriov_cni.core.plan import Plan, VfFacts, keeps_guid, needs_child, plan_add, port_is_awaited, refuse_function
 from ib_sriov_cni.core.record import AttachmentKey, Record, describe_attachment
 from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.delegation.ipam_plugin import add_addresses, find_plugin
@@ -92,12 +92,13 @@ class _Attempt:
         previous = self.host.records.read(self.key)
         if previous is None or previous.committed:
             self.refuse_taken_name()
-        self.host.sysfs.read_pf(self.pci)
+        driver = self.host.sysfs.read_driver(self.pci)
+        refuse_function(self.conf, self.pci, self.host.sysfs.read_kind(self.pci), driver)
         if self.conf.ipam_type and self.conf.ipam_type != "host-local":
             find_plugin(self.conf.ipam_type, self.request.path)
         if previous is not None and previous.pci != self.pci:
             self._release_previous(previous.pci)
-        if not is_pass_through(self.host.sysfs.read_driver(self.pci)):
+        if not is_pass_through(driver):
             self.start_verifier()
 
     def start_verifier(self) -> Verifier:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from ib_sriov_cni.core.record import Record
-from ib_sriov_cni.core.values import Guid, PciAddress
+from ib_sriov_cni.core.values import Guid, PciAddress, is_pass_through
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _make_record(
         since=written,
         committed=True,
         rdma_isolation=doc.get("rdmaIsolation") is True,
-        driver=_driver(host, pci),
+        driver=_driver(host, pci, doc),
         had_netdev=_text(doc, "HostIFNames"),
         had_altnames=(),
         had_mtu=0,
@@ -87,11 +87,17 @@ def _make_record(
     )
 
 
-def _driver(host: Host, pci: PciAddress) -> str:
-    """Return the VF's driver; its PF's if it has none, because the Go plugin died between unbind and bind."""
+def _driver(host: Host, pci: PciAddress, doc: dict[str, object]) -> str:
+    """Return the VF's driver; its PF's if it has none, because the Go plugin died between unbind and bind.
+
+    In its vfioPciMode the Go plugin moves and rebinds nothing, whatever the driver is, and the device may be a PF.
+    """
     if not host.sysfs.exists(pci):
         return ""
-    return host.sysfs.read_driver(pci) or host.sysfs.read_function(pci).pf_driver
+    driver = host.sysfs.read_driver(pci)
+    if doc.get("vfioPciMode") is True:
+        return driver if is_pass_through(driver) else "vfio-pci"
+    return driver or host.sysfs.read_function(pci).pf_driver
 
 
 def _boot_time() -> float:

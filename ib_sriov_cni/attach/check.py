@@ -124,6 +124,8 @@ def _vf_differences(host: Host, record: Record) -> list[Difference]:
         faults.append(
             Difference("driver", f"VF {pci} has driver {function.driver or 'none'}, not {record.driver}", record.driver)
         )
+    if function.pf is None:
+        return faults
     try:
         config = host.vf_configs.read(function, alone=True)[1].get(function.index)
     except CniError as fault:

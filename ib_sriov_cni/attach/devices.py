@@ -66,18 +66,18 @@ def read_host_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link] | 
 
 
 def read_vf_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> VfFacts:
-    """Read what plan_add decides on. Raises DeviceUnusable (101) if it is not a VF, or its PF has no netdev.
+    """Read what plan_add decides on. Raises DeviceUnusable (101) if there is no such device, or its PF has no netdev.
 
     The PF's settings are read of this VF only: those of the others matter only if a GUID is set (`read_holders`).
     `with_mode`: read the RDMA namespace mode too, which takes a socket of its own; otherwise it is given as shared.
     """
     function = host.sysfs.read_function(pci)
-    if not function.pf_netdev:
+    if function.pf is not None and not function.pf_netdev:
         raise DeviceUnusable(
             f"VF {pci}: its PF {function.pf} has no netdev here, so the VF's GUID and link state cannot be set",
             "load ib_ipoib on the host, and keep the PF's netdev in the host's namespace",
         )
-    pf_link, configs = host.vf_configs.read(function, alone=True)
+    pf_link, configs = host.vf_configs.read(function, alone=True) if function.pf is not None else (None, {})
     rdma = host.sysfs.read_rdma(pci)
     return VfFacts(
         function=function,

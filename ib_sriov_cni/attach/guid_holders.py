@@ -22,7 +22,8 @@ def read_holders(host: Host, facts: VfFacts) -> dict[Guid, str]:
     function = facts.function
     own = facts.rdma.name if facts.rdma else ""
     holders = {guid: f"RDMA device {name}" for guid, name in host.sysfs.read_guids().items() if name != own}
-    for index, config in host.vf_configs.read(function)[1].items():
+    configs = host.vf_configs.read(function)[1] if function.pf is not None else {}
+    for index, config in configs.items():
         if index != function.index:
             words = f"VF {index} of PF {function.pf_netdev}"
             holders |= {guid: words for guid in (config.node_guid, config.port_guid) if guid}

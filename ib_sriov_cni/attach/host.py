@@ -38,7 +38,7 @@ class Host:
     ) -> None:
         """Open nothing yet: sockets are opened on first use."""
         self.log = log
-        self.sysfs = Sysfs(sysfs_root)
+        self.sysfs = Sysfs(sysfs_root, proc_root)
         self.vf_configs = VfConfigs(lambda: self.rtnl, sysfs_root)
         self.locks = Locks(lock_dir)
         self._state_dir = state_dir or DEFAULT_STATE_DIR

@@ -23,6 +23,9 @@ def restore_config(host: Host, record: Record) -> None:
     if not record.sets_guid and not record.link_state:
         return  # the ADD left them alone
     function = host.sysfs.read_function(record.pci)
+    if function.pf is None:
+        host.log.debug("the function has no PF here, so nothing was set on it", vf=record.pci)
+        return
     with host.log.step("restore_config", vf=record.pci, pf=function.pf_netdev):
         _, configs = host.vf_configs.read(function, alone=True)
         now = configs.get(function.index)

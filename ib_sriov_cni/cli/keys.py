@@ -94,6 +94,15 @@ KEYS = (
         empty_is_absent=True,
     ),
     ConfigKey(
+        name="vfioPciMode",
+        type_text="bool",
+        default="false",
+        meaning="the device is for a virtual machine: refuse one that no VFIO driver has, and let a PF pass; see "
+        "[Virtual machines](#virtual-machines)",
+        schema={"type": "boolean"},
+        example="true",
+    ),
+    ConfigKey(
         name="rdmaIsolation",
         type_text="bool",
         default="false",

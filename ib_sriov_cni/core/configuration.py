@@ -41,6 +41,7 @@ class NetConf(Value):
     guid: Guid | None
     guid_source: str  # the key that `guid` was found under, for messages
     link_state: str  # "": leave it as it is
+    vfio_pci_mode: bool  # the device is for a virtual machine; only then it may be a PF
     rdma_isolation: bool
     pkey: int | None
     mtu: int | None
@@ -129,6 +130,7 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
         guid=guid,
         guid_source=guid_source,
         link_state=reader.one_of(conf, "link_state", tuple(LINK_STATES), ""),
+        vfio_pci_mode=reader.typed(conf, "vfioPciMode", bool, False, "true or false"),
         rdma_isolation=reader.typed(conf, "rdmaIsolation", bool, False, "true or false"),
         pkey=_read_pkey(reader, args_cni, conf),
         mtu=_read_mtu(reader, conf),

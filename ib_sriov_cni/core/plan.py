@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from ib_sriov_cni.core.errors import DeviceUnusable, TryAgainLater, UnsupportedField
 from ib_sriov_cni.core.values import (
+    OTHER,
+    PHYSICAL,
     Guid,
     Link,
     PortReport,
@@ -21,7 +23,9 @@ from ipam.protocol.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.core.configuration import NetConf
+    from ib_sriov_cni.core.values import PciAddress
 
+WITHOUT_PF = "has no PF on this machine, through which GUID and link state are set"
 LOCALLY_ADMINISTERED = 0x02 << 56  # the U/L bit of the first byte (IEEE Std 802, 8.2)
 
 
@@ -29,7 +33,7 @@ class VfFacts(Value):
     """What is known about a VF before anything is changed; all read under its lock."""
 
     function: VfFunction
-    pf_link: Link
+    pf_link: Link | None  # None without a PF
     configs: dict[int, VfConfig]  # what the PF reports about its VFs, by VF index; it may leave out some, or all
     rdma: RdmaDevice | None
     netdev: Link | None  # in the host's namespace
@@ -103,11 +107,37 @@ def plan_add(conf: NetConf, facts: VfFacts) -> Plan:
     )
 
 
+def refuse_function(conf: NetConf, pci: PciAddress, kind: str, driver: str) -> None:
+    """Refuse a function that this network does not attach, whatever its state.
+
+    Raises DeviceUnusable (101: it is not a VF) or UnsupportedField (2: vfioPciMode).
+    """
+    if kind == OTHER:
+        raise DeviceUnusable(
+            f"deviceID {pci} is not an SR-IOV virtual function",
+            "only a VF can be attached to a pod: correct the device plugin's selectors",
+        )
+    if kind == PHYSICAL and not conf.vfio_pci_mode:
+        raise DeviceUnusable(
+            f"deviceID {pci} is a physical function, not a VF",
+            "correct the device plugin's selectors; only with vfioPciMode, and for a virtual machine, a pod gets a PF",
+        )
+    if conf.vfio_pci_mode and driver and not is_pass_through(driver):
+        raise UnsupportedField(
+            f"vfioPciMode needs a driver that passes {pci} through, it is bound to {driver}",
+            "bind it to vfio-pci or another VFIO driver, or remove vfioPciMode; nothing was changed",
+        )
+
+
 def _refuse_unusable(conf: NetConf, facts: VfFacts) -> None:
     function = facts.function
-    vf = f"VF {function.pci}"
+    vf = function.label
+    refuse_function(conf, function.pci, function.kind, function.driver)
     if not function.driver:
-        raise DeviceUnusable(f"{vf} has no driver", f"bind it: echo {function.pci} > /sys/bus/pci/drivers_probe")
+        probe = f"bind it: echo {function.pci} > /sys/bus/pci/drivers_probe"
+        raise DeviceUnusable(f"{vf} has no driver", "bind it to vfio-pci" if conf.vfio_pci_mode else probe)
+    if conf.link_state and function.pf is None:
+        raise UnsupportedField(f"link_state: {vf} {WITHOUT_PF}", "remove link_state; nothing was changed")
     if conf.ib_kubernetes and not (conf.guid is not None and conf.ib_kubernetes_ready):
         raise TryAgainLater(
             f"network {conf.name}: ib-kubernetes has not given this pod a GUID yet, which ibKubernetesEnabled requires",
@@ -149,9 +179,21 @@ def _choose_guid(conf: NetConf, facts: VfFacts) -> tuple[Guid | None, str]:
                 f"{conf.guid_source} {conf.guid} is held by {facts.holders[conf.guid]}",
                 "a GUID must be unique in the fabric: request another one for this pod, or none",
             )
+        if facts.function.pf is None and (facts.node_guid, facts.port_guid) != (conf.guid, conf.guid):
+            raise UnsupportedField(
+                f"{conf.guid_source}: {facts.function.label} {WITHOUT_PF}",
+                "request no GUID: it keeps the one that it has; nothing was changed",
+            )
         return conf.guid, conf.guid_source
     if keeps_guid(conf, facts):
         return None, "kept"
+    if facts.pf_link is None:
+        if facts.passed_through:
+            return None, "kept"
+        raise DeviceUnusable(
+            f"{facts.function.label} has no GUID, and {WITHOUT_PF}",
+            "set its GUID on the machine that has its PF, and pass the VF through again",
+        )
     others = {
         guid
         for index, c in facts.configs.items()

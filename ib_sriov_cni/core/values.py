@@ -107,16 +107,29 @@ class PciAddress(str):
         return cls(f"{int(parts[0], 16):04x}{text[widths[0] :].lower()}")
 
 
+# What a PCI function is.
+VIRTUAL = "virtual"  # a VF, whose PF is on this machine
+LONE = "lone"  # a VF without a PF here: in a virtual machine, which may also have a whole HCA without SR-IOV
+PHYSICAL = "physical"  # a PF, or on hardware a network controller without SR-IOV
+OTHER = "other"  # not a network controller
+
+
 class VfFunction(Value):
-    """A VF and its PF in sysfs' PCI tree (Documentation/PCI/pci-iov-howto.rst)."""
+    """A VF and its PF in sysfs' PCI tree (Documentation/PCI/pci-iov-howto.rst), or a function that has no PF."""
 
     pci: PciAddress
-    pf: PciAddress
-    index: int  # N of the PF's virtfnN
+    pf: PciAddress | None  # None only if `kind` is not VIRTUAL
+    index: int  # N of the PF's virtfnN; -1 without a PF
     driver: str  # "" when unbound
     pf_driver: str
     pf_netdev: str  # "" if the PF has none in this namespace
     pf_index: int = 0  # ifindex of `pf_netdev`, which survives a rename; 0 if there is none
+    kind: str = VIRTUAL
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"{'PF' if self.kind == PHYSICAL else 'VF'} {self.pci}"
 
 
 class VfConfig(Value):

@@ -21,17 +21,23 @@ import errno
 import os
 
 from ib_sriov_cni.core.errors import DeviceUnusable, KernelRefused
-from ib_sriov_cni.core.values import Guid, PciAddress, Port, RdmaDevice, VfFunction
+from ib_sriov_cni.core.values import LONE, OTHER, PHYSICAL, VIRTUAL, Guid, PciAddress, Port, RdmaDevice, VfFunction
 
 KERNEL_LOG = "the driver's reason is in the kernel log (dmesg)"
+MELLANOX = "0x15b3"
+VF_IDS = frozenset(("1002", "1004", "1012", "1014", "1016", "1018", "101a", "101c", "101e", "a2d3"))
+NETWORK_CLASS = "0x02"  # network controllers; InfiniBand is 0x0207, or 0x0c06 before ConnectX-3
+INFINIBAND_CLASSES = ("0x0207", "0x0c06")
+MACHINES = ("QEMU", "KVM", "Virtual Machine", "VMware", "OpenStack", "Google Compute Engine")  # in DMI
 
 
 class Sysfs:
     """A sysfs; "its namespace" is the network namespace that it was mounted in."""
 
-    def __init__(self, root: str = "/sys") -> None:
-        """`root`: where it is mounted."""
+    def __init__(self, root: str = "/sys", proc_root: str = "/proc") -> None:
+        """`root`: where it is mounted. `proc_root`: where the processor says whether this is a virtual machine."""
         self._root = root
+        self._proc = proc_root
         self._devices = f"{root}/bus/pci/devices"
 
     def _link(self, path: str) -> str:
@@ -44,25 +50,31 @@ class Sysfs:
         """Return whether there is a PCI function of that address."""
         return os.path.isdir(f"{self._devices}/{pci}")
 
-    def read_pf(self, pci: PciAddress) -> PciAddress:
-        """Return a VF's PF. Raises DeviceUnusable (101) if there is no such VF."""
+    def read_pf(self, pci: PciAddress) -> PciAddress | None:
+        """Return a VF's PF, None for a function that has none here. DeviceUnusable (101) if there is no function."""
         device = f"{self._devices}/{pci}"
         pf = self._link(f"{device}/physfn")
-        if pf:
-            return PciAddress(pf)
-        if not os.path.isdir(device):
+        if not pf and not os.path.isdir(device):
             raise DeviceUnusable(
                 f"deviceID {pci}: there is no such PCI device",
                 "were the VFs removed (sriov_numvfs) after the device plugin had found them? then restart it",
             )
-        hint = "only a VF can be attached to a pod: correct the device plugin's selectors"
-        if os.path.exists(f"{device}/sriov_numvfs"):
-            raise DeviceUnusable(f"deviceID {pci} is a physical function, not a VF", hint)
-        raise DeviceUnusable(f"deviceID {pci} is not an SR-IOV virtual function", hint)
+        return PciAddress(pf) if pf else None
+
+    def read_kind(self, pci: PciAddress) -> str:
+        """Return what a function is: VIRTUAL, LONE, PHYSICAL or OTHER. DeviceUnusable (101) if there is no function."""
+        if self.read_pf(pci) is not None:
+            return VIRTUAL
+        return _classify(f"{self._devices}/{pci}", self._root, self._proc)
 
     def read_function(self, pci: PciAddress) -> VfFunction:
-        """Return a VF and its PF. Raises DeviceUnusable (101) if there is no such VF."""
+        """Return a VF and its PF, or a function without a PF. Raises DeviceUnusable (101) if there is no function."""
         pf = self.read_pf(pci)
+        if pf is None:
+            driver = self.read_driver(pci)
+            return VfFunction(
+                pci=pci, pf=None, index=-1, driver=driver, pf_driver="", pf_netdev="", kind=self.read_kind(pci)
+            )
         pf_netdev, pf_index = self._read_netdev(pf)
         return VfFunction(
             pci=pci,
@@ -73,6 +85,11 @@ class Sysfs:
             pf_netdev=pf_netdev,
             pf_index=pf_index,
         )
+
+    def read_lone_vfs(self) -> list[PciAddress]:
+        """Return the InfiniBand VFs without a PF here, sorted, whatever their driver and wherever their devices are."""
+        names = [name for name in list_folder(self._devices) if _is_infiniband(f"{self._devices}/{name}")]
+        return [PciAddress(name) for name in names if self.read_kind(PciAddress(name)) == LONE]
 
     def read_guids(self) -> dict[Guid, str]:
         """Return the node and port GUIDs of the RDMA devices in its namespace, each with the device's name."""
@@ -261,6 +278,42 @@ def list_folder(path: str) -> list[str]:
         return sorted(os.listdir(path))
     except OSError:
         return []
+
+
+def _classify(device: str, sysfs: str, proc: str) -> str:
+    """Return LONE, PHYSICAL or OTHER for the function in the folder `device`, which has no physfn link.
+
+    The link exists only where the kernel has both functions: in a virtual machine that got a VF, nothing names a PF. The
+    kernel makes sriov_totalvfs and sriov_numvfs for each function with the SR-IOV capability, so one that has them is a
+    PF. One that has neither is a VF if its PCI device ID is that of a VF. Otherwise it is a whole function without
+    SR-IOV: in a virtual machine it is all that there is, and is treated like a VF, because hypervisors hide the
+    capability; on hardware it is a PF whose firmware has SR-IOV disabled, and belongs to the host.
+
+    Sources: drivers/pci/iov.c (sriov_pf_attrs_are_visible); QEMU, hw/vfio/pci.c (vfio_add_ext_cap);
+    drivers/net/ethernet/mellanox: mlx5/core/main.c and mlx4/main.c, the tables of devices; systemd, src/basic/virt.c.
+    """
+    if os.path.exists(f"{device}/sriov_totalvfs") or os.path.exists(f"{device}/sriov_numvfs"):
+        return PHYSICAL
+    if read_attribute(f"{device}/vendor") == MELLANOX and read_attribute(f"{device}/device")[2:] in VF_IDS:
+        return LONE
+    found = read_attribute(f"{device}/class")
+    if not found.startswith((NETWORK_CLASS, *INFINIBAND_CLASSES)):
+        return OTHER
+    return LONE if _is_virtual_machine(sysfs, proc) else PHYSICAL
+
+
+def _is_infiniband(device: str) -> bool:
+    """Return whether the function in the folder `device` is an InfiniBand controller."""
+    return read_attribute(f"{device}/class").startswith(INFINIBAND_CLASSES)
+
+
+def _is_virtual_machine(sysfs: str, proc: str) -> bool:
+    """Return whether this is a virtual machine: on x86 a flag of the processor, elsewhere the machine's maker."""
+    flags = [line for line in read_attribute(f"{proc}/cpuinfo").splitlines() if line.startswith("flags")]
+    if flags:
+        return "hypervisor" in flags[0].split()
+    made = " ".join([read_attribute(f"{sysfs}/class/dmi/id/{name}") for name in ("sys_vendor", "product_name")])
+    return any(name in made for name in MACHINES)
 
 
 def _routing_id(pci: str) -> int:

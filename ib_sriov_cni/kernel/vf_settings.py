@@ -31,7 +31,7 @@ POLICY_NAMES = {policy: state for state, policy in POLICIES.items()}
 
 
 class VfConfigs:
-    """Reads and changes the PF's settings of its VFs, in whichever way the PF's driver offers.
+    """Reads and changes the PF's settings of its VFs, in whichever way the PF's driver offers. There must be a PF.
 
     All methods raise KernelRefused (102).
     """
@@ -41,7 +41,7 @@ class VfConfigs:
         self._rtnl = rtnl
         self._devices = f"{sysfs_root}/bus/pci/devices"
 
-    def _folder(self, pf: PciAddress) -> str:
+    def _folder(self, pf: PciAddress | None) -> str:
         folder = f"{self._devices}/{pf}/sriov"
         return folder if os.path.isdir(folder) else ""
 

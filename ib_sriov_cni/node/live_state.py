@@ -48,7 +48,7 @@ def _read_live(host: Host, record: Record) -> Live:
         try:
             function = host.sysfs.read_function(record.pci)
             driver = function.driver
-            config = host.vf_configs.read(function)[1].get(function.index)
+            config = host.vf_configs.read(function)[1].get(function.index) if function.pf is not None else None
         except CniError:
             pass  # its PF has no netdev, which is among the differences
     live = Live(

@@ -300,6 +300,8 @@ def is_recorded(host: Host, key: AttachmentKey) -> bool:
 def _why_not_bind(host: Host, vf: VfEntry) -> str:
     """Return why the VF must not be bound to its PF's driver, "" if it may be: somebody may want it without one."""
     driver, override = vf.function.pf_driver, host.sysfs.read_override(vf.pci)
+    if vf.function.pf is None:
+        return f"bind it: echo {vf.pci} > /sys/bus/pci/drivers_probe"
     if not driver:
         return f"its PF {vf.function.pf} has no driver either: load the driver of the HCA"
     if override and override != driver:

@@ -29,7 +29,7 @@ FOLDER = "/var/run/k8s.cni.cncf.io/devinfo/cni"
 VERSION = "1.1.0"
 
 
-def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress, rdma: str, new_in: str = FOLDER) -> None:
+def write_device_info(path: str, *, pci: PciAddress, pf: PciAddress | None, rdma: str, new_in: str = FOLDER) -> None:
     """Update the file, or make it; it is never seen half written, and no link is followed in its place.
 
     Raises StateFailure (106), and then nothing was changed: the file cannot be written, a file that exists is not a
@@ -61,7 +61,7 @@ def _is_below(folder: str, above: str) -> bool:
     return f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(above)}/")
 
 
-def _write(file: str, pci: PciAddress, pf: PciAddress, rdma: str, only_in: str) -> None:
+def _write(file: str, pci: PciAddress, pf: PciAddress | None, rdma: str, only_in: str) -> None:
     """Write the file; `only_in`: the folder in which it should be if it is new, "" if that is where it is."""
     doc = _read(file)
     if doc is None and only_in:
@@ -70,7 +70,8 @@ def _write(file: str, pci: PciAddress, pf: PciAddress, rdma: str, only_in: str) 
     doc = doc or {"type": "pci", "version": VERSION}
     section = doc.setdefault("pci", {})
     if isinstance(section, dict):  # else _read has refused it
-        section |= {"pci-address": str(pci), "pf-pci-address": str(pf)} | ({"rdma-device": rdma} if rdma else {})
+        members = {"pci-address": str(pci), "pf-pci-address": str(pf or ""), "rdma-device": rdma}
+        section |= {key: member for key, member in members.items() if member}
     if dumps(doc) != before:
         replace_file(file, f"{file}.{os.getpid()}.new", dumps(doc).encode(), private=False)
 

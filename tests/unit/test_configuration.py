@@ -53,6 +53,7 @@ def test_defaults() -> None:
         guid=None,
         guid_source="",
         link_state="",
+        vfio_pci_mode=False,
         rdma_isolation=False,
         pkey=None,
         mtu=None,

@@ -27,6 +27,13 @@ def test_n4_a_stale_rdma_device_is_replaced_and_the_rest_is_kept(tmp_path: Path)
     assert json.loads(path.read_text()) == {"type": "pci", "version": "1.0.0", "pci": pci, "more": [1]}
 
 
+def test_n4_a_function_without_a_pf(tmp_path: Path) -> None:
+    path = tmp_path / "net1-device.json"
+    path.write_text('{"type": "pci", "version": "1.1.0", "pci": {}}')
+    write_device_info(str(path), pci=PCI, pf=None, rdma="")
+    assert json.loads(path.read_text())["pci"] == {"pci-address": PCI}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Stands in for the folder that the specification names."""

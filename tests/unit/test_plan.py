@@ -14,6 +14,10 @@ from ib_sriov_cni.core.values import (
     ARPHRD_INFINIBAND,
     GUID_MAX,
     IFF_UP,
+    LONE,
+    OTHER,
+    PHYSICAL,
+    VIRTUAL,
     Guid,
     Link,
     PciAddress,
@@ -190,6 +194,27 @@ def test_a_vf_for_a_virtual_machine_is_configured_on_its_pf_alone(driver: str) -
     assert (plan.origin, plan.sets_guid, plan.needs_rebind) == ("derived", True, False)
 
 
+LONELY = replace(FACTS, function=replace(function(), pf=None, index=-1, pf_netdev="", kind=LONE), configs={})
+LONELY = replace(LONELY, pf_link=None)
+
+
+def test_a_vf_without_a_pf_is_attached_as_it_is() -> None:
+    plan = plan_add(conf(rdmaIsolation=True), LONELY)
+    assert (plan.port_guid, plan.sets_guid, plan.needs_rebind, plan.link_state) == (HAS, False, False, "")
+    assert plan.moves_rdma
+    assert not plan_add(conf(guid=str(HAS)), LONELY).sets_guid
+
+
+@pytest.mark.parametrize("kind", [LONE, PHYSICAL])
+def test_what_is_passed_through_without_a_pf_keeps_a_guid_that_nobody_knows(kind: str) -> None:
+    passed = replace(LONELY, function=replace(LONELY.function, driver="vfio-pci", kind=kind))
+    facts = replace(passed, rdma=None, netdev=None, rdma_here=False)
+    plan = plan_add(conf(vfioPciMode=True), facts)
+    assert (plan.port_guid, plan.sets_guid, plan.needs_rebind, plan.moves_rdma) == (ZERO, False, False, False)
+    with pytest.raises(UnsupportedField, match=r"^guid: .* has no PF on this machine"):
+        plan_add(conf(vfioPciMode=True, guid=str(WANTED)), facts)
+
+
 # ---- refusals
 
 
@@ -198,6 +223,37 @@ def refused(facts: VfFacts, **members: object) -> CniError:
         plan_add(conf(**members), facts)
     assert caught.value.details, "says what to do"
     return caught.value
+
+
+def test_what_only_a_pf_could_set() -> None:
+    fault = refused(LONELY, guid=str(WANTED))
+    assert (fault.code, fault.msg) == (2, f"guid: VF {PCI} {NO_PF}")
+    fault = refused(LONELY, link_state="auto")
+    assert (fault.code, fault.msg) == (2, f"link_state: VF {PCI} {NO_PF}")
+    fault = refused(replace(LONELY, rdma=rdma(ZERO, ZERO), netdev=netdev(ZERO)))
+    assert (fault.code, fault.msg) == (101, f"VF {PCI} has no GUID, and {NO_PF}")
+
+
+NO_PF = "has no PF on this machine, through which GUID and link state are set"
+
+
+def of_kind(kind: str, driver: str = "mlx5_core") -> VfFacts:
+    return replace(LONELY, function=replace(LONELY.function, kind=kind, driver=driver))
+
+
+@pytest.mark.parametrize("driver", ["mlx5_core", "vfio-pci"])
+def test_a_pf_by_mistake(driver: str) -> None:
+    fault = refused(of_kind(PHYSICAL, driver))
+    assert (fault.code, fault.msg) == (101, f"deviceID {PCI} is a physical function, not a VF")
+    assert refused(of_kind(OTHER, driver), vfioPciMode=True).msg == f"deviceID {PCI} is not an SR-IOV virtual function"
+
+
+@pytest.mark.parametrize("kind", [VIRTUAL, LONE, PHYSICAL])
+def test_vfio_pci_mode_without_such_a_driver(kind: str) -> None:
+    fault = refused(of_kind(kind), vfioPciMode=True)
+    assert fault.code == 2
+    assert fault.msg == f"vfioPciMode needs a driver that passes {PCI} through, it is bound to mlx5_core"
+    assert "vfio-pci" in refused(of_kind(kind, ""), vfioPciMode=True).details
 
 
 def test_no_driver() -> None:

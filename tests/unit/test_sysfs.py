@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from ib_sriov_cni.core.errors import DeviceUnusable, KernelRefused
-from ib_sriov_cni.core.values import Guid, PciAddress
+from ib_sriov_cni.core.values import LONE, OTHER, PHYSICAL, VIRTUAL, Guid, PciAddress
 from ib_sriov_cni.kernel.sysfs import Sysfs
 from tests.unit.trees import GUID, PF, Tree, link, write
 
 VF = PciAddress("0000:3b:00.3")
+LONE_VF = PciAddress("0000:00:05.0")
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def tree(tmp_path: Path) -> Tree:
 
 
 def sysfs(tree: Tree) -> Sysfs:
-    return Sysfs(str(tree.root))
+    return Sysfs(str(tree.root), str(tree.root / "proc"))
 
 
 # ---- which function it is
@@ -90,15 +91,66 @@ def test_an_absent_device(tree: Tree) -> None:
     assert caught.value.code == 101
 
 
-def test_a_pf_is_no_vf(tree: Tree) -> None:
-    with pytest.raises(DeviceUnusable, match=f"deviceID {PF} is a physical function, not a VF"):
-        sysfs(tree).read_function(PciAddress(PF))
+def test_a_vf_is_virtual(tree: Tree) -> None:
+    assert sysfs(tree).read_kind(VF) == VIRTUAL
+    assert sysfs(tree).read_function(VF).label == f"VF {VF}"
+
+
+def test_a_pf_is_physical(tree: Tree) -> None:
+    """It has the SR-IOV capability, even in a virtual machine and without VFs."""
+    write(tree.root / "proc/cpuinfo", MACHINE)
+    function = sysfs(tree).read_function(PciAddress(PF))
+    assert (function.kind, function.pf, function.index, function.driver) == (PHYSICAL, None, -1, "mlx5_core")
+    assert function.label == f"PF {PF}"
 
 
 def test_another_card(tree: Tree) -> None:
     tree.device("0000:00:1f.0").mkdir()
-    with pytest.raises(DeviceUnusable, match="is not an SR-IOV virtual function"):
-        sysfs(tree).read_function(PciAddress("0000:00:1f.0"))
+    write(tree.root / "proc/cpuinfo", MACHINE)
+    assert sysfs(tree).read_kind(PciAddress("0000:00:1f.0")) == OTHER
+    tree.add_lone("0000:00:1f.1", **{"class": "0x010802", "device": "0x1234"})
+    assert sysfs(tree).read_kind(PciAddress("0000:00:1f.1")) == OTHER
+
+
+@pytest.mark.parametrize("device", ["0x101e", "0x101c", "0x1018", "0xa2d3", "0x1004"])
+def test_a_vf_whose_pf_is_on_another_machine(tree: Tree, device: str) -> None:
+    """Its device ID says what it is: no physfn link leads to a PF."""
+    tree.add_lone(LONE_VF, device=device)
+    function = sysfs(tree).read_function(LONE_VF)
+    assert (function.kind, function.pf, function.index, function.pf_netdev) == (LONE, None, -1, "")
+    assert (function.driver, function.label) == ("mlx5_core", f"VF {LONE_VF}")
+
+
+HARDWARE = "processor\t: 0\nflags\t\t: fpu vme de\n"
+MACHINE = "processor\t: 0\nflags\t\t: fpu vme de hypervisor\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd\n"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "maker", "kind"),
+    [
+        (MACHINE, "", LONE),
+        (HARDWARE, "QEMU", PHYSICAL),  # the processor knows best
+        (ARM, "QEMU", LONE),
+        (ARM, "Supermicro", PHYSICAL),
+        ("", "", PHYSICAL),
+    ],
+)
+def test_a_whole_hca_without_sriov(tree: Tree, cpu: str, maker: str, kind: str) -> None:
+    """In a virtual machine it is what the machine was given; on hardware its firmware has SR-IOV disabled."""
+    tree.add_lone(LONE_VF, device="0x101b")
+    write(tree.root / "proc/cpuinfo", cpu)
+    write(tree.root / "class/dmi/id/sys_vendor", f"{maker}\n")
+    assert sysfs(tree).read_kind(LONE_VF) == kind
+
+
+def test_lone_vfs_are_found_wherever_their_devices_are(tree: Tree) -> None:
+    assert sysfs(tree).read_lone_vfs() == []
+    tree.add_lone(LONE_VF)
+    tree.add_lone("0000:af:00.0", driver="vfio-pci")
+    tree.add_lone("0000:b0:00.0", **{"class": "0x020000"})  # Ethernet
+    tree.add_lone("0000:b1:00.0", device="0x101b")  # a PF without SR-IOV
+    assert sysfs(tree).read_lone_vfs() == [LONE_VF, "0000:af:00.0"]
 
 
 def test_an_unbound_vf(tree: Tree) -> None:

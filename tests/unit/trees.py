@@ -92,6 +92,14 @@ class Tree:
         if driver:
             self.bind(pci, driver)
 
+    def add_lone(self, pci: str, *, driver: str = "mlx5_core", **attributes: str) -> None:
+        """Add a function without a PF: in a virtual machine a ConnectX VF unless told."""
+        attributes = {"class": "0x020700", "vendor": "0x15b3", "device": "0x101e", **attributes}
+        for name, text in attributes.items():
+            write(self.device(pci) / name, f"{text}\n")
+        if driver:
+            self.bind(pci, driver)
+
     def bind(self, pci: str, driver: str) -> None:
         link(self.device(pci) / "driver", self.driver(driver))
 
