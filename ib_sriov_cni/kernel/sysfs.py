@@ -283,11 +283,10 @@ def list_folder(path: str) -> list[str]:
 def _classify(device: str, sysfs: str, proc: str) -> str:
     """Return LONE, PHYSICAL or OTHER for the function in the folder `device`, which has no physfn link.
 
-    The link exists only where the kernel has both functions: in a virtual machine that got a VF, nothing names a PF. The
-    kernel makes sriov_totalvfs and sriov_numvfs for each function with the SR-IOV capability, so one that has them is a
-    PF. One that has neither is a VF if its PCI device ID is that of a VF. Otherwise it is a whole function without
-    SR-IOV: in a virtual machine it is all that there is, and is treated like a VF, because hypervisors hide the
-    capability; on hardware it is a PF whose firmware has SR-IOV disabled, and belongs to the host.
+    In a virtual machine that got a VF, nothing names its PF. A function with the SR-IOV capability is a PF: the kernel
+    makes sriov_totalvfs and sriov_numvfs for it. One without is a VF if its PCI device ID is that of a VF. Otherwise it
+    is a whole function without SR-IOV: in a virtual machine it is all that there is, and is treated like a VF, because
+    hypervisors hide the capability; on hardware it is a PF whose firmware has SR-IOV disabled, and belongs to the host.
 
     Sources: drivers/pci/iov.c (sriov_pf_attrs_are_visible); QEMU, hw/vfio/pci.c (vfio_add_ext_cap);
     drivers/net/ethernet/mellanox: mlx5/core/main.c and mlx4/main.c, the tables of devices; systemd, src/basic/virt.c.
