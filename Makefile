@@ -31,7 +31,7 @@ check: ## lint, unit, IPAM, namespaces and hostile pods (root or sudo), ADD and 
 
 lab-test: ## one test of the lab: TEST=tests/lab/attach/test_main.py::test_x; PLUGIN=packed calls the build, KERNEL=6.1
 	@[ -n "$(TEST)" ] && [ -n "$(filter source packed,$(PLUGIN))" ] || \
-		{ echo 'make lab-test TEST=FILE[::NAME] [PLUGIN=source|packed] [KERNEL=6.12|6.1]' >&2; exit 2; }
+		{ echo 'make lab-test TEST=FILE[::NAME] [PLUGIN=source|packed] [KERNEL=5.10|6.1|6.12|newest]' >&2; exit 2; }
 	@$(need) python lab $(if $(filter tests/lab/clients% tests/conformance%,$(TEST)),clients)
 ifeq ($(PLUGIN),packed)
 	@$(need) build

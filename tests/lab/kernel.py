@@ -6,6 +6,7 @@ Everything lies below ${XDG_CACHE_HOME:-~/.cache}/ib-sriov:
                     /lib/modules/<release>/
                     /usr/src/linux-headers-…
     kernel/<series>-<arch>.release                  which release the series meant when it was fetched
+           apt-<suite>/                             apt's lists of another release of the distribution
     lab/<release>/ibemu/                            the module's build folder
     lab/<release>/<hash>/lib/modules/<release>/     the modules a guest needs, uncompressed
                         /initramfs.gz
@@ -13,8 +14,9 @@ Everything lies below ${XDG_CACHE_HOME:-~/.cache}/ib-sriov:
 
 The hash covers what the tree was made from, so a new ibemu.c gives a new tree and leaves the VMs that are up alone.
 
-Variables: KERNEL (series, 6.12 by default); VMLINUZ, MODULES (…/lib/modules/<release>) and KO (an ibemu.ko built
-for them) take a kernel from elsewhere; EXTRA_MODS names more modules.
+Variables: KERNEL (series, 6.12 by default; 5.10 and "newest" are of other releases of the distribution); VMLINUZ,
+MODULES (…/lib/modules/<release>) and KO (an ibemu.ko built for them) take a kernel from elsewhere; EXTRA_MODS names
+more modules.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cmp_to_key
 from pathlib import Path
+
+from tests.lab.archive import FOREIGN, Archive, LabError, copy_sources, fetch, find_release, make_module, say
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_SERIES = "6.12"
@@ -53,10 +55,6 @@ GUEST_MODULES = (
 )
 
 
-class LabError(Exception):
-    """The lab cannot be built or booted; the message says what to do."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
     """A kernel ready to boot."""
@@ -74,103 +72,6 @@ def cache_root() -> Path:
     """${XDG_CACHE_HOME:-~/.cache}/ib-sriov, without symbolic links."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.path.realpath(base)) / "ib-sriov"
-
-
-def say(text: str) -> None:
-    print(f"lab: {text}", file=sys.stderr, flush=True)
-
-
-# ---- the archive ---------------------------------------------------------------------------------------------
-
-
-def newest_release(series: str, arch: str, depends: Mapping[str, str]) -> str | None:
-    """The newest release (6.12.117+deb12-amd64) of a series that has an image and headers.
-
-    `depends` maps each package name of the archive to its Depends line. The meta packages of the series are asked
-    first; where they are missing, or name something that is not there, the versioned packages themselves are looked
-    through.
-    """
-    plain = re.compile(rf"linux-image-({re.escape(series)}[0-9.+a-z-]*-{re.escape(arch)})$")
-
-    def complete(release: str) -> bool:
-        return f"linux-image-{release}" in depends and f"linux-headers-{release}" in depends
-
-    for meta in (f"linux-image-{series}-{arch}", f"linux-image-{arch}"):
-        for word in re.split(r"[ ,|]+", depends.get(meta, "")):
-            if (match := plain.match(word)) and complete(match[1]):
-                return match[1]
-    flavour = re.compile(rf"linux-image-({re.escape(series)}\.[0-9]+(\.[0-9]+)*([+~-][0-9a-z.]+)*-{re.escape(arch)})$")
-    found = [match[1] for name in depends if (match := flavour.match(name)) and complete(match[1])]
-    special = ("-rt-", "-cloud-", "-unsigned", "-dbg")
-    found = [release for release in found if not any(word in release for word in special)]
-    return max(found, key=cmp_to_key(compare_versions), default=None)
-
-
-def compare_versions(one: str, two: str) -> int:
-    """-1, 0 or 1, by dpkg's rules."""
-    for relation, sign in (("lt", -1), ("gt", 1)):
-        if subprocess.run(["dpkg", "--compare-versions", one, relation, two], check=False).returncode == 0:
-            return sign
-    return 0
-
-
-def read_archive() -> dict[str, str]:
-    """Package name to Depends line, of every linux-* package that apt knows."""
-    dump = subprocess.run(["apt-cache", "dumpavail"], check=True, capture_output=True, text=True).stdout
-    packages: dict[str, str] = {}
-    for stanza in dump.split("\n\n"):
-        if not stanza.startswith("Package: linux-"):
-            continue
-        name = stanza.split("\n", 1)[0].removeprefix("Package: ")
-        line = re.search(r"^Depends: (.*)$", stanza, re.MULTILINE)
-        packages[name] = line[1] if line else ""
-    return packages
-
-
-def find_release(series: str, arch: str) -> str:
-    archive = read_archive()
-    release = newest_release(series, arch, archive)
-    if release is None and os.geteuid() == 0:
-        say("apt knows no such kernel: apt-get update")
-        subprocess.run(["apt-get", "-qq", "update"], check=False)
-        archive = read_archive()
-        release = newest_release(series, arch, archive)
-    if release is None:
-        raise LabError(
-            f"no package linux-image-{series}*-{arch} with its linux-headers in apt's lists: try apt-get update, "
-            f"another series (KERNEL=6.1), or a kernel of your own (VMLINUZ=, MODULES=, KO=)"
-        )
-    return release
-
-
-def packages_of(release: str, depends: Mapping[str, str]) -> list[str]:
-    """The image, the headers, and the packages that those headers are made of."""
-    headers = f"linux-headers-{release}"
-    words = re.split(r"[ ,|]+", depends[headers])
-    parts = [word for word in words if re.match(r"linux-(headers-.*-common|kbuild-)", word)]
-    return [f"linux-image-{release}", headers, *dict.fromkeys(parts)]
-
-
-def fetch(release: str, into: Path) -> None:
-    """Download the packages and unpack them; `into` appears whole or not at all."""
-    names = packages_of(release, read_archive())
-    say(f"fetching {' '.join(names)}")
-    into.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{release}.", dir=into.parent) as work:
-        debs = Path(work, "debs")
-        tree = Path(work, "tree")
-        debs.mkdir()
-        # apt's own sandbox user cannot write below a home folder; the packages are checked by hash either way
-        command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *names]
-        done = subprocess.run(command, cwd=debs, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise LabError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
-        for deb in sorted(debs.glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", deb, tree], check=True)
-        # the headers' Makefile names its common part by the path it would have when installed
-        makefile = tree / "usr/src" / f"linux-headers-{release}" / "Makefile"
-        makefile.write_text(makefile.read_text().replace("include /usr/src/", f"include {into}/usr/src/"))
-        tree.rename(into)
 
 
 # ---- the guest's modules and initramfs -----------------------------------------------------------------------
@@ -202,19 +103,11 @@ def copy_modules(source: Path, names: tuple[str, ...], target: Path) -> int:
     return len(done)
 
 
-def build_ibemu(headers: Path, tree: Path) -> Path:
-    """Compile ibemu.ko; make decides whether there is anything to do."""
-    work = tree / "ibemu"
-    work.mkdir(parents=True, exist_ok=True)
-    for name in ("ibemu.c", "Kbuild"):
-        source, copy = HERE / "ibemu" / name, work / name
-        if not copy.exists() or copy.read_bytes() != source.read_bytes():
-            shutil.copy(source, copy)
-    # BTF wants the whole vmlinux and pahole, and nothing here reads it
-    command = ["make", "-s", "-C", str(headers), f"M={work}", "W=1", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+def build_ibemu(packages: Path, release: str, base: Path) -> Path:
+    """Compile ibemu.ko."""
+    work = base / "ibemu"
+    copy_sources(HERE / "ibemu", work)
+    make_module(packages, release, work)
     return work / "ibemu.ko"
 
 
@@ -284,9 +177,11 @@ def packaged(series: str) -> tuple[str, Path]:
     note = folder / f"{series}-{arch}.release"
     release = note.read_text().strip() if note.exists() else ""
     if not release or not (folder / release).is_dir():
-        release = find_release(series, arch)
+        suite = FOREIGN.get(series, "")
+        archive = Archive(suite, folder / f"apt-{suite}") if suite else Archive()
+        release = find_release(archive, series, arch)
         if not (folder / release).is_dir():
-            fetch(release, folder / release)
+            fetch(archive, release, folder / release)
         note.write_text(f"{release}\n")
     return release, folder / release
 
@@ -313,7 +208,7 @@ def build_unlocked() -> Kernel:
         vmlinuz = root / "boot" / f"vmlinuz-{release}"
         modules = root / "lib/modules" / release
         base = cache_root() / "lab" / release
-        module = build_ibemu(root / "usr/src" / f"linux-headers-{release}", base)
+        module = build_ibemu(root, release, base)
     names = tuple(sorted({*GUEST_MODULES, *os.environ.get("EXTRA_MODS", "").split()}))
     inputs = (module, *sorted((HERE / "guest").iterdir()), HERE / "kernel.py")
     tree = base / fingerprint(str(modules), names, *inputs)[:16]

@@ -28,7 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from tests.lab.kernel import Kernel, LabError, build, cache_root, fingerprint, say
+from tests.lab.archive import LabError, say
+from tests.lab.kernel import Kernel, build, cache_root, fingerprint
 
 PROJECT = Path(__file__).resolve().parents[2]
 

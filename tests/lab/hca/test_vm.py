@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.lab import vm
+from tests.lab.archive import newest_release, packages_of
 from tests.lab.commands import received
-from tests.lab.kernel import newest_release, packages_of
 from tests.lab.snapshot import differences
 
 CLEAN = (

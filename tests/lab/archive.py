@@ -1,0 +1,222 @@
+"""Kernel packages from the distribution's archive: of the machine's own release by its apt, of others by lists of ours.
+
+A kernel of another release needs that release's compiler and C library to build a module: its kbuild programs and its
+compiler's options are newer (or older) than the machine's. So its packages are unpacked with those tools into one tree,
+which is a root file system to chroot into; nothing in it is installed or configured.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import cmp_to_key
+from pathlib import Path
+
+# Series of kernels that are in another release of Debian than the machine's: the oldest, and the newest there is.
+NEWEST = "newest"
+FOREIGN = {"5.10": "bullseye", NEWEST: "sid"}
+# What building a module calls, beyond what the headers depend on.
+TOOLS = ("base-files", "dash", "coreutils", "sed", "grep", "mawk", "findutils", "make")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+class LabError(Exception):
+    """The lab cannot be built or booted; the message says what to do."""
+
+
+def say(text: str) -> None:
+    print(f"lab: {text}", file=sys.stderr, flush=True)
+
+
+class Archive:
+    """The packages that apt knows; with `suite`, of that release, by lists that are kept in `folder`."""
+
+    def __init__(self, suite: str = "", folder: Path | None = None) -> None:
+        self.suite = suite
+        # apt's own sandbox user cannot write below a home folder; the packages are checked by hash either way
+        self._options = ["-o", "APT::Sandbox::User=root"]
+        self._folder = folder
+        if folder is not None:
+            for name in ("lists/partial", "cache/archives/partial"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / "status").touch()  # nothing is installed
+            settings = {
+                "Dir::State::lists": folder / "lists",
+                "Dir::State::status": folder / "status",
+                "Dir::Cache": folder / "cache",
+                "Dir::Etc::sourcelist": folder / "sources.list",
+                "Dir::Etc::sourceparts": "-",
+                "Acquire::Languages": "none",
+            }
+            for name, setting in settings.items():
+                self._options += ["-o", f"{name}={setting}"]
+
+    def update(self) -> None:
+        """Fetch the lists; those of the machine only as root."""
+        if self._folder is not None:
+            (self._folder / "sources.list").write_text("".join(f"{line}\n" for line in sources(self.suite)))
+        elif os.geteuid() != 0:
+            return
+        self._apt("update")
+
+    def depends(self) -> dict[str, str]:
+        """Package name to Depends line, of every linux-* package."""
+        dump = subprocess.run(["apt-cache", *self._options, "dumpavail"], check=True, capture_output=True, text=True)
+        packages: dict[str, str] = {}
+        for stanza in dump.stdout.split("\n\n"):
+            if not stanza.startswith("Package: linux-"):
+                continue
+            name = stanza.split("\n", 1)[0].removeprefix("Package: ")
+            line = re.search(r"^Depends: (.*)$", stanza, re.MULTILINE)
+            packages[name] = line[1] if line else ""
+        return packages
+
+    def download(self, names: Iterable[str], into: Path) -> None:
+        """Download packages, without what they depend on, into a folder."""
+        self._apt("download", *names, cwd=into)
+
+    def download_whole(self, names: Iterable[str], into: Path) -> None:
+        """Download packages and all they depend on into a folder."""
+        self._apt("install", "--no-install-recommends", "--download-only", "-y", *names)
+        assert self._folder is not None
+        for deb in (self._folder / "cache/archives").glob("*.deb"):
+            deb.rename(into / deb.name)
+
+    def _apt(self, *arguments: str, cwd: Path | None = None) -> None:
+        command = ["apt-get", "-q", *self._options, *arguments]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LabError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def sources(suite: str) -> list[str]:
+    """The lines of a sources.list for another release, from the addresses that the machine's own lists have."""
+    form = "$(ORIGIN) $(LABEL) $(REPO_URI)"
+    command = ["apt-get", "indextargets", "--format", form, "Created-By: Packages"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    addresses = dict(re.findall(r"^Debian (Debian|Debian-Security) (\S+)$", shown, re.MULTILINE))
+    if "Debian" not in addresses:
+        raise LabError(f"apt has no list of Debian's archive to take the address of {suite} from: apt-get update")
+    how = f"[signed-by={KEYRING}]"
+    lines = [f"deb {how} {addresses['Debian']} {suite} main"]
+    if suite != "sid" and "Debian-Security" in addresses:
+        lines.append(f"deb {how} {addresses['Debian-Security']} {suite}-security main")
+    return lines
+
+
+def newest_release(series: str, arch: str, depends: Mapping[str, str]) -> str | None:
+    """The newest release (6.12.117+deb12-amd64) of a series that has an image and headers; NEWEST is any series.
+
+    `depends` maps each package name of the archive to its Depends line. The meta packages of the series are asked
+    first; where they are missing, or name something that is not there, the versioned packages themselves are looked
+    through.
+    """
+    wanted = r"[0-9]" if series == NEWEST else re.escape(series)
+    plain = re.compile(rf"linux-image-({wanted}[0-9.+a-z-]*-{re.escape(arch)})$")
+
+    def complete(release: str) -> bool:
+        return f"linux-image-{release}" in depends and f"linux-headers-{release}" in depends
+
+    for meta in (f"linux-image-{series}-{arch}", f"linux-image-{arch}"):
+        for word in re.split(r"[ ,|]+", depends.get(meta, "")):
+            if (match := plain.match(word)) and complete(match[1]):
+                return match[1]
+    flavour = re.compile(rf"linux-image-({wanted}\.[0-9]+(\.[0-9]+)*([+~-][0-9a-z.]+)*-{re.escape(arch)})$")
+    found = [match[1] for name in depends if (match := flavour.match(name)) and complete(match[1])]
+    special = ("-rt-", "-cloud-", "-unsigned", "-dbg")
+    found = [release for release in found if not any(word in release for word in special)]
+    return max(found, key=cmp_to_key(compare_versions), default=None)
+
+
+def compare_versions(one: str, two: str) -> int:
+    """-1, 0 or 1, by dpkg's rules."""
+    for relation, sign in (("lt", -1), ("gt", 1)):
+        if subprocess.run(["dpkg", "--compare-versions", one, relation, two], check=False).returncode == 0:
+            return sign
+    return 0
+
+
+def find_release(archive: Archive, series: str, arch: str) -> str:
+    """The newest release of a series; the lists are fetched if they do not have it."""
+    release = newest_release(series, arch, archive.depends())
+    if release is None:
+        say("apt knows no such kernel: apt-get update")
+        archive.update()
+        release = newest_release(series, arch, archive.depends())
+    if release is None:
+        raise LabError(
+            f"no package linux-image-{series}*-{arch} with its linux-headers in apt's lists: try apt-get update, "
+            f"another series (KERNEL=6.1), or a kernel of your own (VMLINUZ=, MODULES=, KO=)"
+        )
+    return release
+
+
+def packages_of(release: str, depends: Mapping[str, str]) -> list[str]:
+    """The image, the headers, and the packages that those are made of."""
+    image, headers = f"linux-image-{release}", f"linux-headers-{release}"
+    parts = re.findall(rf"linux-(?:binary|modules)-{re.escape(release)}", depends[image])
+    parts += re.findall(r"linux-(?:headers-[^ ,]*-common|kbuild-[^ ,]*)", depends[headers])
+    return [image, headers, *dict.fromkeys(parts)]
+
+
+def fetch(archive: Archive, release: str, into: Path) -> None:
+    """Download the packages and unpack them; `into` appears whole or not at all."""
+    names = packages_of(release, archive.depends())
+    say(f"fetching {' '.join(names)}")
+    into.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{release}.", dir=into.parent) as work:
+        debs = Path(work, "debs")
+        tree = Path(work, "tree")
+        debs.mkdir()
+        archive.download(names, debs)
+        if archive.suite:
+            archive.download_whole([f"linux-headers-{release}", *TOOLS], debs)
+        for deb in sorted(debs.glob("*.deb")):
+            subprocess.run(["dpkg-deb", "-x", deb, tree], check=True)
+        if archive.suite:
+            make_root(tree)
+        else:
+            # the headers' Makefile names its common part by the path it would have when installed
+            makefile = tree / "usr/src" / f"linux-headers-{release}" / "Makefile"
+            makefile.write_text(makefile.read_text().replace("include /usr/src/", f"include {into}/usr/src/"))
+        tree.rename(into)
+
+
+def make_root(tree: Path) -> None:
+    """Complete a tree of unpacked packages to a root file system: what their installation scripts would have done."""
+    for name in ("build", "proc", "tmp"):
+        (tree / name).mkdir(exist_ok=True)
+    if not (tree / "usr/bin/awk").is_symlink():
+        (tree / "usr/bin/awk").symlink_to("mawk")
+
+
+def make_module(tree: Path, release: str, work: Path) -> None:
+    """Compile the module whose sources are in `work`; make decides whether there is anything to do."""
+    # BTF wants the whole vmlinux and pahole, and nothing here reads it
+    make = ["make", "-s", "W=1", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]
+    headers = f"usr/src/linux-headers-{release}"
+    if (tree / "build").is_dir():
+        inside = ["chroot", str(tree), *make, "-C", f"/{headers}", "M=/build"]
+        # objtool and the shell read /proc
+        mounts = 'mount --bind "$1" "$2/build" && mount --rbind /proc "$2/proc" && shift 2 && exec "$@"'
+        own = [] if os.geteuid() == 0 else ["--map-root-user"]
+        command = ["unshare", "--mount", *own, "sh", "-c", mounts, "sh", str(work), str(tree), *inside]
+    else:
+        command = [*make, "-C", str(tree / headers), f"M={work}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"TMPDIR": "/tmp"})
+    if done.returncode:
+        raise LabError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+def copy_sources(source: Path, work: Path) -> None:
+    """Copy the module's sources into its build folder, but only what differs, so that make can decide."""
+    work.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        copy = work / path.name
+        if path.is_file() and (not copy.exists() or copy.read_bytes() != path.read_bytes()):
+            shutil.copy(path, copy)
