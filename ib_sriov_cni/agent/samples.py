@@ -41,7 +41,7 @@ def read_samples(
     port, a lease folder) is left out; `on_fault` gets any other exception, with the path of the attachment.
     """
     samples: dict[str, Rows] = {
-        "ib_sriov_pf_info": [((pf.pci, pf.netdev, pf.rdma, pf.driver), 1.0) for pf in inventory.pfs],
+        "ib_sriov_pf_info": [((pf.pci, pf.netdev, pf.rdma, pf.driver), 1.0) for pf in inventory.pfs if pf.pci],
         "ib_sriov_vfs": [],
         "ib_sriov_port_state": [],
         "ib_sriov_attachments": [],
@@ -51,7 +51,7 @@ def read_samples(
     }
     for pf in inventory.pfs:
         counts = Counter(vf_label(vf, verdicts) for vf in pf.vfs)
-        samples["ib_sriov_vfs"] += [((pf.pci, label), float(counts[label])) for label in VF_LABELS]
+        samples["ib_sriov_vfs"] += [((pf.pci or "", label), float(counts[label])) for label in VF_LABELS]
         samples["ib_sriov_port_state"] += read_port_rows(host, pf, on_fault)
     for network in sorted({key.network for key in verdicts} | set(newest)):
         states = Counter(verdict.state for key, verdict in verdicts.items() if key.network == network)
@@ -72,7 +72,7 @@ def vf_label(vf: VfEntry, verdicts: Mapping[AttachmentKey, Verdict]) -> str:
 def read_port_rows(host: Host, pf: PfEntry, on_fault: OnFault) -> Rows:
     """Return the port states of a PF and its VFs, wherever their RDMA devices are."""
     rows: Rows = []
-    if pf.port is not None and pf.port.state in PORT_STATES:
+    if pf.pci and pf.port is not None and pf.port.state in PORT_STATES:
         rows.append(((pf.pci, pf.pci, "pf", pf.rdma), float(PORT_STATES[pf.port.state])))
     for vf in pf.vfs:
         try:
@@ -83,7 +83,7 @@ def read_port_rows(host: Host, pf: PfEntry, on_fault: OnFault) -> Rows:
             on_fault(vf.attachment.key.path if vf.attachment else str(vf.pci), fault)
             continue
         if state in PORT_STATES:
-            rows.append(((pf.pci, vf.pci, "vf", vf.rdma), float(PORT_STATES[state])))
+            rows.append(((pf.pci or "", vf.pci, "vf", vf.rdma), float(PORT_STATES[state])))
     return rows
 
 

@@ -44,19 +44,25 @@ def status(host: Host, request: Request, conf: NetConf) -> None:
 
 
 def _require_free_vf(host: Host, conf: NetConf) -> None:
-    pfs = host.sysfs.read_pfs()
-    if not pfs:
-        raise NotAvailable(
-            "this node has no InfiniBand PF with SR-IOV",
-            "does lspci list the HCA, is its driver loaded, and is SR-IOV enabled in its firmware?",
-        )
     reasons, hints = [], []
-    for pf in pfs:
+    for pf in host.sysfs.read_pfs():
         reason, hint = _why_not(host, pf, conf)
         if not reason:
             return
         reasons.append(f"PF {pf}: {reason}")
         hints.append(hint)
+    lone = host.sysfs.read_lone_vfs()
+    if lone:
+        reason, hint = _why_none_of(host, lone, conf)
+        if not reason:
+            return
+        reasons.append(f"VFs without a PF: {reason}")
+        hints.append(hint)
+    if not reasons:
+        raise NotAvailable(
+            "this node has no InfiniBand PF with SR-IOV",
+            "does lspci list the HCA, is its driver loaded, and is SR-IOV enabled in its firmware?",
+        )
     raise NotAvailable("no VF is free: " + join_faults(reasons), join_faults([*dict.fromkeys(hints)]))
 
 
@@ -67,9 +73,14 @@ def _why_not(host: Host, pf: PciAddress, conf: NetConf) -> tuple[str, str]:
         return "it has no VFs", f"write their number to /sys/bus/pci/devices/{pf}/sriov_numvfs"
     if not host.sysfs.read_netdev(pf):
         return "it has no netdev, so no GUID can be set: ib_ipoib is not loaded", "modprobe ib_ipoib"
+    return _why_none_of(host, vfs, conf)
+
+
+def _why_none_of(host: Host, vfs: list[PciAddress], conf: NetConf) -> tuple[str, str]:
+    """Return why none of these VFs can be given to a pod, and what to do; both empty if one can."""
     wanted = [vf for vf in vfs if conf.device in (None, vf)]
     if not wanted:
-        return f"deviceID {conf.device} is not one of its VFs", "is sriov_numvfs what the device plugin expects?"
+        return f"deviceID {conf.device} is not one of them", "is sriov_numvfs what the device plugin expects?"
     states = [_read_state(host, vf) for vf in wanted]
     if FREE in states:
         return "", ""

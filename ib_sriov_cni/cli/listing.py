@@ -128,7 +128,7 @@ def _print_notes(inventory: Inventory, everything: Inventory, *, filters: bool) 
         print_note(
             "no InfiniBand PF with SR-IOV on this node: is the HCA's driver loaded, and SR-IOV enabled in its firmware?"
         )
-    elif not everything.vfs:
+    elif not everything.vfs and everything.pfs[0].pci:
         first = everything.pfs[0].pci
         print_note(f"there are no VFs: write the number you want to /sys/bus/pci/devices/{first}/sriov_numvfs")
     if not filters:
@@ -150,4 +150,4 @@ def _print_unknown_names(everything: Inventory, *, pf: str, network: str) -> Non
 
 
 def _is_named(entry: PfEntry, name: str) -> bool:
-    return name in {entry.pci, entry.netdev, entry.rdma}
+    return name in {entry.pci or "none", entry.netdev, entry.rdma}

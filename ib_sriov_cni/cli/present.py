@@ -34,13 +34,15 @@ def render_guid(guid: Guid | None) -> str:
 
 
 def pf_name(pf: PfEntry) -> str:
-    """Return the name of a PF's netdev, or its PCI address without one."""
-    return pf.netdev or pf.pci
+    """Return the name of a PF's netdev, or its PCI address without one; "none" for the VFs without a PF."""
+    return pf.netdev or pf.pci or "none"
 
 
 def describe_pf(pf: PfEntry) -> str:
     """Return a PF's devices, port and VFs in one line."""
-    words = [pf.pci, pf.rdma or "no RDMA device"]
+    if pf.pci is None:
+        return f"{render_count(pf.num_vfs, 'VF')} without a PF on this machine{_summarize_states(pf.vfs)}"
+    words: list[str] = [pf.pci, pf.rdma or "no RDMA device"]
     if pf.port is not None and pf.port.state:
         words.append(f"port {pf.port.state}, LID {pf.port.lid}")
         words.append(pf.port.rate)
@@ -59,7 +61,7 @@ def _summarize_states(vfs: Sequence[VfEntry]) -> str:
 def make_vf_row(pf: PfEntry, vf: VfEntry, now: float, *, wide: bool) -> list[str]:
     """Return a VF's row of a table with COLUMNS, or with WIDE_COLUMNS."""
     attachment = vf.attachment
-    row = [vf.pci, f"{pf_name(pf)}/{vf.function.index}", vf.state]
+    row = [vf.pci, f"{pf_name(pf)}/{vf.function.index}" if pf.pci else "none", vf.state]
     if attachment is None:
         row += ["", "", "", "", render_guid(read_guid(vf)), ""]
     else:
@@ -109,7 +111,8 @@ def make_tree(inventory: Inventory, now: float) -> Tree:
         style = "bold green" if port == "ACTIVE" else "bold yellow"
         branch = root.add(Text.assemble((f"PF {pf_name(pf)}", style), f"  {describe_pf(pf)}"))
         for vf in pf.vfs:
-            leaf = branch.add(Text.assemble(f"VF {vf.function.index:<3} {vf.pci}  ", (vf.state, state_style(vf.state))))
+            index = f"{vf.function.index:<3} " if pf.pci else ""
+            leaf = branch.add(Text.assemble(f"VF {index}{vf.pci}  ", (vf.state, state_style(vf.state))))
             for line in _vf_lines(vf, now):
                 leaf.add(Text(line))
     extra = find_without_vf(inventory)
@@ -184,7 +187,7 @@ def _make_port_document(port: Port) -> dict[str, object]:
 def make_vf_document(vf: VfEntry) -> dict[str, object]:
     """Return the document of a VF; its `attachment` is the `id` of the attachment that holds it."""
     return {
-        "index": vf.function.index,
+        "index": vf.function.index if vf.function.pf else None,
         "pci": vf.pci,
         "state": vf.state,
         "note": vf.note or None,

@@ -92,9 +92,9 @@ class VfEntry(Value):
 
 
 class PfEntry(Value):
-    """A PF and its VFs."""
+    """A PF and its VFs, or the VFs without a PF here."""
 
-    pci: PciAddress
+    pci: PciAddress | None  # None for the VFs without a PF
     driver: str
     netdev: str
     link: Link | None

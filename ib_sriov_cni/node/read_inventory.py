@@ -177,27 +177,22 @@ class _Reader:
             except Exception as fault:  # noqa: BLE001  # see node/contain.py
                 self.unseen.append(f"PF {pci}: {describe_fault(fault)}")
         # A port of an HCA may be set to Ethernet (RoCE); such VFs belong to other plugins.
-        return [pf for pf in found if pf.port is None or pf.port.link_layer != "Ethernet"]
+        found = [pf for pf in found if pf.port is None or pf.port.link_layer != "Ethernet"]
+        lone = self._read_vfs(self.host.sysfs.read_lone_vfs(), {}, attachments, foreign)
+        return [*found, _lone_group(lone)] if lone else found
 
     def _read_pf(self, pci: PciAddress, attachments: list[Attachment], foreign: list[GoRecord]) -> PfEntry:
         sysfs = self.host.sysfs
         rdma, netdev = sysfs.read_rdma(pci), sysfs.read_netdev(pci)
         link: Link | None = None
         configs: dict[int, VfConfig] = {}
-        functions = [self._read_function(vf) for vf in sysfs.read_vfs(pci)]
+        vfs = sysfs.read_vfs(pci)
         if netdev:
             pf = VfFunction(pci=pci, pf=pci, index=-1, driver="", pf_driver="", pf_netdev=netdev)
             try:
                 link, configs = self.host.vf_configs.read(pf)
             except CniError as fault:
                 self.unseen.append(fault.msg)
-        vfs = []
-        for function in [function for function in functions if function is not None]:
-            try:
-                vfs.append(self._read_vf(function, configs, attachments, foreign))
-            except Exception as fault:  # noqa: BLE001  # see node/contain.py
-                self.unseen.append(f"VF {function.pci}: {describe_fault(fault)}")
-                vfs.append(_unknown_vf(function, attachments, describe_fault(fault)))
         return PfEntry(
             pci=pci,
             driver=sysfs.read_driver(pci),
@@ -208,9 +203,26 @@ class _Reader:
             port_guid=rdma.port_guid if rdma else None,
             port=sysfs.read_port(rdma.name) if rdma else None,
             total_vfs=sysfs.read_counts(pci)[1],
-            vfs=tuple(vfs),
-            num_vfs=len(functions),
+            vfs=tuple(self._read_vfs(vfs, configs, attachments, foreign)),
+            num_vfs=len(vfs),
         )
+
+    def _read_vfs(
+        self,
+        addresses: list[PciAddress],
+        configs: dict[int, VfConfig],
+        attachments: list[Attachment],
+        foreign: list[GoRecord],
+    ) -> list[VfEntry]:
+        vfs = []
+        functions = [self._read_function(pci) for pci in addresses]
+        for function in [function for function in functions if function is not None]:
+            try:
+                vfs.append(self._read_vf(function, configs, attachments, foreign))
+            except Exception as fault:  # noqa: BLE001  # see node/contain.py
+                self.unseen.append(f"VF {function.pci}: {describe_fault(fault)}")
+                vfs.append(_unknown_vf(function, attachments, describe_fault(fault)))
+        return vfs
 
     def _read_function(self, pci: PciAddress) -> VfFunction | None:
         try:
@@ -279,6 +291,23 @@ class _Reader:
         if not vf.rdma_here:
             return UNMANAGED, ""
         return NO_NETDEV, ""
+
+
+def _lone_group(vfs: list[VfEntry]) -> PfEntry:
+    """Return the entry of the VFs without a PF."""
+    return PfEntry(
+        pci=None,
+        driver="",
+        netdev="",
+        link=None,
+        rdma="",
+        node_guid=None,
+        port_guid=None,
+        port=None,
+        total_vfs=len(vfs),
+        vfs=tuple(vfs),
+        num_vfs=len(vfs),
+    )
 
 
 def _unknown_vf(function: VfFunction, attachments: list[Attachment], note: str) -> VfEntry:
