@@ -44,7 +44,7 @@ def _make_fabric_readers(
 ) -> dict[str, Callable[[], object]]:
     """Return the readers that ask the firmware: about each PF's port, and those of the VFs in the host's namespace."""
     pfs = [each.rdma for each in hca.hcas if each.rdma]
-    vfs = [vf.rdma for each in hca.hcas for vf in each.vfs if vf.rdma_here]
+    vfs = [vf.rdma for each in hca.groups for vf in each.vfs if vf.rdma_here]
     needs_pkeys = any(network.pkey is not None for network in networks)
     whole_tables = frozenset(pfs + (vfs if needs_pkeys else []))
 

@@ -21,6 +21,10 @@ PORT_HINTS = {
     "INIT": "the link is up, but no subnet manager has configured it: is opensm (or UFM, or the switch's) running?",
     "ARMED": "the subnet manager has started to configure the port but not finished: see its log",
 }
+LONE_HINTS = {
+    **PORT_HINTS,
+    "DOWN": "the machine that has its PF decides: the VF's link state and GUID there, and the subnet manager",
+}
 SM_HINT = (
     "is opensm (or UFM, or the switch's) running, and its port up? try sminfo, saquery -c; new pods get no carrier"
 )
@@ -53,20 +57,21 @@ def check_answers(facts: Facts) -> Iterator[Outcome]:
     "pf-port",
     "Each PF's port is ACTIVE",
     "DOWN: cable, transceiver, switch port (`ibstat`, `mlxlink -d <PCI address>`). INIT: there is a link, but no "
-    "subnet manager has configured the port. As long as it is not active, no VF's port can be.",
+    "subnet manager has configured the port. As long as it is not active, no VF's port can be. VFs without a PF on "
+    "this machine are looked at themselves.",
 )
 def check_port(facts: Facts) -> Iterator[Outcome]:
-    for hca in serving_pfs(facts):
-        port = facts.ports.get(hca.rdma)
+    ports = [(hca.label, hca.rdma, PORT_HINTS) for hca in serving_pfs(facts)]
+    ports += [(f"VF {vf.pci} without a PF", vf.rdma, LONE_HINTS) for vf in facts.hca.lone if vf.rdma_here]
+    for label, rdma, hints in ports:
+        port = facts.ports.get(rdma)
         if port is None or not port.state:
-            yield skip(f"{hca.label}: its port reports no state")
+            yield skip(f"{label}: its port reports no state")
         elif port.is_active:
-            yield ok(f"{hca.label}: port ACTIVE, LID {port.lid}")
+            yield ok(f"{label}: port ACTIVE, LID {port.lid}")
         else:
             physical = f" ({port.physical})" if port.physical else ""
-            yield fail(
-                f"{hca.label}: port {port.state}{physical}", PORT_HINTS.get(port.state, "see ibstat and the kernel log")
-            )
+            yield fail(f"{label}: port {port.state}{physical}", hints.get(port.state, "see ibstat and the kernel log"))
 
 
 @checks.add(
@@ -155,7 +160,7 @@ def _should_be_active(facts: Facts, hca: Hca, vf: HcaVf) -> bool:
     "the libraries.",
 )
 def check_verbs(facts: Facts) -> Iterator[Outcome]:
-    if not facts.hca.hcas:
+    if not facts.hca.groups:
         return
     if not facts.node.root:
         yield skip("RDMA devices were not opened: only root can")
@@ -196,7 +201,7 @@ def check_pkeys(facts: Facts) -> Iterator[Outcome]:
 
 
 def _check_pkey(facts: Facts, pkey: int, network: Network) -> Iterator[Outcome]:
-    vfs = [vf for hca in facts.hca.hcas for vf in hca.vfs if vf.rdma_here and _has_table(facts.ports.get(vf.rdma))]
+    vfs = [vf for hca in facts.hca.groups for vf in hca.vfs if vf.rdma_here and _has_table(facts.ports.get(vf.rdma))]
     if not vfs:
         yield skip(
             f"P_Key {pkey:#06x} of network {network.name}: no free VF with an active port to read its table from"

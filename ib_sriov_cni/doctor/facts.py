@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ib_sriov_cni.core.values import PciAddress
 from ipam.protocol.value import Value
 
 TYPE_CHECKING = False
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ib_sriov_cni.core.record import AttachmentKey
-    from ib_sriov_cni.core.values import Guid, PciAddress, PortReport, VfConfig
+    from ib_sriov_cni.core.values import Guid, PortReport, VfConfig
 
 
 DEFAULT_CNI_PATH = "/opt/cni/bin"
@@ -89,6 +90,8 @@ class Hca(Value):
     @property
     def label(self) -> str:
         """What messages call it."""
+        if not self.pci:
+            return "VFs without a PF"
         return f"PF {self.netdev.name} ({self.pci})" if self.netdev else f"PF {self.pci}"
 
 
@@ -100,6 +103,32 @@ class HcaFacts(Value):
     modules: frozenset[str]
     rdma_mode: str  # "shared" or "exclusive"; "" without ib_core
     verbs_nodes: tuple[str, ...]  # uverbs devices without a node in /dev/infiniband
+    lone: tuple[HcaVf, ...] = ()  # VFs without a PF on this machine
+
+    @property
+    def groups(self) -> tuple[Hca, ...]:
+        """The HCAs with their VFs, and the VFs without a PF as those of an HCA of which nothing is known."""
+        if not self.lone:
+            return self.hcas
+        unknown = Hca(
+            pci=PciAddress(""),
+            device="",
+            driver="",
+            link_layer="",
+            rdma="",
+            umad="",
+            firmware="",
+            board="",
+            node_guid=None,
+            port_guid=None,
+            netdev=None,
+            total_vfs=None,
+            num_vfs=len(self.lone),
+            autoprobe=True,
+            ofed=False,
+            vfs=self.lone,
+        )
+        return (*self.hcas, unknown)
 
 
 # ---- what firmware and fabric say

@@ -30,7 +30,9 @@ MLXCONFIG = "mlxconfig -d {pci} set SRIOV_EN=1 NUM_OF_VFS=16; enable SR-IOV and 
 )
 def check_hca(facts: Facts) -> Iterator[Outcome]:
     hcas = facts.hca.hcas
-    if not hcas:
+    if facts.hca.lone:
+        yield ok(f"{render_count(len(facts.hca.lone), 'VF')} without a PF on this machine")
+    elif not hcas:
         if facts.hca.ethernet:
             names = render_names(facts.hca.ethernet)
             yield fail(
@@ -57,7 +59,7 @@ def check_hca(facts: Facts) -> Iterator[Outcome]:
                 f"PF {hca.pci} has no RDMA device here",
                 "modprobe mlx5_ib (or mlx4_ib); if it was moved into another namespace, move it back to the host's",
             )
-    if not bad:
+    if hcas and not bad:
         yield ok(f"{render_count(len(hcas), 'InfiniBand HCA')}: {render_names([hca.label for hca in hcas])}")
 
 
@@ -143,7 +145,7 @@ def check_vfs(facts: Facts) -> Iterator[Outcome]:
 def check_ipoib(facts: Facts) -> Iterator[Outcome]:
     if "ib_ipoib" in facts.hca.modules:
         yield ok("ib_ipoib is loaded")
-    elif facts.hca.hcas:
+    elif facts.hca.groups:
         yield fail("ib_ipoib is not loaded: no netdevs, and no GUID can be set", _load("ib_ipoib"))
 
 
@@ -156,7 +158,7 @@ def check_ipoib(facts: Facts) -> Iterator[Outcome]:
 def check_uverbs(facts: Facts) -> Iterator[Outcome]:
     if "ib_uverbs" in facts.hca.modules:
         yield ok("ib_uverbs is loaded")
-    elif facts.hca.hcas:
+    elif facts.hca.groups:
         yield fail("ib_uverbs is not loaded: no RDMA device can be opened", _load("ib_uverbs"))
 
 
@@ -167,7 +169,7 @@ def check_uverbs(facts: Facts) -> Iterator[Outcome]:
     "infiniband-diags, and for the doctor's own query to the subnet manager.",
 )
 def check_more_modules(facts: Facts) -> Iterator[Outcome]:
-    if not facts.hca.hcas:
+    if not facts.hca.groups:
         return
     missing = [name for name in MORE_MODULES if name not in facts.hca.modules]
     for name in missing:
@@ -187,7 +189,7 @@ def _load(module: str) -> str:
     "/dev must be mounted.",
 )
 def check_nodes(facts: Facts) -> Iterator[Outcome]:
-    if not facts.hca.hcas or "ib_uverbs" not in facts.hca.modules:
+    if not facts.hca.groups or "ib_uverbs" not in facts.hca.modules:
         return
     missing = facts.hca.verbs_nodes
     if missing:

@@ -82,7 +82,7 @@ def check_kubelet(facts: Facts) -> Iterator[Outcome]:
 )
 def check_resources(facts: Facts) -> Iterator[Outcome]:
     device_plugin = facts.node.device_plugin
-    vfs = {str(vf.pci) for hca in facts.hca.hcas for vf in hca.vfs}
+    vfs = {str(vf.pci) for hca in facts.hca.groups for vf in hca.vfs}
     if not device_plugin.kubelet or not vfs:
         return
     if device_plugin.resources is None:
@@ -114,7 +114,7 @@ def check_resources(facts: Facts) -> Iterator[Outcome]:
     "CNIDeviceInfoFile.",
 )
 def check_devinfo(facts: Facts) -> Iterator[Outcome]:
-    names = {str(vf.pci): vf.rdma for hca in facts.hca.hcas for vf in hca.vfs}
+    names = {str(vf.pci): vf.rdma for hca in facts.hca.groups for vf in hca.vfs}
     found = [item for item in facts.node.device_plugin.devinfo if item[1] in names]
     stale = [item for item in found if item[2] and names[item[1]] and item[2] != names[item[1]]]
     for name, pci, rdma in stale:

@@ -29,8 +29,11 @@ INFINIBAND = "InfiniBand"
 
 def read_hcas(roots: Roots) -> HcaFacts:
     """Return every physical function that is an InfiniBand HCA, with its VFs."""
-    sysfs = Sysfs(roots.sysfs)
-    found = [_read_hca(sysfs, roots.sysfs, pci) for pci in list_names(f"{roots.sysfs}/bus/pci/devices")]
+    sysfs = Sysfs(roots.sysfs, roots.proc)
+    lone = sysfs.read_lone_vfs()
+    found = [
+        _read_hca(sysfs, roots.sysfs, pci) for pci in list_names(f"{roots.sysfs}/bus/pci/devices") if pci not in lone
+    ]
     hcas = [hca for hca in found if hca is not None]
     uverbs = list_names(f"{roots.sysfs}/class/infiniband_verbs")
     nodes = roots.path("/dev/infiniband")
@@ -42,6 +45,7 @@ def read_hcas(roots: Roots) -> HcaFacts:
         verbs_nodes=tuple(
             [name for name in uverbs if name.startswith("uverbs") and not os.path.exists(f"{nodes}/{name}")]
         ),
+        lone=tuple([_read_vf(sysfs, roots.sysfs, -1, pci) for pci in lone]),
     )
 
 

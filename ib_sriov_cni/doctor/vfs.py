@@ -25,7 +25,7 @@ checks = Checks()
     "`sriov_drivers_autoprobe` may prevent it.",
 )
 def check_drivers(facts: Facts) -> Iterator[Outcome]:
-    for hca in facts.hca.hcas:
+    for hca in facts.hca.groups:
         if not hca.vfs:
             continue
         unbound = [vf for vf in hca.vfs if not vf.driver]
@@ -58,7 +58,7 @@ def check_devices(facts: Facts) -> Iterator[Outcome]:
         return
     owned = {pci for pci, _ in facts.state.owners}
     owners_known = facts.state.readable and not facts.state.go_records
-    for hca in facts.hca.hcas:
+    for hca in facts.hca.groups:
         bound = [vf for vf in hca.vfs if vf.driver and not is_pass_through(vf.driver) and vf.pci not in owned]
         bare = [vf for vf in bound if not vf.rdma]
         away = [vf for vf in bound if vf.rdma and not (vf.rdma_here and vf.netdev)]
@@ -89,7 +89,7 @@ def check_devices(facts: Facts) -> Iterator[Outcome]:
     "the VF on the host, and other plugins, need a GUID.",
 )
 def check_zero_guids(facts: Facts) -> Iterator[Outcome]:
-    for hca in facts.hca.hcas:
+    for hca in facts.hca.groups:
         here = [vf for vf in hca.vfs if vf.rdma_here]
         zero = [vf for vf in here if not vf.port_guid or not vf.node_guid]
         odd = [vf for vf in here if vf not in zero and _fault(vf)]
@@ -98,7 +98,12 @@ def check_zero_guids(facts: Facts) -> Iterator[Outcome]:
                 f"{hca.label}: {_share(odd, hca)} a GUID that no port may have: {_vf_names(odd)}",
                 "all ones or multicast: set another one (ip link set PF vf N port_guid ...), then rebind the VF",
             )
-        if zero and not (hca.port_guid and not hca.port_guid.fault):
+        if zero and not hca.pci:
+            yield fail(
+                f"{hca.label}: {_share(zero, hca)} no GUID: {_vf_names(zero)}",
+                "only the machine that has the PF can set one; then pass the VF through again",
+            )
+        elif zero and not (hca.port_guid and not hca.port_guid.fault):
             yield fail(
                 f"{hca.label}: {_share(zero, hca)} no GUID, and the PF has none to derive one from",
                 "is the PF's RDMA device in the host's namespace? cat /sys/class/infiniband/*/node_guid",
@@ -124,7 +129,7 @@ def _fault(vf: HcaVf) -> str:
 )
 def check_duplicate_guids(facts: Facts) -> Iterator[Outcome]:
     holders: dict[Guid, dict[str, str]] = {}
-    for hca in facts.hca.hcas:
+    for hca in facts.hca.groups:
         for guid in (hca.node_guid, hca.port_guid):
             _add_holder(holders, guid, str(hca.pci), hca.label)
         for vf in hca.vfs:
@@ -166,7 +171,7 @@ def _add_holder(holders: dict[Guid, dict[str, str]], guid: Guid | None, function
 def check_link_states(facts: Facts) -> Iterator[Outcome]:
     networks = facts.config.networks
     without = [network.name for network in networks if not network.link_state]
-    for hca in facts.hca.hcas:
+    for hca in facts.hca.groups:
         if not hca.vfs or not hca.netdev:
             continue
         configs = facts.vf_configs.get(str(hca.pci), {})
@@ -193,7 +198,7 @@ def check_link_states(facts: Facts) -> Iterator[Outcome]:
     "away from the pods). `ib-sriov list` shows which pod has which.",
 )
 def check_free_vfs(facts: Facts) -> Iterator[Outcome]:
-    vfs = [vf for hca in facts.hca.hcas for vf in hca.vfs]
+    vfs = [vf for hca in facts.hca.groups for vf in hca.vfs]
     if not vfs:
         return
     if not facts.state.readable:

@@ -30,6 +30,19 @@ SWITCHED_OFF = {str(PF): {1: VfConfig(node_guid=Guid(0), port_guid=Guid(0), link
 CASES = [
     case("hca", change("hca", hcas=()), FAIL, "no InfiniBand HCA", "lspci"),
     case("hca", change("hca", hcas=(), ethernet=("mlx5_0",)), FAIL, "Ethernet: mlx5_0", "LINK_TYPE_P1=1"),
+    case("hca", change("hca", hcas=(), lone=(vf(0),)), OK, "1 VF without a PF on this machine"),
+    case("sriov", change("hca", hcas=(), lone=(vf(0),)), NONE, ""),
+    case("vf-driver", change("hca", lone=(vf(8, driver=""),)), FAIL, "without a PF: 1 of 1 VFs has no driver", "echo"),
+    case("vf-guid-zero", change("hca", lone=(vf(8, **ZERO),)), FAIL, "VFs without a PF: 1 of 1 VFs has no GUID", "PF"),
+    case("vf-free", change("hca", hcas=(), lone=(vf(8),)), OK, "1 of 1 VFs are free"),
+    case("pf-port", change("hca", lone=(vf(8, rdma="lone"),)), SKIP, "without a PF: its port reports no state"),
+    case(
+        "pf-port",
+        replace(change("hca", lone=(vf(8, rdma="lone"),)), ports={**PORTS, "lone": DOWN}),
+        FAIL,
+        "without a PF: port DOWN (Polling)",
+        "the machine that has its PF",
+    ),
     case("hca", with_hca(driver="", rdma=""), FAIL, "has no driver", "modprobe mlx5_core"),
     case("hca", with_hca(rdma=""), FAIL, "no RDMA device here", "modprobe mlx5_ib"),
     case(

@@ -50,6 +50,19 @@ def test_an_hca_without_driver_or_as_ethernet(tmp_path: Path) -> None:
     assert (bare.pci, bare.driver, bare.rdma, bare.total_vfs) == ("0000:5e:00.0", "", "", None)
 
 
+def test_a_vf_without_a_pf(tmp_path: Path) -> None:
+    """It is none of the HCAs, of which one would expect SR-IOV."""
+    made = make_node(tmp_path)
+    made.add_lone("0000:00:05.0")
+    made.add_rdma("0000:00:05.0", "mlx5_9", minor=9)
+    facts = read_hcas(roots(tmp_path))
+    assert [hca.pci for hca in facts.hcas] == [PF]
+    assert [(vf.pci, vf.driver, vf.rdma, vf.rdma_here) for vf in facts.lone] == [
+        ("0000:00:05.0", "mlx5_core", "mlx5_9", True)
+    ]
+    assert [group.label for group in facts.groups] == [f"PF eth100 ({PF})", "VFs without a PF"]
+
+
 @pytest.mark.parametrize(("text", "mode"), [("N", "exclusive"), ("Y", "shared"), (None, "shared")])
 def test_the_rdma_mode(tmp_path: Path, text: str | None, mode: str) -> None:
     make_node(tmp_path)
