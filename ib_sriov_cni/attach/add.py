@@ -181,7 +181,9 @@ class _Attempt:
                 self.move_devices(rdma, link)
                 if self.conf.pkey is not None:
                     self.add_child(self.conf.pkey)
-                configure(host, self.pod, self.netns, self.request.ifname, conf=self.conf, result=self.result)
+                self.result = configure(
+                    host, self.pod, self.netns, self.request.ifname, conf=self.conf, result=self.result
+                )
                 self.verify()
             else:
                 # Without an interface that is in a namespace, Multus writes no network status.

@@ -8,6 +8,7 @@ from ib_sriov_cni.core.comparison import Difference, address_differences, child_
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CheckDifference, CniError, InvalidConfiguration
 from ib_sriov_cni.core.record import AttachmentKey
+from ib_sriov_cni.core.routes import common_routes, is_default_route
 from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.delegation.ipam_plugin import check_addresses
 from ib_sriov_cni.kernel.netns import open_netns
@@ -58,13 +59,17 @@ def _find_differences(host: Host, request: Request, conf: NetConf, netns: Netns,
     if record is None:
         faults = [Difference("record", f"there is no record of it ({host.records.file_of(key)})")]
     else:
-        faults = _compare(host, record, conf, netns, wanted)
+        # prevResult says which addresses are on our interface, but not which routes: those are in the record. Multus
+        # takes default routes away, or replaces them, and changes prevResult accordingly.
+        routes = common_routes(parse_result(record.result, NEWEST).routes, wanted.routes)
+        faults = _compare(host, record, conf, netns, replace(wanted, routes=tuple(routes)))
     return faults + _reservation_differences(host, request, conf)
 
 
 def record_differences(host: Host, record: Record, *, reservation: bool = True) -> list[Difference]:
     """Return what CHECK would find, with the record's own result in place of prevResult.
 
+    Default routes are not compared: Multus takes them away, or replaces them, and only prevResult says so.
     `reservation`: also ask the IPAM plugin whether the addresses are still reserved, as CHECK does. Raises CniError
     where something cannot be read, such as KernelRefused (102) without the right to enter the pod's namespace.
     """
@@ -73,11 +78,13 @@ def record_differences(host: Host, record: Record, *, reservation: bool = True) 
     netns = open_sandbox(record)
     if netns is None:
         return [Difference("namespace", f"its network namespace {record.netns_path} is gone")]
+    made = parse_result(record.result, NEWEST)
+    routes = tuple([route for route in made.routes if not is_default_route(route)])
     with netns:
-        faults = _compare(host, record, conf, netns, parse_result(record.result, NEWEST))
+        faults = _compare(host, record, conf, netns, replace(made, routes=routes))
     if not reservation or not version_at_least(request.version, CHECK_SINCE):
         return faults  # IPAM plugins of that version have no CHECK
-    document = {**record.conf, "prevResult": render_result(parse_result(record.result, NEWEST), request.version)}
+    document = {**record.conf, "prevResult": render_result(made, request.version)}
     environ = {**request.environ, "CNI_COMMAND": "CHECK", "CNI_NETNS": record.netns_path}
     asked = replace(
         request,
@@ -91,7 +98,7 @@ def record_differences(host: Host, record: Record, *, reservation: bool = True) 
 
 
 def _compare(host: Host, record: Record, conf: NetConf, netns: Netns, wanted: Result) -> list[Difference]:
-    """Compare the kernel's state with the record, and the pod's addresses with `wanted`."""
+    """Compare the kernel's state with the record, and the pod's addresses and routes with `wanted`."""
     faults = _vf_differences(host, record)
     if not is_pass_through(record.driver):
         faults += _pod_differences(host, conf, record, netns, wanted)
@@ -170,11 +177,7 @@ def _pod_differences(host: Host, conf: NetConf, record: Record, netns: Netns, wa
             if record.child_pkey:
                 faults += child_differences(link, pod.find_link(record.pci), record.child_pkey)
             index = next((i for i, interface in enumerate(wanted.interfaces) if interface.name == ifname), None)
-            # prevResult says which addresses are on our interface, but not which routes: those are in the record.
-            ours = Result(
-                ips=tuple([ip for ip in wanted.ips if ip.interface == index]),
-                routes=parse_result(record.result, NEWEST).routes,
-            )
+            ours = Result(ips=tuple([ip for ip in wanted.ips if ip.interface == index]), routes=wanted.routes)
             faults += address_differences(ours, index, pod.read_addresses(link), pod.read_routes(link))
     finally:
         pod.close()

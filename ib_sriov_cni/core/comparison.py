@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from ib_sriov_cni.core.errors import VerificationFailed
+from ib_sriov_cni.core.routes import effective_routes, normal_destination
 from ib_sriov_cni.core.values import (
+    MAIN_TABLE,
     Guid,
     Link,
     PortReport,
     normalize_pkey,
 )
-from ipam.protocol.address import parse_cidr, render_cidr
 from ipam.protocol.bounds import join_faults
-from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,36 +88,23 @@ def link_differences(link: Link | None, *, name: str, guid: Guid, mtu: int | Non
 def address_differences(
     wanted: Result, index: int | None, addresses: list[str], routes: list[Route]
 ) -> list[Difference]:
-    """Return the addresses (of interface `index`) and routes of a result that are missing in the pod."""
+    """Return the addresses (of interface `index`) and routes of a result that are missing in the pod.
+
+    A route's metric counts only if the result has one.
+    """
     held = frozenset(addresses)
     found = [
         Difference("address", f"address {ip.address} is gone", ip.address)
         for ip in wanted.ips
         if ip.interface == index and ip.address not in held
     ]
-    present = {(route.dst, route.gw) for route in routes}
+    present = {(route.dst, route.gw, route.table, metric) for route in routes for metric in (route.priority, None)}
     found += [
         Difference("route", f"route {route.dst} via {route.gw or 'link'} is gone", route)
         for route in effective_routes(wanted)
-        if (normal_destination(route.dst), route.gw) not in present
+        if (normal_destination(route.dst), route.gw, route.table or MAIN_TABLE, route.priority) not in present
     ]
     return found
-
-
-def normal_destination(cidr: str) -> str:
-    """Return a destination with its host bits cleared, as the kernel shows it."""
-    (bits, number), prefix = parse_cidr(cidr)
-    host = (1 << (bits - prefix)) - 1
-    return render_cidr((bits, number & ~host), prefix)
-
-
-def effective_routes(result: Result) -> list[Route]:
-    """Return the result's routes with their gateways: a route's own, else that of its family's first address."""
-    gateways: dict[bool, str] = {}
-    for ip in result.ips:
-        if ip.gateway:
-            gateways.setdefault(":" in ip.address, ip.gateway)
-    return [replace(route, gw=route.gw or gateways.get(":" in route.dst)) for route in result.routes]
 
 
 def verify_port(report: PortReport, plan: Plan, conf: NetConf) -> None:

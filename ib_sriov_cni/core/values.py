@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from ipam.protocol.value import Value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ipam.protocol.result import Route
+
 ARPHRD_INFINIBAND = 32  # include/uapi/linux/if_arp.h
 IFF_UP = 1
 IFF_LOWER_UP = 0x10000
@@ -203,6 +207,18 @@ class Link(Value):
         if self.kind != ARPHRD_INFINIBAND or len(self.address) != 20:
             return None
         return Guid.from_bytes(self.address[12:], "big")
+
+
+MAIN_TABLE = 254  # RT_TABLE_MAIN
+OWN_PROTOCOL = 4  # RTPROT_STATIC marks our routes; CNI plugins in Go leave 3 (RTPROT_BOOT)
+
+
+class PodRoute(Value):
+    """One path of a route that a network namespace has, with the ifindex of its link."""
+
+    route: Route
+    index: int
+    protocol: int
 
 
 class PortReport(Value):

@@ -12,7 +12,18 @@ from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from struct import unpack_from
 
 from ib_sriov_cni.core.errors import KernelRefused
-from ib_sriov_cni.core.values import ARPHRD_INFINIBAND, IFF_UP, LINK_STATE_NAMES, LINK_STATES, Guid, Link, VfConfig
+from ib_sriov_cni.core.values import (
+    ARPHRD_INFINIBAND,
+    IFF_UP,
+    LINK_STATE_NAMES,
+    LINK_STATES,
+    MAIN_TABLE,
+    OWN_PROTOCOL,
+    Guid,
+    Link,
+    PodRoute,
+    VfConfig,
+)
 from ib_sriov_cni.kernel import netlink_messages as m
 from ib_sriov_cni.kernel.netlink_socket import NETLINK_ROUTE, NetlinkError, NetlinkSocket
 from ipam.protocol import bounds
@@ -21,19 +32,18 @@ from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from typing import Any
 
     from ib_sriov_cni.core.values import VfFunction
 
 RTEXT_FILTER_VF, RTEXT_FILTER_SKIP_STATS = 1, 8
 IFA_F_NODAD = 0x02
-RT_TABLE_UNSPEC, RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 0, 254, 4, 1
+RT_TABLE_UNSPEC, RTN_UNICAST = 0, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
 GONE = (errno.ENODEV, errno.ENXIO)
 RTA_GATEWAY = 5
-IP6_RT_PRIO_USER = 1024  # the default metric of an IPv6 route (include/net/ip6_fib.h)
 
 
 class Rtnl:
@@ -255,20 +265,18 @@ class Rtnl:
             attrs=attrs,
         )
 
-    def add_route(self, link: Link, route: Route) -> None:
-        """Add a unicast route through the link; does nothing if it exists.
+    def add_route(self, link: Link, route: Route, *, further_path: bool = False) -> None:
+        """Add a unicast route through the link.
 
-        If a link of the same kind (the pod's other rail) has a route to that destination, this one becomes a further
-        path of it. If a link of another kind has one, that is EEXIST: it may be how the pod reaches its cluster.
+        If there is one with this destination, table and metric, that is EEXIST. `further_path`: it goes beside it.
         """
         family, packed = _packed(route.dst.partition("/")[0])
         length = int(route.dst.partition("/")[2])
-        packed = _network(packed, length)
-        table = route.table or RT_TABLE_MAIN
+        table = route.table or MAIN_TABLE
         scope = route.scope if route.scope is not None else RT_SCOPE_UNIVERSE if route.gw else RT_SCOPE_LINK
         attrs: list[tuple[str, object]] = [("RTA_OIF", link.index), ("RTA_TABLE", table)]
         if length:
-            attrs.append(("RTA_DST", packed))
+            attrs.append(("RTA_DST", _network(packed, length)))
         if route.gw:
             attrs.append(("RTA_GATEWAY", _packed(route.gw)[1]))
         if route.priority:
@@ -276,46 +284,34 @@ class Rtnl:
         metrics = [item for item in (("RTAX_MTU", route.mtu), ("RTAX_ADVMSS", route.advmss)) if item[1]]
         if metrics:
             attrs.append(("RTA_METRICS", {"attrs": metrics}))
-        fields = {"family": family, "dst_len": length, "proto": RTPROT_STATIC, "scope": scope, "type": RTN_UNICAST}
+        fields = {"family": family, "dst_len": length, "proto": OWN_PROTOCOL, "scope": scope, "type": RTN_UNICAST}
         fields["table"] = table if table < 256 else RT_TABLE_UNSPEC
-
-        def ask(how: int) -> None:
-            what = f"{route.dst} via {route.gw or 'link'} on netdev {link.name}"
-            flags = m.NLM_F_ACK | m.NLM_F_CREATE | how
-            self._ask("add route", what, m.routemsg, m.RTM_NEWROUTE, flags=flags, fields=fields, attrs=attrs)
-
-        try:
-            ask(m.NLM_F_EXCL)
-        except KernelRefused as refusal:
-            if refusal.errno != errno.EEXIST:
-                raise
-            metric = route.priority or (IP6_RT_PRIO_USER if family == AF_INET6 else None)
-            wanted = (f"{inet_ntop(family, packed)}/{length}", table, metric)
-            paths = self._read_paths(family)
-            same = [path for path in paths if (path[0].dst, path[0].table, path[0].priority) == wanted]
-            if any(index == link.index and path.gw == (route.gw or None) for path, index in same):
-                return
-            kinds = {other.index: other.kind for other in self.read_links()}
-            if not same or any(kinds.get(index) != link.kind for _, index in same):
-                raise
-            ask(m.NLM_F_APPEND)
+        what = f"{route.dst} via {route.gw or 'link'} on netdev {link.name}"
+        flags = m.NLM_F_ACK | m.NLM_F_CREATE | (m.NLM_F_APPEND if further_path else m.NLM_F_EXCL)
+        self._ask("add route", what, m.routemsg, m.RTM_NEWROUTE, flags=flags, fields=fields, attrs=attrs)
 
     def read_routes(self, link: Link, *, ipv4: bool = True, ipv6: bool = True) -> list[Route]:
         """Return the unicast routes through the link, of all tables."""
         families = ((AF_INET, ipv4), (AF_INET6, ipv6))
-        found = [self._read_paths(family, link.index) for family, wanted in families if wanted]
-        return [route for paths in found for route, index in paths if index == link.index]
+        index = link.index
+        found = [self._read_paths(f, lambda path: path.index == index, index) for f, wanted in families if wanted]
+        return [path.route for paths in found for path in paths]
 
-    def _read_paths(self, family: int, index: int = 0) -> list[tuple[Route, int]]:
-        """Return a family's unicast routes, one per path, each with the ifindex of its link; `index`: only that link's.
+    def read_routes_to(self, destinations: Collection[str]) -> list[PodRoute]:
+        """Return the unicast routes of all links and tables to these destinations, whose host bits are cleared."""
+        families = {AF_INET6 if ":" in dst else AF_INET for dst in destinations}
+        found = [self._read_paths(family, lambda path: path.route.dst in destinations) for family in sorted(families)]
+        return [path for paths in found for path in paths]
+
+    def _read_paths(self, family: int, wanted: Callable[[PodRoute], bool], index: int = 0) -> list[PodRoute]:
+        """Return those of a family's unicast routes, one per path, that are wanted; `index`: only that link's.
 
         The kernel filters the dump only partly, so it is filtered again: before 4.20 it sends all routes, without IPv6
         those of other families, and a multipath route always as a whole.
         """
 
-        def keep(answer: Any) -> list[tuple[Route, int]] | None:
-            paths = _paths(answer, family)
-            return [path for path in paths if index in {0, path[1]}] or None
+        def keep(answer: Any) -> list[PodRoute] | None:
+            return [path for path in _paths(answer, family) if wanted(path)] or None
 
         attrs = [("RTA_OIF", index)] if index else []
         fields = {"family": family, "type": RTN_UNICAST}
@@ -324,8 +320,8 @@ class Rtnl:
         return [path for paths in found for path in paths]
 
 
-def _paths(answer: Any, family: int) -> list[tuple[Route, int]]:
-    """Return the paths of a unicast route of that family, each with the ifindex of its link; else none."""
+def _paths(answer: Any, family: int) -> list[PodRoute]:
+    """Return the paths of a unicast route of that family; else none."""
     if (answer["family"], answer["type"]) != (family, RTN_UNICAST):
         return []
     packed = answer.get_attr("RTA_DST") or bytes(4 if family == AF_INET else 16)
@@ -339,7 +335,14 @@ def _paths(answer: Any, family: int) -> list[tuple[Route, int]]:
     paths = [(answer.get_attr("RTA_OIF"), answer.get_attr("RTA_GATEWAY"))]
     if several := answer.get_attr("RTA_MULTIPATH"):
         paths = _next_hops(several)
-    return [(replace(route, gw=inet_ntop(family, gateway) if gateway else None), out or 0) for out, gateway in paths]
+    return [
+        PodRoute(
+            route=replace(route, gw=inet_ntop(family, gateway) if gateway else None),
+            index=out or 0,
+            protocol=answer["proto"],
+        )
+        for out, gateway in paths
+    ]
 
 
 def _next_hops(packed: bytes) -> list[tuple[int, bytes | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ib_sriov_cni.attach.check import record_differences
+from ib_sriov_cni.attach.configure_interface import add_routes, enable_ipv6
 from ib_sriov_cni.attach.heal import release_dead
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
@@ -127,10 +128,10 @@ def _apply_inside(host: Host, repair: Repair, record: Record, netns: Netns) -> b
             pod.set_up(link)
         elif repair.kind == ADDRESS:
             if ":" in str(repair.about):
-                host.set_ipv6(netns, link.name, disable_ipv6="0")
+                enable_ipv6(host, netns, link.name)
             pod.add_address(link, str(repair.about))
         elif isinstance(repair.about, Route):
-            pod.add_route(link, repair.about)
+            add_routes(pod, link, [repair.about])
         return True
     finally:
         pod.close()

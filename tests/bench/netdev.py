@@ -11,8 +11,9 @@ import sys
 
 sys.path[:0] = sys.argv[1:]
 
-from ib_sriov_cni.attach.host import Host  # noqa: E402  # found by the line above
-from ib_sriov_cni.core.comparison import effective_routes  # noqa: E402  # likewise
+from ib_sriov_cni.attach.configure_interface import add_routes  # noqa: E402  # found by the line above
+from ib_sriov_cni.attach.host import Host  # noqa: E402  # likewise
+from ib_sriov_cni.core.routes import effective_routes  # noqa: E402  # likewise
 from ib_sriov_cni.kernel.netns import open_netns, open_own  # noqa: E402  # likewise
 from ib_sriov_cni.telemetry.log import Log  # noqa: E402  # likewise
 from ipam.protocol.edge import serve  # noqa: E402  # likewise
@@ -43,8 +44,7 @@ def add(request: Request) -> Result:
         pod.set_up(link)
         for ip in result.ips:
             pod.add_address(link, ip.address)
-        for route in effective_routes(result):
-            pod.add_route(link, route)
+        add_routes(pod, link, effective_routes(result))
         return replace(result, interfaces=(Interface(name=link.name, mac=link.mac, sandbox=netns.path),))
 
 

@@ -294,8 +294,7 @@ def test_a_route(sandbox: Sandbox, pod: Rtnl, routed: Link, route: Route, family
     assert (metrics.get("mtu"), metrics.get("advmss")) == (route.mtu, route.advmss)
     (found,) = [item for item in pod.read_routes(routed) if item.dst == route.dst]
     assert (found.gw, found.table, found.mtu) == (route.gw, 254, route.mtu)
-    pod.add_route(routed, route)  # again: it exists already
-    assert len([item for item in pod.read_routes(routed) if item.dst == route.dst]) == 1
+    refused(errno.EEXIST, lambda: pod.add_route(routed, route))
 
 
 @pytest.mark.parametrize("table", [100, 255 + 100, 1 << 31])
@@ -306,63 +305,28 @@ def test_a_route_of_another_table(sandbox: Sandbox, pod: Rtnl, routed: Link, tab
     assert [item.table for item in pod.read_routes(routed) if item.dst == "10.9.0.0/16"] == [table]
 
 
-def test_a_route_the_kernel_made_with_the_address_is_there_already(pod: Rtnl, routed: Link) -> None:
-    pod.add_route(routed, Route(dst="10.1.2.0/24"))
-    pod.add_route(routed, Route(dst="10.1.2.9/24"))  # the kernel would refuse the host bits
-    assert [item.dst for item in pod.read_routes(routed)].count("10.1.2.0/24") == 1
+def test_host_bits_of_a_destination_are_cleared(pod: Rtnl, routed: Link) -> None:
+    pod.add_route(routed, Route(dst="10.9.8.7/16"))  # the kernel would refuse them
+    assert "10.9.0.0/16" in [item.dst for item in pod.read_routes(routed)]
 
 
-@pytest.mark.parametrize(
-    ("cidr", "gateway", "family", "dst"),
-    [("10.7.7.3/24", "10.7.7.1", "-4", "0.0.0.0/0"), ("fd07::3/64", "fd07::1", "-6", "::/0")],
-)
-def test_a_default_route_of_another_interface_is_not_replaced(
-    sandbox: Sandbox, pod: Rtnl, routed: Link, cidr: str, gateway: str, family: str, dst: str
+@pytest.mark.parametrize(("dst", "gateways"), [("10.9.0.0/16", ["10.1.2.1", None]), ("fd09::/16", ["fd00::1", None])])
+def test_routes_of_all_links_to_a_destination(
+    sandbox: Sandbox, pod: Rtnl, routed: Link, dst: str, gateways: list[str | None]
 ) -> None:
-    """The pod's default route belongs to its first interface."""
-    sandbox.ip("tuntap", "add", "eth0", "mode", "tun")  # not the same kind of interface as ours
-    sandbox.ip("link", "set", "eth0", "up")
-    eth0 = read(pod, "eth0")
-    pod.add_address(eth0, cidr)
-    pod.add_route(eth0, Route(dst=dst, gw=gateway))
-    ours = "10.1.2.1" if family == "-4" else "fd00::1"
-    sandbox.add_link("rail")
-    pod.add_address(read(pod, "rail"), "10.1.2.4/24" if family == "-4" else "fd00::4/64")
-    pod.add_route(read(pod, "rail"), Route(dst=dst, gw=ours, priority=4000))  # another metric: no conflict
-    text = refused(errno.EEXIST, lambda: pod.add_route(routed, Route(dst=dst, gw=ours)))
-    assert text.startswith(f"add route {dst} via {ours} on netdev v0: File exists")
-    defaults = [item for item in sandbox.ip(family, "route", "show") if item["dst"] == "default"]
-    assert [item["gateway"] for item in defaults] == [gateway, ours]
-    pod.add_route(routed, Route(dst=dst, gw=ours, priority=5000))  # with a higher metric it is allowed
-    assert read(pod, "eth0").index == eth0.index
-
-
-@pytest.mark.parametrize("gateway", [True, False])
-@pytest.mark.parametrize(("family", "dst"), [("-4", "10.9.0.0/16"), ("-6", "fd09::/16")])
-def test_a_route_of_a_pods_other_rail_gets_a_further_path(
-    sandbox: Sandbox, pod: Rtnl, routed: Link, family: str, dst: str, gateway: bool
-) -> None:
-    """Several interfaces on one network have the same routes (Go: netlink.RouteAddEcmp)."""
-    rails = [routed]
-    for number in (1, 2):
-        sandbox.add_link(f"rail{number}")
-        rails.append(read(pod, f"rail{number}"))
-        pod.add_address(rails[-1], f"10.1.{2 + number}.3/24")
-        pod.add_address(rails[-1], f"fd00:{number}::3/64")
-    gateways = ["10.1.2.1", "10.1.3.1", "10.1.4.1"] if family == "-4" else ["fd00::1", "fd00:1::1", "fd00:2::1"]
-    routes = [Route(dst=dst, gw=each if gateway else None) for each in gateways]
-    for rail, route in zip(rails, routes, strict=True):
-        pod.add_route(rail, route)
-        pod.add_route(rail, route)  # again: it exists already
-    for rail, route in zip(rails, routes, strict=True):
-        assert [item.gw for item in pod.read_routes(rail) if item.dst == dst] == [route.gw]
-    seen = sandbox.ip(family, "route", "show", dst)
-    paths = [path for item in seen for path in item.get("nexthops", [item])]
-    assert sorted((path["dev"], path.get("gateway")) for path in paths) == sorted(
-        (rail.name, route.gw) for rail, route in zip(rails, routes, strict=True)
-    )
-    if family == "-4":
-        assert paths[0]["dev"] == routed.name  # the first path stays first
+    sandbox.add_link("v1")
+    other = read(pod, "v1")
+    pod.add_route(routed, Route(dst=dst, gw=gateways[0], priority=7))
+    pod.add_route(other, Route(dst=dst, gw=gateways[1], table=100))
+    sandbox.ip("route", "add", "10.8.0.0/16", "dev", "v1")
+    found = pod.read_routes_to({dst})
+    assert sorted((item.index, item.route.gw, item.route.table, item.protocol) for item in found) == [
+        (routed.index, gateways[0], 254, 4),
+        (other.index, gateways[1], 100, 4),
+    ]
+    (boot,) = pod.read_routes_to({"10.8.0.0/16", "fd08::/16"})
+    assert (boot.index, boot.route.dst, boot.route.priority, boot.protocol) == (other.index, "10.8.0.0/16", None, 3)
+    assert pod.read_routes_to(set()) == []
 
 
 @pytest.mark.parametrize("dst", ["10.9.0.0/16", "fd09::/64"])

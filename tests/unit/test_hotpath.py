@@ -121,10 +121,10 @@ OF_DEL = of("ib_sriov_cni.core", "fault_collector plan") | of(
     "devices pkey_interface restore_names rebind release remaining_users restore_guids return_devices",
 )
 OF_ADD = of("ib_sriov_cni.attach", "add configure_interface guid_holders heal liveness move_into_pod set_identity")
-COMPARISON = "ib_sriov_cni.core.comparison"
+COMPARISON = {"ib_sriov_cni.core.comparison", "ib_sriov_cni.core.routes"}
 MODULES = {
-    "ADD": OF_ALL | OF_DEL | OF_ADD | {COMPARISON, "ib_sriov_cni.kernel.rdma_verifier", "_ctypes", "select"},
-    "CHECK": OF_ALL | {COMPARISON, "ib_sriov_cni.attach.check", "_ctypes"},
+    "ADD": OF_ALL | OF_DEL | OF_ADD | COMPARISON | {"ib_sriov_cni.kernel.rdma_verifier", "_ctypes", "select"},
+    "CHECK": OF_ALL | COMPARISON | {"ib_sriov_cni.attach.check", "_ctypes"},
     "DEL": OF_ALL | OF_DEL | {"ib_sriov_cni.attach.delete"},
     # For the verifying child: beyond what its parent had loaded by then and pyverbs' own modules.
     "verify": {"cython_runtime", "ib_sriov_cni.kernel.pyverbs_loader"},

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from ib_sriov_cni.core.comparison import (
     address_differences,
-    effective_routes,
     identity_differences,
     link_differences,
-    normal_destination,
 )
 from ib_sriov_cni.core.values import Link
 from ipam.protocol.result import Address, Result, Route
@@ -54,41 +50,26 @@ RESULT = Result(
 
 def test_address_differences() -> None:
     routes = [
-        Route(dst="10.9.0.0/16", gw="10.0.0.1"),
-        Route(dst="fd09::/16", gw="fd00::9", priority=1024),
-        Route(dst="10.8.0.0/16", gw="10.0.0.7", table=100),
-        Route(dst="10.0.0.0/24"),
+        Route(dst="10.9.0.0/16", gw="10.0.0.1", table=254),
+        Route(dst="fd09::/16", gw="fd00::9", priority=1024, table=254),
+        Route(dst="10.8.0.0/16", gw="10.0.0.7", table=254),
+        Route(dst="10.0.0.0/24", table=254),
     ]
     assert address_differences(RESULT, 1, ["fd00::5/64", "10.0.0.5/24", "fe80::1/64"], routes) == []
-    assert address_differences(RESULT, 1, ["10.0.0.5/25"], [*routes[1:3], Route(dst="10.9.0.0/16")]) == [
+    assert address_differences(RESULT, 1, ["10.0.0.5/25"], [*routes[1:3], Route(dst="10.9.0.0/16", table=254)]) == [
         "address 10.0.0.5/24 is gone",
         "address fd00::5/64 is gone",
         "route 10.9.0.1/16 via 10.0.0.1 is gone",
     ]
 
 
-def test_a_route_without_gateway_takes_its_familys_first() -> None:
-    assert [route.gw for route in effective_routes(RESULT)] == ["10.0.0.1", "fd00::9", "10.0.0.7"]
-    bare = Result(ips=(Address(address="10.0.0.5/24"),), routes=(Route(dst="10.9.0.0/16"), Route(dst="::/0")))
-    assert [route.gw for route in effective_routes(bare)] == [None, None]
-    second = Result(
-        ips=(Address(address="10.0.0.5/24"), Address(address="10.0.1.5/24", gateway="10.0.1.1")),
-        routes=(Route(dst="0.0.0.0/0"),),
-    )
-    assert [route.gw for route in effective_routes(second)] == ["10.0.1.1"]
-    both = replace(second, ips=(Address(address="10.0.0.5/24", gateway="10.0.0.1"), *second.ips))
-    assert [route.gw for route in effective_routes(both)] == ["10.0.0.1"]
+def test_table_and_metric_of_a_route_count_if_they_were_given() -> None:
+    def missing(wanted: Route, present: Route) -> list[str]:
+        return [*address_differences(Result(routes=(wanted,)), 0, [], [present])]
 
-
-@pytest.mark.parametrize(
-    ("cidr", "normal"),
-    [
-        ("10.9.8.7/16", "10.9.0.0/16"),
-        ("0.0.0.0/0", "0.0.0.0/0"),
-        ("10.0.0.1/32", "10.0.0.1/32"),
-        ("fd00::1/64", "fd00::/64"),
-        ("::/0", "::/0"),
-    ],
-)
-def test_destinations_as_the_kernel_shows_them(cidr: str, normal: str) -> None:
-    assert normal_destination(cidr) == normal
+    there = Route(dst="10.9.0.0/16", table=254, priority=7)
+    gone = ["route 10.9.0.0/16 via link is gone"]
+    assert missing(Route(dst="10.9.0.0/16"), there) == []
+    assert missing(Route(dst="10.9.0.0/16", priority=7, table=254), there) == []
+    assert missing(Route(dst="10.9.0.0/16", priority=8), there) == gone
+    assert missing(Route(dst="10.9.0.0/16", table=100), there) == gone

@@ -15,7 +15,7 @@ import pytest
 from tests.lab.cni import PROJECT
 from tests.lab.commands import run, wait
 from tests.lab.node_agent import LOG, LONG, Agents, add, add_all, delete, running_agents, settings
-from tests.lab.rig import STATE, TRACE, Rig, answers, connected, end, leases, state_of
+from tests.lab.rig import GATEWAY_ROUTE, IPV4, STATE, TRACE, Rig, answers, connected, end, leases, state_of
 
 
 @pytest.fixture
@@ -258,3 +258,24 @@ def test_one_agent_on_a_node(rig: Rig, agents: Agents) -> None:
     assert second.process.wait(timeout=LONG) == 4
     assert "another agent runs on this node" in second.said()
     assert first.stop() == 0
+
+
+def test_default_routes_are_left_to_multus(rig: Rig, agents: Agents) -> None:
+    """N1: it removes or replaces them after ADD, and tells nobody but its own cache."""
+    ipam = {**IPV4, "routes": [{"dst": "0.0.0.0/0"}, GATEWAY_ROUTE]}
+    pod, _ = add(rig, 0, ipam=ipam)
+    pod.run("ip route del default && ip route add default via 10.56.0.99 dev net1")
+    before = pod.routes()
+    agent = agents("--grace", "0").ready()
+    agent.passes(8)
+    assert agent.metric("ib_sriov_attachments_differing", "ibnet") == 0
+    assert agent.metric("ib_sriov_agent_repairs_total", "route") is None
+    assert pod.routes() == before
+    pod.run(["ip", "route", "del", GATEWAY_ROUTE["dst"]])  # any other route is put back
+    agent.until(1, "ib_sriov_agent_repairs_total", "route")
+    pod.run("ip route del default")
+    agent.passes(8)
+    assert agent.metric("ib_sriov_attachments_differing", "ibnet") == 0
+    agent.stop()
+    delete(rig, {0: pod})
+    rig.assert_as_before()
