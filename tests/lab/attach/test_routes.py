@@ -1,4 +1,4 @@
-"""Routes of a pod that has eth0: the pod's traffic stays where it was, and Multus may change the default routes (N1)."""
+"""Routes of a pod that has eth0: its traffic stays where it was, and Multus may change the default routes (N1)."""
 
 from __future__ import annotations
 
