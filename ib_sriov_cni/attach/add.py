@@ -305,7 +305,7 @@ class _Attempt:
         self.rdma_name = self.host.sysfs.read_rdma_name(self.pci)
         if not self.rdma_name:
             raise VerificationFailed(f"VF {self.pci} has lost its RDMA device", "see the kernel log")
-        waited = port_is_awaited(self.conf, self.conf.link_state or self.record.had_link_state)
+        waited = port_is_awaited(self.conf)
         with self.host.log.step("verify_rdma", rdma=self.rdma_name) as step:
             # None if the VF had a driver for virtual machines until a moment ago.
             verifier = self.verifier or self.start_verifier()

@@ -87,8 +87,8 @@ KEYS = (
     ConfigKey(
         name="link_state",
         type_text="`auto`, `enable`, `disable`",
-        default="none: unchanged",
-        meaning="the VF's link state on the PF; DEL restores it",
+        default="none: unchanged, but `auto` for a VF that is disabled",
+        meaning="the VF's link state on the PF; DEL restores it; see [Link state](#link-state)",
         schema={"enum": list(LINK_STATES)},
         example='"auto"',
         empty_is_absent=True,

@@ -102,7 +102,7 @@ def plan_add(conf: NetConf, facts: VfFacts) -> Plan:
         origin=origin,
         sets_guid=change,
         needs_rebind=change and not facts.passed_through,
-        link_state="" if conf.link_state == facts.config.link_state else conf.link_state,
+        link_state=_choose_link_state(conf, facts.config.link_state),
         moves_rdma=conf.rdma_isolation and not facts.passed_through,
     )
 
@@ -204,6 +204,17 @@ def _choose_guid(conf: NetConf, facts: VfFacts) -> tuple[Guid | None, str]:
     return derive_guid(facts.pf_link.port_guid, facts.function, others | set(facts.holders)), "derived"
 
 
+def _choose_link_state(conf: NetConf, found: str) -> str:
+    """Return the link state to set, "" to leave it as it is.
+
+    A VF that the PF has switched off, as some HCAs start all of theirs, is switched on for the attachment like one
+    without a GUID gets one: no pod can use it otherwise. Only `disable` in the configuration asks for a port that is
+    down.
+    """
+    wanted = conf.link_state or ("auto" if found == "disable" else "")
+    return "" if wanted == found else wanted
+
+
 def keeps_guid(conf: NetConf, facts: VfFacts) -> bool:
     """Return whether the VF keeps its GUIDs: none is requested, and those it has are usable."""
     node, port = facts.node_guid, facts.port_guid
@@ -236,6 +247,6 @@ def needs_child(report: PortReport, pkey: int) -> bool:
     return normalize_pkey(report.pkeys[0]) != normalize_pkey(pkey)
 
 
-def port_is_awaited(conf: NetConf, link_state: str) -> bool:
+def port_is_awaited(conf: NetConf) -> bool:
     """Return whether ADD waits for the port to become ACTIVE: not with portTimeout 0, nor with a disabled link."""
-    return conf.port_timeout > 0 and link_state != "disable"
+    return conf.port_timeout > 0 and conf.link_state != "disable"

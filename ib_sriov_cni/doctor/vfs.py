@@ -165,12 +165,12 @@ def _add_holder(holders: dict[Guid, dict[str, str]], guid: Guid | None, function
 @checks.add(
     "vf-link",
     "No VF is disabled on its PF (link state disable)",
-    'Some drivers and firmware start with this state, and the port of such a VF stays DOWN. With `"link_state": '
-    '"auto"` in the network configuration every ADD enables it; by hand: `ip link set <PF> vf <n> state auto`.',
+    "Some drivers and firmware start with this state, and the port of such a VF stays DOWN. ADD sets `auto` for as "
+    "long as a pod has the VF, unless the network configuration says `disable`. Software that uses the VF on the host, "
+    "and other plugins, need it set by hand: `ip link set <PF> vf <n> state auto`.",
 )
 def check_link_states(facts: Facts) -> Iterator[Outcome]:
-    networks = facts.config.networks
-    without = [network.name for network in networks if not network.link_state]
+    off = [network.name for network in facts.config.networks if network.link_state == "disable"]
     for hca in facts.hca.groups:
         if not hca.vfs or not hca.netdev:
             continue
@@ -181,13 +181,16 @@ def check_link_states(facts: Facts) -> Iterator[Outcome]:
         disabled = [vf for vf in hca.vfs if vf.index in configs and configs[vf.index].link_state == "disable"]
         if not disabled:
             yield ok(f"{hca.label}: no VF has link state disable")
-        elif networks and not without:
-            yield ok(f"{hca.label}: {_share(disabled, hca)} link state disable, but every network here sets it at ADD")
-        else:
-            consequence = f", and {render_names(without)} does not change it" if without else ""
+        elif off:
             yield warn(
-                f"{hca.label}: {_share(disabled, hca)} link state disable{consequence}: {_vf_names(disabled)}",
-                f'"link_state": "auto" in the configuration, or ip link set {hca.netdev.name} vf N state auto',
+                f"{hca.label}: {_share(disabled, hca)} link state disable, as {render_names(off)} asks for: "
+                f"{_vf_names(disabled)}",
+                'pods of such a network get a port that is down: remove "link_state": "disable", or set "auto"',
+            )
+        else:
+            yield note(
+                f"{hca.label}: {_share(disabled, hca)} link state disable: {_vf_names(disabled)}",
+                f"each ADD sets auto, DEL restores it; by hand: ip link set {hca.netdev.name} vf N state auto",
             )
 
 

@@ -178,13 +178,13 @@ CASES = [
     case("vf-guid-double", record(guid=vf(1).port_guid), FAIL, "train/worker-0", "another"),
     case(
         "vf-link",
-        replace(network(link_state=""), vf_configs=SWITCHED_OFF),
+        replace(network(link_state="disable"), vf_configs=SWITCHED_OFF),
         WARN,
-        "disable, and ib does not change it",
+        "disable, as ib asks for",
         '"auto"',
     ),
     case("vf-link", replace(HEALTHY, vf_configs={str(PF): {}}), SKIP, "does not report the link states"),
-    case("vf-link", replace(HEALTHY, vf_configs=SWITCHED_OFF), OK, "every network here sets it at ADD"),
+    case("vf-link", replace(HEALTHY, vf_configs=SWITCHED_OFF), NOTE, "link state disable", "each ADD sets auto"),
     case("vf-free", with_hca(vfs=IN_POD.vfs[:1]), NOTE, "none of 1 VFs is free", "ib-sriov list"),
     case("vf-free", change("state", readable=False), SKIP, "run as root"),
 ]
