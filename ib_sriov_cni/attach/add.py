@@ -30,7 +30,7 @@ from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.plan import Plan, VfFacts, keeps_guid, needs_child, plan_add, port_is_awaited, refuse_function
 from ib_sriov_cni.core.record import AttachmentKey, Record, describe_attachment
 from ib_sriov_cni.core.values import is_pass_through
-from ib_sriov_cni.delegation.ipam_plugin import add_addresses, find_plugin
+from ib_sriov_cni.delegation.ipam_plugin import NEED_INTERFACE, add_addresses, find_plugin
 from ib_sriov_cni.kernel.netns import open_netns, open_own
 from ib_sriov_cni.kernel.syscalls import ignore_sigterm
 from ipam.protocol.bounds import join_faults
@@ -175,12 +175,15 @@ class _Attempt:
                 host.ownership.claim(self.pci, self.key)
                 if self.plan.sets_guid:
                     refuse_duplicate_guid(host, self.pci, self.plan.port_guid)
-            self.reserve_addresses()
+            if self.conf.ipam_type not in NEED_INTERFACE or facts.passed_through:
+                self.reserve_addresses()
             rdma, link = set_identity(host, self.plan, facts)
             if not facts.passed_through:
                 self.move_devices(rdma, link)
                 if self.conf.pkey is not None:
                     self.add_child(self.conf.pkey)
+                if self.conf.ipam_type in NEED_INTERFACE:
+                    self.reserve_addresses()
                 self.result = configure(
                     host, self.pod, self.netns, self.request.ifname, conf=self.conf, result=self.result
                 )
@@ -262,8 +265,8 @@ class _Attempt:
                 self.host.rtnl.move_link(link, self.netns.fd, self.request.ifname)
             else:
                 self.pod.set_name(link, self.request.ifname)
-        if self.conf.pkey is not None:
-            # Of the netdev; a child of it may become the interface.
+        if self.conf.pkey is not None or self.conf.ipam_type in NEED_INTERFACE:
+            # Of the netdev; a child of it may become the interface, or the IPAM plugin may bring it up.
             set_ipv6(self.host, self.netns, self.request.ifname, conf=self.conf, result=self.result)
 
     def add_child(self, pkey: int) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BUNDLED = "host-local"
 IPAM_NAMES = (BUNDLED, "ib-host-local")  # by which this program is an IPAM plugin (`__main__.py`)
+# Its ADD takes up the interface in the pod, to look for conflicts; all others serve before the VF is touched.
+NEED_INTERFACE = frozenset(("spiderpool",))
 OWN_EXECUTABLE = "/proc/self/exe"
 SECONDS = 90.0  # time limit without ipamTimeout
 # How a plugin refuses a command that is newer than itself: CNI's skel with code 4, others with code 1 or these words.
@@ -55,7 +57,7 @@ def add_addresses(request: Request, kind: str, log: Log) -> Result:
         return add(request)
     doc = _parse_answer(kind, _execute(request, kind, "ADD", log))
     try:
-        result = parse_result(doc, request.version)
+        result = parse_result(doc, request.version, of_ipam=True)
     except CniError as fault:
         words = _quote(fault.msg, ERROR_BYTES)
         raise AddressManagement(f"IPAM plugin {kind} ADD: its result is not valid: {words}") from None

@@ -112,9 +112,11 @@ class FaultReader:
 _KINDS: dict[type, str] = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
 
 
-def parse_result(doc: object, version: str) -> Result:
+def parse_result(doc: object, version: str, *, of_ipam: bool = False) -> Result:
     """Return the result in a document of `version`, or of its own cniVersion if it has one.
 
+    `of_ipam`: it is an IPAM plugin's, whose `interfaces`, and the indices of `ips` into them, are ignored: they should
+    not be there (specification 1.1.0, section 5, "Delegated plugins (IPAM)"), but some plugins return them.
     Raises DecodingFailure (6) if it is not an object, InvalidConfiguration (7) with all faults.
     """
     if not isinstance(doc, dict):
@@ -123,16 +125,20 @@ def parse_result(doc: object, version: str) -> Result:
     if isinstance(own, str) and own in VERSIONS:
         version = own
     reader = FaultReader()
-    parse = _parse_current if version_at_least(version, "0.3.0") else _parse_legacy
-    result = parse(reader, doc)
+    if version_at_least(version, "0.3.0"):
+        result = _parse_current(reader, doc, of_ipam=of_ipam)
+    else:
+        result = _parse_legacy(reader, doc)
     if reader.faults:
         raise InvalidConfiguration(f"result: {join_faults(reader.faults)}")
     return result
 
 
-def _parse_current(reader: FaultReader, doc: Mapping[str, object]) -> Result:
-    interfaces = tuple([_parse_interface(reader, place, item) for place, item in reader.objects(doc, "interfaces")])
-    ips = tuple([_parse_ip(reader, place, item, len(interfaces)) for place, item in reader.objects(doc, "ips")])
+def _parse_current(reader: FaultReader, doc: Mapping[str, object], *, of_ipam: bool) -> Result:
+    found = [] if of_ipam else reader.objects(doc, "interfaces")
+    interfaces = tuple([_parse_interface(reader, place, item) for place, item in found])
+    number = None if of_ipam else len(interfaces)
+    ips = tuple([_parse_ip(reader, place, item, number) for place, item in reader.objects(doc, "ips")])
     return Result(interfaces=interfaces, ips=ips, routes=_parse_routes(reader, doc, ""), dns=_parse_dns(reader, doc))
 
 
@@ -175,9 +181,10 @@ def _parse_interface(reader: FaultReader, place: str, item: Mapping[str, object]
     )
 
 
-def _parse_ip(reader: FaultReader, place: str, item: Mapping[str, object], interfaces: int) -> Address:
-    index = reader.number(item, "interface", place)
-    if index is not None and not 0 <= index < interfaces:
+def _parse_ip(reader: FaultReader, place: str, item: Mapping[str, object], interfaces: int | None) -> Address:
+    """Return an address; `interfaces`: how many there are, None to ignore which one the address is for."""
+    index = None if interfaces is None else reader.number(item, "interface", place)
+    if index is not None and interfaces is not None and not 0 <= index < interfaces:
         reader.faults.append(f"{place}interface must be an index into interfaces (got {index}, there are {interfaces})")
     return Address(
         address=_required(reader, item, "address", place, canonical_cidr),

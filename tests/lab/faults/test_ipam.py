@@ -106,3 +106,24 @@ def test_address_that_the_kernel_refuses(rig: Rig, tmp_path: Path) -> None:
     assert "is the gateway inside the subnet" in refused.out["details"]
     assert plugin.asked() == ["ADD", "DEL"]
     rig.assert_as_before()
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_one_that_looks_at_the_interface(rig: Rig, tmp_path: Path, refuses: bool) -> None:
+    """Spiderpool brings the interface up, to look for its address on the network; it is in the pod by then."""
+    pod = rig.pod()
+    say = "echo taken >&2; exit 1" if refuses else f"echo '{json.dumps(ANSWER)}'"
+    look = "nsenter --net=$CNI_NETNS ip link set $CNI_IFNAME up >&2 || exit 2"
+    path = tmp_path / "spiderpool"
+    path.write_text(f"#!/bin/sh\n[ $CNI_COMMAND = DEL ] && exit 0\n{look}\n{say}\n")
+    path.chmod(0o755)
+    conf = rig.conf(0, ipam={"type": "spiderpool"}, guid=guid_of(1))
+    added = rig.cni("ADD", pod, conf, env={"CNI_PATH": str(tmp_path)})
+    if refuses:
+        assert (added.code, "exit status 1: taken" in added.out["msg"]) == (104, True), added
+    else:
+        assert added.status == 0, added
+        assert pod.addresses() == ["10.9.0.2/24"]
+        assert rig.cni("DEL", pod, conf, env={"CNI_PATH": str(tmp_path)}).status == 0
+    assert pod.link() is None
+    rig.assert_as_before()
