@@ -78,14 +78,17 @@ def read_vf_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> VfF
             "load ib_ipoib on the host, and keep the PF's netdev in the host's namespace",
         )
     pf_link, configs = host.vf_configs.read(function, alone=True) if function.pf is not None else (None, {})
-    rdma = host.sysfs.read_rdma(pci)
+    rdma, netdev = host.sysfs.read_rdma(pci), read_netdev(host, pci)
+    here = rdma is not None and rdma.node_guid is not None
     return VfFacts(
         function=function,
         pf_link=pf_link,
         configs=configs,
         rdma=rdma,
-        netdev=read_netdev(host, pci),
-        rdma_here=rdma is not None and rdma.node_guid is not None,
+        netdev=netdev,
+        rdma_here=here,
+        link_layers=host.sysfs.read_link_layers(rdma.name) if rdma is not None and here else (),
+        ipoib=netdev is not None or host.sysfs.has_module("ib_ipoib"),
         mode=host.rdma.read_mode() if rdma and with_mode else "shared",
     )
 

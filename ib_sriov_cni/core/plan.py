@@ -39,6 +39,8 @@ class VfFacts(Value):
     netdev: Link | None  # in the host's namespace
     rdma_here: bool  # the RDMA device is visible in the host's namespace
     mode: str  # RDMA namespace mode: shared or exclusive
+    link_layers: tuple[str, ...] = ()  # of each port of the RDMA device: InfiniBand, Ethernet; none if it is elsewhere
+    ipoib: bool = True  # ib_ipoib is loaded; looked up only if there is no netdev
     children: tuple[str, ...] = ()  # P_Key children of the netdev; read only if a P_Key is requested
     holders: dict[Guid, str] = {}  # noqa: RUF012  # who else on this node has which GUID; read only if one will be set
 
@@ -145,6 +147,7 @@ def _refuse_unusable(conf: NetConf, facts: VfFacts) -> None:
         )
     if facts.passed_through:
         return
+    _refuse_ports(vf, facts)
     if conf.rdma_isolation and facts.mode != "exclusive":
         raise UnsupportedField(
             f"rdmaIsolation needs the RDMA namespace mode exclusive, it is {facts.mode}",
@@ -160,14 +163,31 @@ def _refuse_unusable(conf: NetConf, facts: VfFacts) -> None:
             "another pod has it; the device plugin must not allocate it twice",
         )
     if facts.netdev is None:
+        if not facts.ipoib:
+            raise DeviceUnusable(f"{vf} has no netdev, because ib_ipoib is not loaded", "modprobe ib_ipoib")
         raise DeviceUnusable(
-            f"{vf} has no netdev on the host: ib_ipoib is not loaded, or the netdev is in another network namespace",
-            "modprobe ib_ipoib; if another pod has the VF, the device plugin must not allocate it twice",
+            f"{vf} has no netdev on the host, although ib_ipoib is loaded: it is in another network namespace, or lost",
+            "if another pod has it, the device plugin must not allocate it twice; else bind the VF's driver again, and "
+            "see the kernel log for why ib_ipoib did not take it",
         )
     if conf.pkey is not None and facts.children:
         raise DeviceUnusable(
             f"{vf} has P_Key children on the host: {', '.join(facts.children)}",
             "delete them (ip link delete NAME): DEL could not tell them from the pod's",
+        )
+
+
+def _refuse_ports(vf: str, facts: VfFacts) -> None:
+    if "Ethernet" in facts.link_layers:
+        raise DeviceUnusable(
+            f"{vf} is not an InfiniBand VF: the link layer of its port is Ethernet",
+            'correct the device plugin\'s selectors ("linkTypes": ["infiniband"]), or set the port to InfiniBand '
+            "(mlxconfig: LINK_TYPE_P1=1); nothing was changed",
+        )
+    if len(facts.link_layers) > 1:
+        raise DeviceUnusable(
+            f"{vf} has {len(facts.link_layers)} ports: which of them the pod should get cannot be said",
+            "give each VF one port (mlx4_core: num_vfs=<on port 1>,<on port 2>,0); nothing was changed",
         )
 
 

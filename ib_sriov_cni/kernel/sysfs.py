@@ -200,6 +200,15 @@ class Sysfs:
         # The text is "4: ACTIVE" (state_show in drivers/infiniband/core/sysfs.c).
         return read_attribute(f"{self._root}/class/infiniband/{rdma}/ports/1/state").partition(": ")[2]
 
+    def read_link_layers(self, rdma: str) -> tuple[str, ...]:
+        """Return the link layer of each port of an RDMA device in its namespace: InfiniBand, Ethernet."""
+        folder = f"{self._root}/class/infiniband/{rdma}/ports"
+        return tuple([read_attribute(f"{folder}/{port}/link_layer") for port in list_folder(folder)])
+
+    def has_module(self, name: str) -> bool:
+        """Return whether a kernel module is there, loaded or built in."""
+        return os.path.isdir(f"{self._root}/module/{name}")
+
     def read_port(self, rdma: str) -> Port:
         """Return the first port of an RDMA device in its namespace."""
         folder = f"{self._root}/class/infiniband/{rdma}/ports/1"
