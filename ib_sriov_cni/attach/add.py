@@ -16,6 +16,7 @@ from ib_sriov_cni.attach.set_identity import set_identity
 from ib_sriov_cni.core.comparison import (
     address_differences,
     child_differences,
+    limits_mtu,
     link_differences,
     verify_active,
     verify_port,
@@ -293,7 +294,17 @@ class _Attempt:
                 raise VerificationFailed(f"VF {self.pci} in the pod: " + join_faults([*faults]))
         if self.conf.pkey is None:  # otherwise add_child has done it
             self._verify_rdma()
+        if self.conf.mtu:  # by now the broadcast group may have been joined
+            link = self.pod.read_link(name) or link
         if link is not None:
+            if limits_mtu(link, self.conf.mtu):
+                self.host.log.warning(
+                    "the MTU is smaller than asked for: the broadcast group allows no more; see the subnet manager's "
+                    "partitions (partitions.conf: mtu=5 is 4092)",
+                    ifname=name,
+                    mtu=link.mtu,
+                    wanted=self.conf.mtu,
+                )
             name, mac, sandbox = link.name, link.mac, self.netns.path
             self._add_interface(Interface(name=name, mac=mac, sandbox=sandbox, mtu=link.mtu, pci_id=str(self.pci)))
 

@@ -128,7 +128,7 @@ KEYS = (
         name="mtu",
         type_text="bytes",
         default="none: the kernel's",
-        meaning="the MTU of the interface in the pod",
+        meaning="the MTU of the interface in the pod; see [MTU](#mtu)",
         schema={
             "anyOf": [{"type": "integer", "minimum": IPOIB_MTU_MIN, "maximum": IPOIB_MTU_MAX}, {"const": 0}],
         },

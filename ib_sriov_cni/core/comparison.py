@@ -68,8 +68,24 @@ def identity_differences(plan_guid: Guid, plan_node: Guid, facts: VfFacts) -> li
     return found
 
 
+# The MTUs that a broadcast group can give an IPoIB netdev: those of InfiniBand less IPoIB's header of 4 bytes.
+GROUP_MTUS = frozenset((252, 508, 1020, 2044, 4092))
+
+
+def limits_mtu(link: Link, mtu: int | None) -> bool:
+    """Return whether the broadcast group keeps the netdev from having the MTU.
+
+    A larger one can be set only before the group is joined; when it is, the kernel reduces the MTU to the group's
+    (ipoib_mcast_join_finish), and afterwards never lets it be larger (ipoib_change_mtu).
+    """
+    return mtu is not None and link.mtu < mtu and link.mtu in GROUP_MTUS
+
+
 def link_differences(link: Link | None, *, name: str, guid: Guid, mtu: int | None, pci: str) -> list[Difference]:
-    """Return how the netdev in the pod differs from what it must be; a GUID of 0 and an MTU of None or 0 match any."""
+    """Return how the netdev in the pod differs from what it must be; a GUID of 0 and an MTU of None or 0 match any.
+
+    An MTU that the broadcast group has reduced is no difference: nobody in the pod can change that.
+    """
     if link is None:
         return [Difference("interface", f"interface {name} is gone")]
     found = []
@@ -80,7 +96,7 @@ def link_differences(link: Link | None, *, name: str, guid: Guid, mtu: int | Non
         found.append(Difference("interface", words))
     if guid and link.port_guid != guid:  # zero: a record of the Go plugin, which does not have it
         found.append(Difference("guid", f"interface {name} has port GUID {link.port_guid}, not {guid}"))
-    if mtu and link.mtu != mtu:
+    if mtu and link.mtu != mtu and not limits_mtu(link, mtu):
         found.append(Difference("mtu", f"interface {name} has mtu {link.mtu}, not {mtu}"))
     return found
 

@@ -29,12 +29,14 @@ def test_link_differences() -> None:
     assert differences(netdev()) == []
     assert differences(netdev(pci=""), mtu=None) == []  # kernels before 5.14 do not report it
     assert differences(None) == ["interface net1 is gone"]
-    wrong = netdev(WANTED, flags=0, pci="0000:3b:00.7")
+    wrong = replace(netdev(WANTED, flags=0, pci="0000:3b:00.7"), mtu=1500)
+    assert differences(replace(netdev(), mtu=2044), mtu=4092) == []  # the broadcast group's
+    assert differences(replace(netdev(), mtu=4092), mtu=2044) == ["interface net1 has mtu 4092, not 2044"]
     assert differences(wrong, mtu=4092) == [
         "interface net1 is down",
         f"interface net1 is not the VF's: its PCI device is 0000:3b:00.7, not {PCI}",
         f"interface net1 has port GUID {WANTED}, not {HAS}",
-        "interface net1 has mtu 2044, not 4092",
+        "interface net1 has mtu 1500, not 4092",
     ]
 
 
