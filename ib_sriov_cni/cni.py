@@ -71,10 +71,13 @@ class _Plugin:
     def _open(
         self, request: Request, *, lenient: bool = False, needs_device: bool = True
     ) -> tuple[Request, NetConf, Host]:
-        """Return the request without what its pod must not choose, its configuration, and the host."""
+        """Return the request with the node-wide defaults and without what its pod must not choose, its configuration,
+        and the host.
+        """
         from ib_sriov_cni.attach.host import Host
         from ib_sriov_cni.core.configuration import parse_netconf, parse_pod
         from ib_sriov_cni.core.pod_choices import restrict_choices
+        from ib_sriov_cni.state.node_defaults import apply_defaults, read_node_defaults
         from ib_sriov_cni.telemetry.log import Log
 
         if DELEGATED in request.environ:
@@ -88,7 +91,15 @@ class _Plugin:
             "container": request.container_id[:12],
             "if": request.ifname,
         }
+        warning = ""
         try:
+            try:
+                request = apply_defaults(request, read_node_defaults())
+            except CniError as fault:
+                if request.command in ("ADD", "STATUS"):
+                    raise
+                # What is attached was attached with the defaults in its record.
+                warning = fault.msg
             conf = parse_netconf(request, lenient=lenient, needs_device=needs_device)
         except CniError as fault:
             path = request.conf.get("logFile")
@@ -96,6 +107,11 @@ class _Plugin:
                 Log(path=path, context=context).refuse(code=fault.code, error=fault.msg, hint=fault.details)
             raise
         self.log = Log(level=conf.log_level, path=conf.log_file, context=context)
+        if warning:
+            self.log.warning(warning, hint="correct the file, or remove it: no ADD succeeds until then")
+        if request.command == "ADD":
+            for text in conf.warnings:
+                self.log.warning(text)
         if TIMELINE in os.environ:
             _trace_start()
         return restrict_choices(request, []), conf, Host(log=self.log, state_dir=conf.state_dir)
@@ -173,6 +189,8 @@ def _raise_on_sigterm() -> None:
 
 def run(environ: Mapping[str, str], stdin: Reader | None, stdout: Writer | None) -> int:
     """Serve the invocation that environment and standard input describe. Returns the exit status, 0 or 1."""
+    from ib_sriov_cni.core.known_keys import KNOWN
+
     plugin = _Plugin()
     return serve(
         {
@@ -187,6 +205,7 @@ def run(environ: Mapping[str, str], stdin: Reader | None, stdout: Writer | None)
         stdin=stdin,
         stdout=stdout,
         on_fault=plugin.on_fault,
+        names=KNOWN,
     )
 
 

@@ -59,10 +59,12 @@ def _find_differences(host: Host, request: Request, conf: NetConf, netns: Netns,
     if record is None:
         faults = [Difference("record", f"there is no record of it ({host.records.file_of(key)})")]
     else:
+        # The ADD's configuration: the network's, or the node-wide defaults, may have changed since.
+        added = parse_netconf(make_del_request(record), lenient=True)
         # prevResult says which addresses are on our interface, but not which routes: those are in the record. Multus
         # takes default routes away, or replaces them, and changes prevResult accordingly.
         routes = common_routes(parse_result(record.result, NEWEST).routes, wanted.routes)
-        faults = _compare(host, record, conf, netns, replace(wanted, routes=tuple(routes)))
+        faults = _compare(host, record, added, netns, replace(wanted, routes=tuple(routes)))
     return faults + _reservation_differences(host, request, conf)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.attach.release import release, release_addresses
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.fault_collector import FaultCollector
+from ib_sriov_cni.core.pod_choices import KEY as CHOICES_KEY
 from ib_sriov_cni.core.record import AttachmentKey
 
 TYPE_CHECKING = False
@@ -43,12 +45,19 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
             # Read again: whoever held the lock may have released it.
             record = host.records.read(key)
             if record is not None:
-                release(host, record, request, conf, collector)
+                release(host, record, _as_added(record, request), conf, collector)
             else:
                 collector.attempt(lambda: release_addresses(host, request, conf))
     if not collector.faults:
         collector.attempt(lambda: host.go_records.forget(key))
     collector.raise_faults()
+
+
+def _as_added(record: Record, request: Request) -> Request:
+    """Return the request that the IPAM plugin gets: the recorded one, if the ADD withheld other choices of the pod."""
+    if record.conf.get(CHOICES_KEY) == request.conf.get(CHOICES_KEY):
+        return request
+    return make_del_request(record)
 
 
 def _await_own_add(host: Host, pci: PciAddress, key: AttachmentKey, seconds: float) -> Record | None:

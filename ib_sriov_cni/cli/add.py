@@ -32,6 +32,7 @@ from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.values import LINK_STATES
 from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
+from ib_sriov_cni.state.node_defaults import apply_defaults, read_node_defaults
 from ipam.host_local.config import parse_settings
 from ipam.protocol.result import render_result
 from ipam.protocol.versions import NEWEST
@@ -90,6 +91,7 @@ def command(
     path, container_id = find_netns(site, pid, netns)
     conf = make_configuration(options)
     request = make_request("ADD", conf, netns=path, container_id=container_id, ifname=str(options["ifname"]))
+    request = apply_defaults(request, read_node_defaults())
     parsed = _parse(request)
     if options["dry_run"]:
         print_json(conf)

@@ -13,6 +13,7 @@ import click
 
 from ib_sriov_cni.cli.output import NO_RDMA_NETLINK, Failure, Function
 from ib_sriov_cni.core.errors import KernelRefused, StateFailure, TryAgainLater
+from ib_sriov_cni.core.known_keys import KNOWN
 from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH
 from ipam.protocol.request import parse_request
 
@@ -80,7 +81,7 @@ def make_request(command: str, conf: dict[str, object], *, netns: str, container
         "CNI_PATH": os.environ.get("CNI_PATH", DEFAULT_CNI_PATH),
         "CNI_ARGS": f"IgnoreUnknown=1;{MARK}=1",
     }
-    return parse_request(environ, json.dumps(conf).encode(), known_args=frozenset())
+    return parse_request(environ, json.dumps(conf).encode(), known_args=frozenset(), names=KNOWN)
 
 
 def read_base(path: str) -> dict[str, object]:

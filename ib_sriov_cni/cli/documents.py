@@ -14,6 +14,7 @@ from typing import Any
 from ib_sriov_cni.cli.keys import describe_unknown_keys, find_nearest
 from ib_sriov_cni.core.configuration import NetConf, parse_netconf
 from ib_sriov_cni.core.errors import CniError, IncompatibleVersion
+from ib_sriov_cni.core.known_keys import KNOWN
 from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH, PLUGIN
 from ipam.host_local.config import parse_settings
 from ipam.protocol.request import Request, parse_configuration, parse_request
@@ -288,7 +289,7 @@ def make_add_request(conf: dict[str, object]) -> Request:
         "CNI_PATH": DEFAULT_CNI_PATH,
         "CNI_ARGS": "IgnoreUnknown=1",
     }
-    return parse_request(environ, json.dumps(conf, default=str).encode(), known_args=frozenset())
+    return parse_request(environ, json.dumps(conf, default=str).encode(), known_args=frozenset(), names=KNOWN)
 
 
 def validate(found: Configuration) -> None:

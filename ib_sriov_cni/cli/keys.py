@@ -10,15 +10,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ib_sriov_cni.core.configuration import IPOIB_MTU_MAX, IPOIB_MTU_MIN, LOG_LEVELS, MAX_SECONDS
+from ib_sriov_cni.core.known_keys import DEVICE_SOURCES, GUID_SOURCES, KNOWN, PKEY_SOURCES
 from ib_sriov_cni.core.pod_choices import KEY as CHOICES_KEY
+from ib_sriov_cni.core.pod_choices import SOURCES
 from ib_sriov_cni.core.pod_choices import WORDS as CHOICES
 from ib_sriov_cni.core.values import LINK_STATES
 from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
 from ipam.protocol.bounds import LIST_ITEMS
+from ipam.protocol.spelling import IPAM, RANGE, ROUTE
 from ipam.protocol.versions import VERSIONS
+
+if TYPE_CHECKING:
+    from ipam.protocol.spelling import Names
 
 Schema = dict[str, Any]
 
@@ -205,10 +211,10 @@ KEYS = (
         name="logLevel",
         type_text=", ".join([f"`{level}`" for level in LOG_LEVELS]),
         default="`info`",
-        meaning="the lowest level that is logged",
-        schema={"enum": list(LOG_LEVELS)},
+        meaning="the lowest level that is logged; words of other plugins (`warn`, `panic`, `verbose`) are understood, "
+        "in any case",
+        schema={"examples": list(LOG_LEVELS)},
         example='"debug"',
-        empty_is_absent=True,
     ),
     ConfigKey(
         name="logFile",
@@ -216,9 +222,8 @@ KEYS = (
         default="none",
         meaning="where to log, one line per step; without it the log goes to stderr, with it only warnings and errors "
         "do; a symbolic link is not followed",
-        schema=_text(PATH_PATTERN),
+        schema={"examples": ["/var/log/ib-sriov.log"]},
         example='"/var/log/ib-sriov.log"',
-        empty_is_absent=True,
     ),
     ConfigKey(
         name="stateDir",
@@ -246,10 +251,8 @@ PROTOCOL_KEYS = {
     "cni.dev/valid-attachments": "GC: the attachments to keep",
     "cni.dev/attachments": "GC: the same, from older runtimes",
 }
-RUNTIME_CONFIG_KEYS = ("deviceID", "infinibandGUID", "CNIDeviceInfoFile", "ips", "ipRanges", "mac")
-HOST_LOCAL_KEYS = (
-    *("type", "subnet", "rangeStart", "rangeEnd", "gateway", "ranges", "routes", "resolvConf", "dataDir", "slices"),
-)
+RUNTIME_CONFIG_KEYS = tuple(KNOWN["runtimeConfig"])
+HOST_LOCAL_KEYS = tuple(IPAM)
 # What `config explain` says of keys inside other keys. docs/ipam.md explains them at length.
 INNER_KEYS = {
     "ipam.type": "`host-local` for the bundled plugin, or the name of an executable in CNI_PATH",
@@ -265,9 +268,7 @@ INNER_KEYS = {
     "ipam.slices": 'gives each node its own part of the subnet: `{"flannel": true}`, or `indexFile` or `index` with '
     "`count`; see docs/ipam.md",
 }
-RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
-ROUTE_KEYS = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
-SLICES_KEYS = ("flannel", "indexFile", "index", "count")
+RANGE_KEYS, ROUTE_KEYS = tuple(RANGE), tuple(ROUTE)
 
 
 # ---- the schema
@@ -319,18 +320,16 @@ def _first_of(schema: Schema, *paths: tuple[str, ...]) -> Schema:
     return chain
 
 
+def _in_document(sources: tuple[tuple[str, ...], ...]) -> list[tuple[str, ...]]:
+    return [source for source in sources if source[0] != "CNI_ARGS"]
+
+
 def _allowed_choices() -> list[Schema]:
-    """Return schemas that refuse what podMayChoose does not list (core/pod_choices.py; names in their usual case)."""
-    sources = {
-        "guid": (("runtimeConfig", "infinibandGUID"), ("args", "cni", "guid")),
-        "pkey": (("args", "cni", "pkey"),),
-        "ips": (("runtimeConfig", "ips"), ("args", "cni", "ips")),
-        "mac": (("runtimeConfig", "mac"), ("args", "cni", "mac")),
-    }
+    """Return schemas that refuse what podMayChoose does not list (names in their usual case)."""
     schemas = []
     for word in CHOICES:
         forbids = {"type": "array", "not": {"contains": {"const": word}}}
-        chosen = [_is_set(*path, empty=(None, "", [])) for path in sources[word]]
+        chosen = [_is_set(*path, empty=(None, "", [])) for path in _in_document(SOURCES[word])]
         condition = {"required": [CHOICES_KEY], "properties": {CHOICES_KEY: forbids}}
         schemas.append({"if": condition, "then": {"not": {"anyOf": chosen}}})
     return schemas
@@ -368,9 +367,9 @@ def make_schema() -> Schema:
         "required": ["name"],
         "properties": properties,
         "allOf": [
-            _first_of(device, ("runtimeConfig", "deviceID"), ("deviceID",), ("pciBusID",)),
-            _first_of(guid, ("runtimeConfig", "infinibandGUID"), ("args", "cni", "guid"), ("guid",)),
-            _first_of(pkey, ("args", "cni", "pkey"), ("pkey",)),
+            _first_of(device, *DEVICE_SOURCES),
+            _first_of(guid, *_in_document(GUID_SOURCES)),
+            _first_of(pkey, *PKEY_SOURCES),
             *_allowed_choices(),
         ],
         "$defs": {"host-local": _host_local()},
@@ -394,30 +393,37 @@ def _default(key: ConfigKey) -> str:
 
 
 def describe_unknown_keys(conf: Mapping[str, object]) -> list[str]:
-    """Return a warning for each unknown key, with the most similar known key."""
-    found = [
-        _describe_unknown(name, "", [*BY_NAME, *PROTOCOL_KEYS])
-        for name in conf
-        if name not in BY_NAME and name not in PROTOCOL_KEYS
-    ]
-    parts: list[tuple[str, object, Iterable[str]]] = [
-        ("runtimeConfig.", conf.get("runtimeConfig"), RUNTIME_CONFIG_KEYS),
-        ("args.", conf.get("args"), ("cni",)),
-    ]
-    ipam = conf.get("ipam")
-    if isinstance(ipam, dict) and ipam.get("type") == "host-local":
-        parts += [("ipam.", ipam, HOST_LOCAL_KEYS), ("ipam.slices.", ipam.get("slices"), SLICES_KEYS)]
-        parts += [(f"ipam.routes[{i}].", item, ROUTE_KEYS) for i, item in enumerate(_list(ipam.get("routes")))]
-        for i, ranges in enumerate(_list(ipam.get("ranges"))):
-            parts += [(f"ipam.ranges[{i}][{j}].", item, RANGE_KEYS) for j, item in enumerate(_list(ranges))]
-    for place, holder, known in parts:
-        if isinstance(holder, dict):
-            found += [_describe_unknown(name, place, known) for name in holder if name not in set(known)]
-    return found
+    """Return a warning for each key that is unknown, with the most similar known key, or in an unusual case."""
+    ipam = next((item for key, item in conf.items() if key.casefold() == "ipam"), None)
+    kind = next((item for key, item in ipam.items() if key.casefold() == "type"), "") if isinstance(ipam, dict) else ""
+    names = {
+        **dict.fromkeys(KNOWN),
+        "runtimeConfig": KNOWN["runtimeConfig"],
+        "args": {"cni": None},  # a pod's annotation may have anything
+        "ipam": IPAM if kind == "host-local" else None,
+    }
+    return _describe_strange(conf, names, "")
 
 
-def _list(found: object) -> list[object]:
-    return found if isinstance(found, list) else []
+def _describe_strange(found: object, names: Names, place: str) -> list[str]:
+    if isinstance(found, list):
+        said = [_describe_strange(item, names, f"{place}[{i}]") for i, item in enumerate(found)]
+        return [text for texts in said for text in texts]
+    if not isinstance(found, dict):
+        return []
+    folded = {name.casefold(): name for name in names}
+    dotted = f"{place}." if place else ""
+    said = []
+    for key, item in found.items():
+        name = key if key in names else folded.get(key.casefold())
+        if name is None:
+            said.append([_describe_unknown(key, dotted, names)])
+            continue
+        if name != key:
+            said.append([f"{dotted}{key} is read as {dotted}{name}: write it so"])
+        if names[name] is not None:
+            said.append(_describe_strange(item, names[name], f"{dotted}{key}"))
+    return [text for texts in said for text in texts]
 
 
 def _describe_unknown(name: str, place: str, known: Iterable[str]) -> str:

@@ -1,12 +1,12 @@
 """The network configuration of `type: ib-sriov`: from a request's JSON to typed values and faults. No I/O.
 
-docs/configuration.md describes the keys. Where a value can come from several places, runtimeConfig wins over
-args.cni, args.cni over CNI_ARGS, and CNI_ARGS over the top level (C19).
+docs/configuration.md describes the keys; core/known_keys.py has their names, and the order of a value's sources.
 """
 
 from __future__ import annotations
 
 from ib_sriov_cni.core.errors import CniError, InvalidConfiguration
+from ib_sriov_cni.core.known_keys import DEVICE_SOURCES, GUID_SOURCES, PKEY_SOURCES, find_first, look_up
 from ib_sriov_cni.core.pod_choices import parse_choices, restrict_choices
 from ib_sriov_cni.core.values import GUID_FORM, HEX, LINK_STATES, PCI_FORM, Guid, PciAddress, describe_value
 from ipam.protocol.bounds import join_faults
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+# Words of other plugins and of the logging libraries that are common in Go.
+OTHER_LOG_LEVELS = {
+    "trace": "debug",
+    "verbose": "info",
+    "notice": "info",
+    "warn": "warning",
+    **dict.fromkeys(("err", "critical", "fatal", "panic"), "error"),
+}
 MAX_SECONDS = 3600
 IPOIB_MTU_MIN, IPOIB_MTU_MAX = 68, 65520  # bytes; the maximum is that of IPoIB's connected mode (RFC 4755)
 IB_KUBERNETES_KEY = "mellanox.infiniband.app"
@@ -58,6 +66,7 @@ class NetConf(Value):
     device_info_file: str
     pod: str  # namespace/name from CNI_ARGS; "" without one
     prev_result: Result | None
+    warnings: tuple[str, ...] = ()  # values of logLevel and logFile that mean nothing
 
 
 class _Reader:
@@ -65,6 +74,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.faults: list[str] = []
+        self.warnings: list[str] = []
 
     def refuse(self, key: str, expected: str, found: object) -> None:
         """Note a fault: which key, what its value must be, what it is."""
@@ -121,32 +131,32 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
     reader = _Reader()
     request = restrict_choices(request, reader.faults)
     conf = request.conf
-    runtime, args_cni = _object(conf.get("runtimeConfig")), _object(_object(conf.get("args")).get("cni"))
-    guid, guid_source = _read_guid(reader, runtime, args_cni, request.args, conf)
+    guid, guid_source = _read_guid(reader, request)
     ipam_type = _read_ipam(reader, conf)
     netconf = NetConf(
         name=str(conf.get("name", "")),
-        device=_read_device(reader, runtime, conf, needed=needs_device),
+        device=_read_device(reader, request, needed=needs_device),
         guid=guid,
         guid_source=guid_source,
         link_state=reader.one_of(conf, "link_state", tuple(LINK_STATES), ""),
         vfio_pci_mode=reader.typed(conf, "vfioPciMode", bool, False, "true or false"),
         rdma_isolation=reader.typed(conf, "rdmaIsolation", bool, False, "true or false"),
-        pkey=_read_pkey(reader, args_cni, conf),
+        pkey=_read_pkey(reader, request),
         mtu=_read_mtu(reader, conf),
         accept_ra=reader.typed(conf, "acceptRA", bool, False, "true or false"),
         ib_kubernetes=reader.typed(conf, "ibKubernetesEnabled", bool, False, "true or false"),
-        ib_kubernetes_ready=args_cni.get(IB_KUBERNETES_KEY) == "configured",
+        ib_kubernetes_ready=look_up(conf, ("args", "cni", IB_KUBERNETES_KEY)) == "configured",
         pod_may_choose=parse_choices(conf.get("podMayChoose"), reader.faults),
         ipam_type=ipam_type,
         port_timeout=reader.seconds(conf, "portTimeout", 10.0),
         lock_timeout=reader.seconds(conf, "lockTimeout", 60.0),
-        log_level=reader.one_of(conf, "logLevel", LOG_LEVELS, "info"),
-        log_file=_read_path(reader, conf, "logFile"),
+        log_level=_read_log_level(reader, conf),
+        log_file=_read_log_file(reader, conf),
         state_dir=_read_path(reader, conf, "stateDir"),
-        device_info_file=_read_path(reader, runtime, "CNIDeviceInfoFile"),
+        device_info_file=_read_path(reader, _object(conf.get("runtimeConfig")), "CNIDeviceInfoFile"),
         pod=parse_pod(request.args),
         prev_result=_read_prev_result(reader, request),
+        warnings=tuple(reader.warnings),
     )
     reader.seconds(conf, "ipamTimeout", 0)  # only checked here: delegation reads it, because a DEL accepts any value
     if reader.faults and not lenient:
@@ -158,47 +168,29 @@ def _object(found: object) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_device(
-    reader: _Reader, runtime: dict[str, object], conf: dict[str, object], *, needed: bool
-) -> PciAddress | None:
-    for place, holder in (("runtimeConfig.deviceID", runtime), ("deviceID", conf), ("pciBusID", conf)):
-        found = holder.get(place.rpartition(".")[2])
-        if found not in (None, ""):
-            return reader.parsed(place, found, PciAddress.parse, PCI_FORM)
+def _read_device(reader: _Reader, request: Request, *, needed: bool) -> PciAddress | None:
+    place, found = find_first(request, DEVICE_SOURCES)
+    if place:
+        return reader.parsed(place, found, PciAddress.parse, PCI_FORM)
     if needed:
         hint = "the SR-IOV device plugin passes it through Multus if the network has a resourceName"
         reader.faults.append(f"deviceID must be the PCI address of a VF (got nothing): {hint}")
     return None
 
 
-def _read_guid(
-    reader: _Reader,
-    runtime: dict[str, object],
-    args_cni: dict[str, object],
-    args: Mapping[str, str],
-    conf: dict[str, object],
-) -> tuple[Guid | None, str]:
-    sources = (
-        ("runtimeConfig.infinibandGUID", runtime.get("infinibandGUID")),
-        ("args.cni.guid", args_cni.get("guid")),
-        ("CNI_ARGS guid", args.get("guid")),
-        ("guid", conf.get("guid")),
-    )
-    for place, found in sources:
-        if found in (None, ""):
-            continue
-        guid = reader.parsed(place, found, Guid.parse, GUID_FORM)
-        if guid is not None and guid.fault:
-            reader.faults.append(f"{place} must be a GUID that a port can have (got {guid}, which {guid.fault})")
-        return guid, place
-    return None, ""
+def _read_guid(reader: _Reader, request: Request) -> tuple[Guid | None, str]:
+    place, found = find_first(request, GUID_SOURCES)
+    if not place:
+        return None, ""
+    guid = reader.parsed(place, found, Guid.parse, GUID_FORM)
+    if guid is not None and guid.fault:
+        reader.faults.append(f"{place} must be a GUID that a port can have (got {guid}, which {guid.fault})")
+    return guid, place
 
 
-def _read_pkey(reader: _Reader, args_cni: dict[str, object], conf: dict[str, object]) -> int | None:
-    place, found = ("args.cni.pkey", args_cni.get("pkey"))
-    if found in (None, ""):
-        place, found = ("pkey", conf.get("pkey"))
-    if found in (None, ""):
+def _read_pkey(reader: _Reader, request: Request) -> int | None:
+    place, found = find_first(request, PKEY_SOURCES)
+    if not place:
         return None
     number = _hexadecimal(found) if isinstance(found, str) else found
     if isinstance(number, int) and not isinstance(number, bool) and 0 < number <= 0xFFFF and number & 0x7FFF:
@@ -237,6 +229,32 @@ def _read_ipam(reader: _Reader, conf: dict[str, object]) -> str:
             f"(got {kind!r}: {REFUSED_IPAM[kind]})"
         )
     return kind
+
+
+def _read_log_level(reader: _Reader, conf: dict[str, object]) -> str:
+    """Return one of LOG_LEVELS. A word that means nothing changes nothing that the pod gets: it is a warning."""
+    found = conf.get("logLevel")
+    if found is None or found == "":
+        return "info"
+    word = found.lower() if isinstance(found, str) else ""
+    level = OTHER_LOG_LEVELS.get(word, word)
+    if level in LOG_LEVELS:
+        return level
+    words = f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}"
+    reader.warnings.append(f"logLevel should be {words} (got {describe_value(found)}): info is used")
+    return "info"
+
+
+def _read_log_file(reader: _Reader, conf: dict[str, object]) -> str:
+    found = conf.get("logFile")
+    if found is None or found == "":
+        return ""
+    if isinstance(found, str) and found.startswith("/") and "\0" not in found:
+        return found
+    reader.warnings.append(
+        f"logFile should be an absolute path (got {describe_value(found)}): the log goes to standard error"
+    )
+    return ""
 
 
 def _read_path(reader: _Reader, holder: dict[str, object], key: str) -> str:

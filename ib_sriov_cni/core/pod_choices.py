@@ -6,6 +6,7 @@ does not list is refused, or ignored where an attachment is released, for this p
 
 from __future__ import annotations
 
+from ib_sriov_cni.core.known_keys import GUID_SOURCES, PKEY_SOURCES
 from ib_sriov_cni.core.values import describe_value
 from ipam.protocol.fastjson import dumps
 from ipam.protocol.value import replace
@@ -14,18 +15,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ib_sriov_cni.core.known_keys import Source
     from ipam.protocol.request import Request
 
 KEY = "podMayChoose"
-# Word -> its names in runtimeConfig, args.cni and CNI_ARGS, casefolded: to an IPAM plugin written in Go, "IPs" is "ips"
-# (encoding/json).
-_SOURCES = {
-    "guid": ("infinibandguid", "guid", "guid"),
-    "pkey": ("", "pkey", ""),
-    "ips": ("ips", "ips", "ip"),
-    "mac": ("mac", "mac", "mac"),
+# Word -> where the value can be. Case does not matter: to an IPAM plugin written in Go, "IPs" is "ips" (encoding/json).
+SOURCES: dict[str, tuple[Source, ...]] = {
+    "guid": tuple([source for source in GUID_SOURCES if len(source) > 1]),
+    "pkey": tuple([source for source in PKEY_SOURCES if len(source) > 1]),
+    "ips": (("runtimeConfig", "ips"), ("args", "cni", "ips"), ("CNI_ARGS", "IP")),
+    "mac": (("runtimeConfig", "mac"), ("args", "cni", "mac"), ("CNI_ARGS", "MAC")),
 }
-WORDS = tuple(_SOURCES)
+WORDS = tuple(SOURCES)
 _NOTHING: tuple[object, ...] = (None, "", [])  # what counts as not chosen
 EXPECTED = f"a list of words out of {', '.join(WORDS)}"
 
@@ -58,16 +59,22 @@ def restrict_choices(request: Request, faults: list[str]) -> Request:
     forbidden = [word for word in WORDS if word not in parse_choices(conf[KEY], [])]
     runtime, args = _object(conf.get("runtimeConfig")), _object(conf.get("args"))
     holders: tuple[tuple[str, Mapping[str, object]], ...] = (
-        ("runtimeConfig.", runtime),
-        ("args.cni.", _object(args.get("cni"))),
-        ("CNI_ARGS ", request.args),
+        ("runtimeConfig", runtime),
+        ("args.cni", _object(args.get("cni"))),
+        ("CNI_ARGS", request.args),
     )
     found: list[set[str]] = []  # keys to drop from each holder
-    for index, (place, holder) in enumerate(holders):
-        words = {_SOURCES[word][index]: word for word in forbidden if _SOURCES[word][index]}
+    for place, holder in holders:
+        words = {
+            source[-1].casefold(): word
+            for word in forbidden
+            for source in SOURCES[word]
+            if ".".join(source[:-1]) == place
+        }
         keys = {key for key, chosen in holder.items() if key.casefold() in words and chosen not in _NOTHING}
+        mark = " " if place == "CNI_ARGS" else "."
         faults += [
-            f"{place}{key} must be left out: {KEY} does not list {words[key.casefold()]}" for key in sorted(keys)
+            f"{place}{mark}{key} must be left out: {KEY} does not list {words[key.casefold()]}" for key in sorted(keys)
         ]
         found.append(keys)
     return _without(request, *found) if any(found) else request

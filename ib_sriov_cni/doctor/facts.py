@@ -166,7 +166,7 @@ class Network(Value):
     origin: str  # its file, or the record that contains it
     name: str
     faults: tuple[str, ...]
-    unknown: tuple[str, ...] = ()  # a warning for each unknown key
+    unknown: tuple[str, ...] = ()  # a warning for each unknown key, and for values that mean nothing
     isolation: bool = False
     link_state: str = ""
     pkey: int | None = None

@@ -15,6 +15,7 @@ import os
 
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.core.known_keys import KNOWN
 from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
 from ib_sriov_cni.doctor.facts import (
     DEFAULT_CNI_PATH,
@@ -29,6 +30,7 @@ from ib_sriov_cni.doctor.facts import (
 )
 from ib_sriov_cni.doctor.reader_processes import describe_exception
 from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR, list_names
+from ib_sriov_cni.state.node_defaults import DEFAULTS_FILE, apply_defaults, read_node_defaults
 from ipam.host_local.config import parse_place, parse_settings
 from ipam.host_local.ranges import range_of, render_set
 from ipam.host_local.slices import cut_sets, find_slice
@@ -77,15 +79,17 @@ def read_configs(roots: Roots, options: Options) -> ConfigFacts:
     for path in options.config_files:
         for each in _expand(path):
             _read_file(found, each, each, from_option=True)
+    applied = [_read_defaults(found, roots)] * len(found.confs)  # a record has those of its ADD
     _read_records(found, roots)
+    applied += [{}] * (len(found.confs) - len(applied))
     pools: dict[str, list[Pool]] = {}
     slice_faults: dict[tuple[str, str], None] = {}
     slices: dict[str, None] = {}
     networks = []
-    for origin, conf in found.confs:
-        network, request = _parse_network(origin, conf)
+    for (origin, conf), missing in zip(found.confs, applied, strict=True):
+        network, request = _parse_network(origin, conf, missing)
         if options.describe_unknown_keys:
-            network = replace(network, unknown=tuple(options.describe_unknown_keys(conf)))
+            network = replace(network, unknown=(*network.unknown, *options.describe_unknown_keys(conf)))
         networks.append(network)
         if request is not None and network.ipam_type == BUNDLED and not network.faults:
             settings = parse_settings(request)
@@ -108,6 +112,14 @@ def read_configs(roots: Roots, options: Options) -> ConfigFacts:
         slice_faults=tuple(slice_faults),
         slices=tuple(slices),
     )
+
+
+def _read_defaults(found: _Found, roots: Roots) -> dict[str, object]:
+    try:
+        return read_node_defaults(roots.path(DEFAULTS_FILE))
+    except CniError as fault:
+        found.broken.append(BrokenFile(path=DEFAULTS_FILE, reason=fault.msg.partition(": ")[2], ours=True))
+        return {}
 
 
 def _missing_kubeconfigs(roots: Roots, found: _Found) -> list[str]:
@@ -240,14 +252,15 @@ def _read_records(found: _Found, roots: Roots) -> None:
                 found.confs.append((f"the record of {doc.get('pod') or name[:12]}", bare))
 
 
-def _parse_network(origin: str, conf: dict[str, object]) -> tuple[Network, Request | None]:
+def _parse_network(origin: str, conf: dict[str, object], defaults: dict[str, object]) -> tuple[Network, Request | None]:
     """Parse a configuration as an ADD would, noting every fault; the request is None if there can be none."""
     name = conf.get("name") if isinstance(conf.get("name"), str) else ""
     try:
-        request = parse_request(ENVIRON, dumps(conf).encode(), known_args=frozenset())
+        request = parse_request(ENVIRON, dumps(conf).encode(), known_args=frozenset(), names=KNOWN)
     except (CniError, ValueError) as fault:
         text = fault.msg if isinstance(fault, CniError) else str(fault)
         return Network(origin=origin, name=str(name), faults=(text,)), None
+    request = apply_defaults(request, defaults)
     faults = []
     try:
         parsed = parse_netconf(request, needs_device=False)
@@ -261,11 +274,12 @@ def _parse_network(origin: str, conf: dict[str, object]) -> tuple[Network, Reque
             data_dir = parse_place(request.conf).data_dir
         except CniError as fault:
             faults.append(fault.msg)
-    guid = conf.get("guid")
+    guid = request.conf.get("guid")
     network = Network(
         origin=origin,
         name=parsed.name,
         faults=tuple(faults),
+        unknown=parsed.warnings,
         isolation=parsed.rdma_isolation,
         link_state=parsed.link_state,
         pkey=parsed.pkey,

@@ -11,6 +11,7 @@ STDIN_BYTES = 1 << 20  # of a configuration; annotations, the largest part, have
 JSON_LEVELS = 200  # of nesting: what was read must also be written again, to a record or a delegate
 LIST_ITEMS = 1_000  # of one list: routes, addresses; of all requested addresses, and of all ranges of a network
 VALID_ATTACHMENTS = 10_000  # of GC's list; a node has at most some hundred pods
+NODE_DEFAULTS_BYTES = 1 << 16  # of /etc/ib-sriov/defaults.json, a dozen short values
 FILE_BYTES = 1 << 20  # of a file that a configuration names: resolv.conf, subnet.env, a node's index
 LEASE_BYTES = 1 << 18  # of a lease; a container ID comes in a variable, of at most 128 KiB (MAX_ARG_STRLEN)
 RECORD_BYTES = 1 << 24  # of a record: a configuration and a result of 1 MiB each, in ASCII

@@ -15,6 +15,7 @@ from ipam.protocol.errors import (
     render_error,
 )
 from ipam.protocol.fastjson import dumps
+from ipam.protocol.spelling import CONFIGURATION, respell
 from ipam.protocol.versions import VERSIONS
 
 TYPE_CHECKING = False
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ipam.protocol.request import Request
     from ipam.protocol.result import Result
+    from ipam.protocol.spelling import Names
 
     class Reader(Protocol):
         """A binary stream to read from."""
@@ -55,11 +57,12 @@ def serve(
     stdin: Reader | None,
     stdout: Writer | None,
     on_fault: Callable[[BaseException], str] | None = None,
+    names: Names = CONFIGURATION,
 ) -> int:
     """Serve one invocation: write one JSON document or nothing, and return the exit status (0 or 1).
 
-    `on_fault` logs an exception that is not a CniError and returns where the log is. Without it a line goes to
-    standard error.
+    `names` are the keys that are read in any case. `on_fault` logs an exception that is not a CniError and returns
+    where the log is. Without it a line goes to standard error.
     """
     given = b""
     try:
@@ -67,7 +70,7 @@ def serve(
             document: dict[str, object] | None = {"cniVersion": VERSIONS[-1], "supportedVersions": list(VERSIONS)}
         else:
             given = read_stdin(stdin)
-            document = _dispatch(handlers, known_args, environ, given)
+            document = _dispatch(handlers, known_args, names, environ, given)
         text = "" if document is None else dumps(document) + "\n"
         status = 0
     except CniError as error:
@@ -97,11 +100,15 @@ def read_stdin(stdin: Reader | None) -> bytes:
 
 
 def _dispatch(
-    handlers: Mapping[str, Handler], known_args: frozenset[str], environ: Mapping[str, str], given: bytes
+    handlers: Mapping[str, Handler],
+    known_args: frozenset[str],
+    names: Names,
+    environ: Mapping[str, str],
+    given: bytes,
 ) -> dict[str, object] | None:
     from ipam.protocol.request import parse_request
 
-    request = parse_request(environ, given, known_args=known_args)
+    request = parse_request(environ, given, known_args=known_args, names=names)
     handler = handlers.get(request.command)
     if handler is None:
         raise InvalidEnvironment(f"CNI_COMMAND {request.command} is not supported")
@@ -124,7 +131,7 @@ def _version_of(given: bytes) -> str:
     if not given:
         return VERSIONS[-1]
     try:
-        return parse_version(parse_configuration(given), "ADD")
+        return parse_version(respell(parse_configuration(given), CONFIGURATION, []), "ADD")
     except CniError:
         return VERSIONS[-1]
 

@@ -29,7 +29,23 @@ def read_regular(path: str, most: int, *, folder: int | None = None, follow: boo
 
     `follow`: a link is followed first, as for /etc/resolv.conf, which often is one to a file of systemd's.
     """
-    fd = open_regular(os.path.realpath(path) if follow else path, os.O_RDONLY, folder=folder)
+    return _read(open_regular(os.path.realpath(path) if follow else path, os.O_RDONLY, folder=folder), path, most)
+
+
+def read_trusted(path: str, most: int) -> bytes:
+    """Return the content of a regular file that only root, or the user who runs this, can have written.
+
+    Raises OSError: EPERM if somebody else owns it or may write to it, otherwise as read_regular().
+    """
+    fd = open_regular(path, os.O_RDONLY)
+    status = os.fstat(fd)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        os.close(fd)
+        raise OSError(errno.EPERM, "it must belong to root, and only root may be able to write to it", path)
+    return _read(fd, path, most)
+
+
+def _read(fd: int, path: str, most: int) -> bytes:
     try:
         parts = []
         size = 0

@@ -11,12 +11,15 @@ from ipam.protocol.errors import (
     UnknownContainer,
 )
 from ipam.protocol.fastjson import loads
+from ipam.protocol.spelling import CONFIGURATION, respell
 from ipam.protocol.value import Value
 from ipam.protocol.versions import VERSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ipam.protocol.spelling import Names
 
 # Where GC's list of valid attachments is; the second is an older name.
 VALID_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
@@ -44,7 +47,8 @@ class Request(Value):
     """One invocation.
 
     `version` is the configuration's cniVersion, one of VERSIONS; `path` the folders in CNI_PATH; `args` the pairs in
-    CNI_ARGS; `conf` the network configuration. `environ` and `stdin` are unchanged, for delegates.
+    CNI_ARGS; `conf` the network configuration, with keys in their usual case. `environ` and `stdin` are unchanged, for
+    delegates.
 
     Bytes that are not UTF-8, which a DEL may bring, are U+FFFD in `container_id`, `ifname` and `args`, and surrogates
     (PEP 383) in `netns`, `path` and `environ`.
@@ -76,8 +80,10 @@ def is_name(text: str) -> bool:
     return text != "" and text[0] in _ALPHANUMERIC and _NAME.issuperset(text)
 
 
-def parse_request(environ: Mapping[str, str], stdin: bytes, *, known_args: frozenset[str]) -> Request:
-    """Return the request in environment and standard input.
+def parse_request(
+    environ: Mapping[str, str], stdin: bytes, *, known_args: frozenset[str], names: Names = CONFIGURATION
+) -> Request:
+    """Return the request in environment and standard input. `names` are the keys that are read in any case.
 
     Raises a CniError that lists all faults of its kind: IncompatibleVersion (1), UnknownContainer (3),
     InvalidEnvironment (4), DecodingFailure (6) or InvalidConfiguration (7), as C1 to C6 say.
@@ -86,9 +92,11 @@ def parse_request(environ: Mapping[str, str], stdin: bytes, *, known_args: froze
     if command == "VERSION":
         return Request(command=command, args={}, conf={}, version=VERSIONS[-1], environ=dict(environ), stdin=stdin)
     _check_environment(command, environ)
-    conf = parse_configuration(stdin)
+    faults: list[str] = []
+    conf = respell(parse_configuration(stdin), names, faults)
     version = parse_version(conf, command)
-    _check_configuration(conf)
+    # DEL and GC must not fail because of a key that is there twice.
+    _check_configuration(conf, [] if command in ("DEL", "GC") else faults)
     return Request(
         command=command,
         container_id=_as_text(environ.get("CNI_CONTAINERID", "")),
@@ -212,8 +220,7 @@ def parse_version(conf: Mapping[str, object], command: str) -> str:
     return version
 
 
-def _check_configuration(conf: Mapping[str, object]) -> None:
-    faults = []
+def _check_configuration(conf: Mapping[str, object], faults: list[str]) -> None:
     name = conf.get("name")
     if name is None or name == "":
         faults.append("name is missing")

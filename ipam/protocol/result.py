@@ -6,6 +6,7 @@ from ipam.protocol.address import canonical_address, canonical_cidr
 from ipam.protocol.bounds import LIST_ITEMS, describe_excess, join_faults
 from ipam.protocol.errors import DecodingFailure, InvalidConfiguration
 from ipam.protocol.request import version_at_least
+from ipam.protocol.spelling import RESULT, respell
 from ipam.protocol.value import Value, replace
 from ipam.protocol.versions import VERSIONS
 
@@ -121,10 +122,11 @@ def parse_result(doc: object, version: str, *, of_ipam: bool = False) -> Result:
     """
     if not isinstance(doc, dict):
         raise DecodingFailure("result is not a JSON object")
+    reader = FaultReader()
+    doc = respell(doc, RESULT, reader.faults)
     own = doc.get("cniVersion")
     if isinstance(own, str) and own in VERSIONS:
         version = own
-    reader = FaultReader()
     if version_at_least(version, "0.3.0"):
         result = _parse_current(reader, doc, of_ipam=of_ipam)
     else:

@@ -13,6 +13,7 @@ TITLE = "| who | what it may do | what it may not do | shown by |\n|---|---|---|
 BOUNDARIES = (
     "environment and standard input",
     "NetworkAttachmentDefinition",
+    "defaults.json",
     "annotations",
     "without CAP_NET_ADMIN",
     "with CAP_NET_ADMIN",

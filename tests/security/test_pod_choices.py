@@ -13,6 +13,7 @@ import pytest
 from ib_sriov_cni.cni import KNOWN_ARGS, run
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import InvalidConfiguration
+from ib_sriov_cni.core.known_keys import KNOWN
 from ib_sriov_cni.core.pod_choices import WORDS, restrict_choices
 from ipam.protocol.request import Request, parse_request
 
@@ -47,7 +48,8 @@ def environment(command: str, args: str, path: str = "/nowhere") -> dict[str, st
 
 def request(command: str, cni_args: str, /, **conf: Any) -> Request:
     document = {"cniVersion": "1.1.0", "name": "ib", "type": "ib-sriov", "deviceID": PCI, **conf}
-    return parse_request(environment(command, cni_args), json.dumps(document).encode(), known_args=KNOWN_ARGS)
+    stdin = json.dumps(document).encode()
+    return parse_request(environment(command, cni_args), stdin, known_args=KNOWN_ARGS, names=KNOWN)
 
 
 def without(word: str) -> list[str]:
@@ -116,7 +118,7 @@ def test_the_pods_other_values_stay() -> None:
 
 @pytest.mark.parametrize("key", ["IPS", "Ips", "ip\u017f", "PKEY", "p\u212aey", "Guid", "MAC"])
 def test_other_spellings_which_go_reads_as_well(key: str) -> None:
-    with pytest.raises(InvalidConfiguration, match=rf"args\.cni\.{key} must be left out"):
+    with pytest.raises(InvalidConfiguration, match=rf"args\.cni\.{key.casefold()} must be left out"):
         parse_netconf(request("ADD", "", podMayChoose=[], args={"cni": {key: ["10.0.0.7"]}}))
 
 

@@ -135,7 +135,7 @@ def test_one_key_alone(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize(
     ("key", "values"),
-    [("guid", GUIDS), ("deviceID", PCIS), ("pkey", PKEYS), ("logFile", PATHS), ("stateDir", PATHS)],
+    [("guid", GUIDS), ("deviceID", PCIS), ("pkey", PKEYS), ("stateDir", PATHS)],
 )
 def test_values_at_the_border(key: str, values: tuple[Any, ...]) -> None:
     taken = [parser_takes({**CONF, key: each}) for each in values]

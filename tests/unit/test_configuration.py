@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ib_sriov_cni.cni import KNOWN_ARGS
 from ib_sriov_cni.core.configuration import NetConf, parse_netconf
 from ib_sriov_cni.core.errors import InvalidConfiguration
+from ib_sriov_cni.core.known_keys import KNOWN
 from ib_sriov_cni.core.values import Guid
 from ipam.protocol.bounds import FAULTS
 from ipam.protocol.fastjson import loads
@@ -31,7 +32,7 @@ def request(conf: dict[str, Any], *, command: str = "ADD", args: str = "") -> Re
         "CNI_ARGS": args,
     }
     stdin = json.dumps({"cniVersion": "1.1.0", "name": "ib", "type": "ib-sriov", **conf}).encode()
-    return parse_request(environ, stdin, known_args=KNOWN_ARGS)
+    return parse_request(environ, stdin, known_args=KNOWN_ARGS, names=KNOWN)
 
 
 def parse(*, cni_args: str = "", **conf: Any) -> NetConf:
@@ -239,11 +240,6 @@ def test_seconds(seconds: float) -> None:
         ({"link_state": "up"}, "link_state must be auto, enable or disable (got 'up')"),
         ({"link_state": True}, "link_state must be auto, enable or disable (got True)"),
         ({"link_state": ["auto"]}, "link_state must be auto, enable or disable (got ['auto'])"),
-        ({"logLevel": "trace"}, "logLevel must be debug, info, warning or error (got 'trace')"),
-        ({"logLevel": 3}, "logLevel must be debug, info, warning or error (got 3)"),
-        ({"logFile": "ib.log"}, "logFile must be an absolute path (got 'ib.log')"),
-        ({"logFile": 5}, "logFile must be an absolute path (got 5)"),
-        ({"logFile": "/a\0b"}, "logFile must be an absolute path (got '/a\\x00b')"),
         ({"stateDir": "state"}, "stateDir must be an absolute path (got 'state')"),
         ({"runtimeConfig": {"CNIDeviceInfoFile": "x"}}, "CNIDeviceInfoFile must be an absolute path (got 'x')"),
         ({"ipam": {"type": ""}}, "ipam.type must be the name of an IPAM plugin (got nothing)"),
@@ -257,6 +253,67 @@ def test_a_fault_names_key_and_value(conf: dict[str, Any], words: str) -> None:
     text = refusal(**conf)
     assert words in text
     assert text.count("; ") == 0, "one fault, one sentence"
+
+
+@pytest.mark.parametrize(
+    ("word", "level"),
+    [
+        *(("panic", "error"), ("fatal", "error"), ("verbose", "info"), ("warn", "warning"), ("trace", "debug")),
+        *(("INFO", "info"), ("Debug", "debug"), ("WARNING", "warning"), ("Panic", "error")),
+    ],
+)
+def test_log_levels_of_other_plugins_are_understood(word: str, level: str) -> None:
+    conf = parse(logLevel=word)
+    assert (conf.log_level, conf.warnings) == (level, ())
+
+
+@pytest.mark.parametrize("word", ["loud", 3, True, [], {"a": 1}])
+def test_a_log_level_that_means_nothing_is_a_warning(word: object) -> None:
+    conf = parse(logLevel=word)
+    text = f"logLevel should be debug, info, warning or error (got {word!r}): info is used"
+    assert (conf.log_level, conf.warnings) == ("info", (text,))
+
+
+@pytest.mark.parametrize("path", ["ib.log", 5, "/a\0b", []])
+def test_a_log_file_that_is_no_path_is_a_warning(path: object) -> None:
+    conf = parse(logFile=path)
+    text = f"logFile should be an absolute path (got {path!r}): the log goes to standard error"
+    assert (conf.log_file, conf.warnings) == ("", (text,))
+
+
+@pytest.mark.parametrize("key", [name for name in KNOWN if name not in ("args", "prevResult", "cniVersion", "type")])
+def test_keys_in_another_case(key: str) -> None:
+    """What encoding/json does for the plugins written in Go. rdmaIsolation, ignored, would leave isolation off."""
+    values: dict[str, Any] = {
+        "name": "ib",
+        "deviceID": PCI,
+        "guid": GUIDS[0],
+        "pkey": "0x8001",
+        "mtu": 2044,
+        "link_state": "auto",
+        "podMayChoose": ["ips"],
+        "logLevel": "debug",
+        "ipam": {"type": "whereabouts"},
+        "runtimeConfig": {"CNIDeviceInfoFile": "/i"},
+        **dict.fromkeys(("rdmaIsolation", "acceptRA", "ibKubernetesEnabled", "vfioPciMode"), True),
+        **dict.fromkeys(("portTimeout", "lockTimeout", "ipamTimeout"), 7),
+        **dict.fromkeys(("logFile", "stateDir"), "/x"),
+    }
+    given_value = values.get(key, {})
+    base = {} if key == "deviceID" else {"deviceID": PCI}
+    for spelling in (key.upper(), key.capitalize(), key.swapcase()):
+        name = {spelling: given_value}
+        assert parse_netconf(request({**base, **name})) == parse_netconf(request({**base, key: given_value}))
+
+
+def test_inner_keys_in_another_case() -> None:
+    conf = parse_netconf(request({"RuntimeConfig": {"DeviceID": PCI}, "Args": {"CNI": {"PKey": "8001"}}}))
+    assert (conf.device, conf.pkey) == (PCI, 0x8001)
+
+
+def test_rdma_isolation_in_two_spellings_that_differ() -> None:
+    with pytest.raises(InvalidConfiguration, match="rdmaIsolation and RdmaIsolation are one key"):
+        parse(rdmaIsolation=True, RdmaIsolation=False)
 
 
 def test_an_empty_word_is_the_default() -> None:
@@ -297,8 +354,6 @@ EVERY_FAULT: dict[str, Any] = {
     "ipam": {"type": "dhcp"},
     "portTimeout": "x",
     "lockTimeout": "x",
-    "logLevel": "x",
-    "logFile": "x",
     "stateDir": "x",
     "runtimeConfig": {"CNIDeviceInfoFile": "x"},
     "prevResult": {"ips": 5},

@@ -100,16 +100,16 @@ def of(package: str, modules: str) -> set[str]:
 
 OF_IPAM = {
     "ipam",
-    *of("ipam.protocol", "bounds edge errors fastjson files request value versions result address"),
+    *of("ipam.protocol", "bounds edge errors fastjson files request spelling value versions result address"),
     *of("ipam.host_local", "plugin config ranges allocator store index lock"),
 }
 OF_ALL = {
     *("ib_sriov_cni", "ib_sriov_cni.__main__", "ib_sriov_cni.cni"),
-    *of("ib_sriov_cni.core", "configuration errors pod_choices record values"),
+    *of("ib_sriov_cni.core", "configuration errors known_keys pod_choices record values"),
     *of("ib_sriov_cni.telemetry", "fault_points log span"),
     *of("ib_sriov_cni.kernel", "netlink_messages netlink_socket netns pyroute2_loader rtnetlink stand_ins"),
     *of("ib_sriov_cni.kernel", "syscalls sysfs vf_settings"),
-    *of("ib_sriov_cni.state", "directory go_records locks ownership records"),
+    *of("ib_sriov_cni.state", "directory go_records locks node_defaults ownership records"),
     *of("ib_sriov_cni.delegation", "execute ipam_plugin"),
     *of("ib_sriov_cni.attach", "host pod_namespace recorded_request"),
     *OF_THE_LIBRARY,
