@@ -77,7 +77,7 @@ class _Plugin:
         from ib_sriov_cni.attach.host import Host
         from ib_sriov_cni.core.configuration import parse_netconf, parse_pod
         from ib_sriov_cni.core.pod_choices import restrict_choices
-        from ib_sriov_cni.state.node_defaults import apply_defaults, read_node_defaults
+        from ib_sriov_cni.state.node_defaults import apply_defaults, describe_origin, find_missing, read_node_defaults
         from ib_sriov_cni.telemetry.log import Log
 
         if DELEGATED in request.environ:
@@ -93,8 +93,10 @@ class _Plugin:
         }
         warning = ""
         try:
+            defaults: dict[str, object] = {}
             try:
-                request = apply_defaults(request, read_node_defaults())
+                defaults = find_missing(request.conf, read_node_defaults())
+                request = apply_defaults(request, defaults)
             except CniError as fault:
                 if request.command in ("ADD", "STATUS"):
                     raise
@@ -102,6 +104,9 @@ class _Plugin:
                 warning = fault.msg
             conf = parse_netconf(request, lenient=lenient, needs_device=needs_device)
         except CniError as fault:
+            fault.details = "; ".join(
+                [words for words in (fault.details, describe_origin(fault.msg, defaults)) if words]
+            )
             path = request.conf.get("logFile")
             if isinstance(path, str) and path.startswith("/") and "\0" not in path:
                 Log(path=path, context=context).refuse(code=fault.code, error=fault.msg, hint=fault.details)

@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "repair": ("repair", "Repair what can be repaired, and list what cannot."),
     "add": ("add", "Attach a VF to a network namespace or a running container."),
     "del": ("delete", "Detach what was attached by hand, and restore the VF."),
-    "config": ("config", "Validate and explain network configurations, or print their JSON Schema."),
+    "config": ("config", "Validate, show and explain network configurations, or print their JSON Schema."),
     "install": ("install", "Install this program into the folder of CNI plugins."),
     "agent": ("agent", "Run the node agent, which releases dead attachments and repairs live ones."),
     "completion": ("completion", "Print the completion script for a shell."),

@@ -1,7 +1,8 @@
-"""Finds and validates the network configurations in a JSON or YAML text.
+"""Finds the network configurations in a JSON or YAML text.
 
 A text may contain a plugin's configuration, a list of plugins ("plugins"), a NetworkAttachmentDefinition with either in
-spec.config, a Kubernetes List of these, and several YAML documents.
+spec.config, what sriov-network-operator makes such definitions from, a Kubernetes List of these, and several YAML
+documents.
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from ib_sriov_cni.cli.keys import describe_unknown_keys, find_nearest
-from ib_sriov_cni.core.configuration import NetConf, parse_netconf
-from ib_sriov_cni.core.errors import CniError, IncompatibleVersion
-from ib_sriov_cni.core.known_keys import KNOWN
-from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH, PLUGIN
-from ipam.host_local.config import parse_settings
-from ipam.protocol.request import Request, parse_configuration, parse_request
+from ib_sriov_cni.cli.keys import find_nearest
+from ib_sriov_cni.cli.operator_documents import (
+    NETWORK_KIND,
+    POLICY_KIND,
+    is_for_infiniband,
+    judge_policy,
+    render_network,
+)
+from ib_sriov_cni.core.configuration import NetConf
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.doctor.facts import PLUGIN
+from ipam.protocol.request import parse_configuration
+from ipam.protocol.spelling import name_all, respell
 
 INPUT = "network configuration on standard input"  # what the parser calls the text
-SPELLINGS = (PLUGIN, "ib-sriov-cni")  # with that cutoff, "sriov" is not similar enough: it is a plugin of its own
+OLD_TYPE = "ib-sriov-cni"  # in older texts about the Go plugin, whose program is ib-sriov too
 RESOURCE_ANNOTATION = "k8s.v1.cni.cncf.io/resourceName"
 
 
@@ -30,18 +37,22 @@ class Configuration:
 
     place: str  # "fabric.yaml, document 2, plugins[0]"
     conf: dict[str, object] = field(default_factory=dict)
-    kind: str = ""  # NetworkAttachmentDefinition, list, plugin
+    kind: str = ""  # NetworkAttachmentDefinition, SriovIBNetwork, SriovNetworkNodePolicy, list, plugin
     name: str = ""
     plugin: str = ""  # its type
+    later: tuple[str, ...] = ()  # the types of the plugins after it in the list
+    resource: str = ""  # of a SriovNetworkNodePolicy or SriovIBNetwork: its resourceName
     annotations: dict[str, object] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     parsed: NetConf | None = None
+    effective: dict[str, object] = field(default_factory=dict)  # `conf` with the node-wide defaults
+    defaulted: tuple[str, ...] = ()  # the keys that these defaults set
 
     @property
     def ours(self) -> bool:
         """Whether the configuration is for this plugin."""
-        return self.plugin == PLUGIN
+        return self.plugin in {PLUGIN, OLD_TYPE}
 
 
 def read_configurations(text: str, source: str) -> list[Configuration]:
@@ -193,8 +204,9 @@ def _in_document(document: object, place: Place) -> list[Configuration]:
         items = document.get("items")
         listed = items if isinstance(items, list) else []
         return [found for i, item in enumerate(listed) for found in _in_document(item, place.inside(f", items[{i}]"))]
-    if kind == "NetworkAttachmentDefinition":
-        return _in_definition(document, place)
+    read = READERS.get(str(kind))
+    if read is not None:
+        return read(document, place)
     if kind is not None and "apiVersion" in document:
         return [Configuration(place=str(place), warnings=[f"skipped: kind {kind} is not a network configuration"])]
     try:
@@ -230,6 +242,40 @@ def _in_definition(document: dict[str, object], place: Place) -> list[Configurat
     return found
 
 
+def _in_operator_network(document: dict[str, object], place: Place) -> list[Configuration]:
+    """Read the definition that sriov-network-operator makes of a SriovIBNetwork."""
+    name = str(_object(document.get("metadata")).get("name") or "")
+    spec = _object(document.get("spec"))
+    place = place.inside(f" ({name})") if name else place
+    conf, faults, warnings = render_network(spec, name)
+    found = _in_parsed(conf, place, kind=NETWORK_KIND, name=name)
+    resource = str(spec.get("resourceName") or "")
+    for each in found:
+        each.annotations = {RESOURCE_ANNOTATION: resource} if resource else {}
+        each.resource = resource
+    found[0].faults[:0] = faults
+    found[0].warnings[:0] = warnings
+    return found
+
+
+def _in_policy(document: dict[str, object], place: Place) -> list[Configuration]:
+    name = str(_object(document.get("metadata")).get("name") or "")
+    spec = _object(document.get("spec"))
+    place = place.inside(f" ({name})") if name else place
+    if not is_for_infiniband(spec):
+        return [Configuration(place=str(place), warnings=["skipped: the policy is not for InfiniBand"])]
+    faults, warnings = judge_policy(spec)
+    resource = str(spec.get("resourceName") or "")
+    return [Configuration(place=str(place), kind=POLICY_KIND, resource=resource, faults=faults, warnings=warnings)]
+
+
+READERS = {
+    "NetworkAttachmentDefinition": _in_definition,
+    NETWORK_KIND: _in_operator_network,
+    POLICY_KIND: _in_policy,
+}
+
+
 def _in_configuration(text: str, place: Place, *, kind: str, name: str = "") -> list[Configuration]:
     """Read one plugin's configuration or a list of plugins. `name` is the definition's, for those without a name."""
     try:
@@ -239,6 +285,10 @@ def _in_configuration(text: str, place: Place, *, kind: str, name: str = "") -> 
         found = _find_json_fault(text, of) if text.strip() else None
         words = f"{place.line_of(found[0])}: {found[1]}" if found else fault.msg.replace(INPUT, str(place))
         return [Configuration(place=str(place), kind=kind, name=name, faults=[words])]
+    return _in_parsed(conf, place, kind=kind, name=name)
+
+
+def _in_parsed(conf: dict[str, object], place: Place, *, kind: str, name: str) -> list[Configuration]:
     given = str(conf.get("name") or name)
     plugins = conf.get("plugins")
     if plugins is None:
@@ -255,6 +305,7 @@ def _in_configuration(text: str, place: Place, *, kind: str, name: str = "") -> 
             )
         ]
     configurations = []
+    types = [str(_object(item).get("type") or "") for item in plugins]
     for i, item in enumerate(plugins):
         inner = place.inside(f", plugins[{i}]")
         if not isinstance(item, dict):
@@ -265,131 +316,19 @@ def _in_configuration(text: str, place: Place, *, kind: str, name: str = "") -> 
         # As libcni does: each plugin gets the list's name and version (conf.go, InjectConf).
         shared = {"name": given, "cniVersion": conf.get("cniVersion", "")}
         configurations.append(_plugin({**item, **shared}, inner, kind=kind or "list", name=given))
+        configurations[-1].later = tuple(types[i + 1 :])
     return configurations
 
 
 def _plugin(conf: dict[str, object], place: Place, *, kind: str, name: str) -> Configuration:
-    plugin = conf.get("type")
+    plugin = respell(conf, name_all(("type",)), []).get("type")
     type_name = plugin if isinstance(plugin, str) else ""
     found = Configuration(place=str(place), conf=conf, kind=kind, name=name, plugin=type_name)
     if not type_name:
         found.faults.append(f"type is missing (for this plugin, {PLUGIN})")
-    elif not found.ours and find_nearest(type_name, SPELLINGS, cutoff=0.85):
+    elif type_name == OLD_TYPE:
+        text = f"type {OLD_TYPE} is an older name: this plugin, and the Go plugin, are installed as {PLUGIN}"
+        found.warnings.append(f"{text}; the rest is checked as if it were that")
+    elif not found.ours and find_nearest(type_name, (PLUGIN, OLD_TYPE), cutoff=0.85):  # "sriov" is another plugin
         found.warnings.append(f"skipped: type {type_name} is not this plugin's; did you mean {PLUGIN}?")
     return found
-
-
-def make_add_request(conf: dict[str, object]) -> Request:
-    """Return an ADD with a configuration. Raises CniError if it is not a network configuration at all."""
-    environ = {
-        "CNI_COMMAND": "ADD",
-        "CNI_CONTAINERID": "validate",
-        "CNI_NETNS": "/nowhere",
-        "CNI_IFNAME": "net1",
-        "CNI_PATH": DEFAULT_CNI_PATH,
-        "CNI_ARGS": "IgnoreUnknown=1",
-    }
-    return parse_request(environ, json.dumps(conf, default=str).encode(), known_args=frozenset(), names=KNOWN)
-
-
-def validate(found: Configuration) -> None:
-    """Parse a configuration as an ADD does, and add the faults and warnings to it."""
-    try:
-        request = make_add_request(found.conf)
-    except CniError as fault:
-        found.faults += _list_faults(fault)
-        return
-    try:
-        # The device plugin gives each pod its own device.
-        found.parsed = parse_netconf(request, needs_device=False)
-    except CniError as fault:
-        found.faults += _list_faults(fault)
-    if parse_netconf(request, lenient=True).ipam_type == "host-local":
-        try:
-            parse_settings(request)
-        except CniError as fault:
-            found.faults += [text for text in _list_faults(fault) if text not in found.faults]
-    found.warnings += describe_unknown_keys(found.conf) + _advice(found)
-
-
-def _list_faults(fault: CniError) -> list[str]:
-    """Return the single faults in an error's message."""
-    text = fault.msg
-    if text.startswith("network ") and ": " in text:
-        text = text.partition(": ")[2]
-    if isinstance(fault, IncompatibleVersion) and fault.details:
-        text += f" ({fault.details})"
-    return text.split("; ")
-
-
-def _advice(found: Configuration) -> list[str]:
-    """Return warnings about what is allowed but probably not intended."""
-    conf, parsed = found.conf, found.parsed
-    ipam = _object(conf.get("ipam"))
-    advice = []
-    if conf.get("cniVersion") in (None, ""):
-        advice.append("cniVersion is missing, which means 0.1.0: no CHECK, and results in the oldest format")
-    if parsed is not None and parsed.ib_kubernetes and "infinibandGUID" not in _object(conf.get("capabilities")):
-        advice.append("ibKubernetesEnabled without capabilities.infinibandGUID: only cni-args can pass the GUID")
-    if parsed is not None and parsed.ib_kubernetes and "guid" not in parsed.pod_may_choose:
-        advice.append("ibKubernetesEnabled, but podMayChoose does not list guid: a GUID from ib-kubernetes is refused")
-    if found.kind != "NetworkAttachmentDefinition":
-        return advice
-    if parsed is not None and parsed.device is None and RESOURCE_ANNOTATION not in found.annotations:
-        advice.append(f"neither deviceID nor the annotation {RESOURCE_ANNOTATION} is set: its pods get no VF")
-    if conf.get("guid") not in (None, ""):
-        advice.append("guid: every pod of this network asks for the same GUID, so the second pod is refused")
-    if ipam.get("type") == "host-local" and ipam.get("slices") is None:
-        text = "host-local without slices: every node assigns the same addresses; with more than one node, add "
-        advice.append(text + '"slices": {"flannel": true} (docs/ipam.md), or use whereabouts')
-    return advice
-
-
-def list_effective(parsed: NetConf, conf: dict[str, object]) -> list[tuple[str, str, str]]:
-    """Return (key, value, source) for each key, defaults included, as an ADD would use it."""
-    from ib_sriov_cni.cli.keys import BY_NAME
-    from ib_sriov_cni.state.directory import DEFAULT_STATE_DIR
-    from ipam.protocol.versions import VERSIONS
-
-    ipam_timeout = conf.get("ipamTimeout")
-    values = {
-        "deviceID": str(parsed.device or ""),
-        "guid": str(parsed.guid) if parsed.guid is not None else "",
-        "link_state": parsed.link_state,
-        "vfioPciMode": _render_bool(parsed.vfio_pci_mode),
-        "rdmaIsolation": _render_bool(parsed.rdma_isolation),
-        "pkey": f"{parsed.pkey:#06x}" if parsed.pkey else "",
-        "mtu": str(parsed.mtu or ""),
-        "acceptRA": _render_bool(parsed.accept_ra),
-        "podMayChoose": ", ".join(parsed.pod_may_choose),
-        "ibKubernetesEnabled": _render_bool(parsed.ib_kubernetes),
-        "ipam": parsed.ipam_type,
-        "portTimeout": f"{parsed.port_timeout:g}",
-        "lockTimeout": f"{parsed.lock_timeout:g}",
-        "ipamTimeout": f"{ipam_timeout:g}" if isinstance(ipam_timeout, int | float) and ipam_timeout else "90",
-        "logLevel": parsed.log_level,
-        "logFile": parsed.log_file,
-        "stateDir": parsed.state_dir or DEFAULT_STATE_DIR,
-    }
-    rows = [("cniVersion", str(conf.get("cniVersion") or VERSIONS[0]), _configured_or_default("cniVersion", conf))]
-    rows += [(name, values[name], _source(name, parsed, conf)) for name in BY_NAME]
-    return [(name, value or "none", source) for name, value, source in rows]
-
-
-def _render_bool(found: bool) -> str:  # noqa: FBT001  # a value, not a switch
-    return "true" if found else "false"
-
-
-def _configured_or_default(name: str, conf: dict[str, object]) -> str:
-    return "configuration" if conf.get(name) not in (None, "") else "default"
-
-
-def _source(name: str, parsed: NetConf, conf: dict[str, object]) -> str:
-    runtime, args = _object(conf.get("runtimeConfig")), _object(_object(conf.get("args")).get("cni"))
-    if name == "guid" and parsed.guid_source:
-        return parsed.guid_source if parsed.guid_source != "guid" else "configuration"
-    if name == "deviceID" and parsed.device is not None:
-        return "runtimeConfig" if runtime.get("deviceID") else "configuration" if conf.get("deviceID") else "pciBusID"
-    if name == "pkey" and args.get("pkey") not in (None, ""):
-        return "args.cni"
-    return _configured_or_default(name, conf)

@@ -57,6 +57,12 @@ def find_missing(conf: dict[str, object], defaults: dict[str, object]) -> dict[s
     return {key: found for key, found in defaults.items() if conf.get(key) is None}
 
 
+def describe_origin(msg: str, missing: dict[str, object]) -> str:
+    """Return words for an error's details if a fault in its message is of a value from the file; "" if none is."""
+    named = [key for key in missing if f"{key} must be" in msg]
+    return f"{', '.join(named)}: from the node-wide defaults {DEFAULTS_FILE}" if named else ""
+
+
 def apply_defaults(request: Request, defaults: dict[str, object]) -> Request:
     """Return the request with the defaults in its `conf`. Its `stdin` is unchanged: they do not concern delegates."""
     missing = find_missing(request.conf, defaults)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ib_sriov_cni import cli
-from ib_sriov_cni.cli.documents import read_configurations, validate
+from ib_sriov_cni.cli.documents import read_configurations
 from ib_sriov_cni.cli.keys import (
     BY_NAME,
     HOST_LOCAL_KEYS,
@@ -23,6 +23,7 @@ from ib_sriov_cni.cli.keys import (
     render_reference,
 )
 from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_PROBLEM
+from ib_sriov_cni.cli.validation import validate
 from ib_sriov_cni.core.known_keys import KNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,7 +213,7 @@ def test_a_fault_has_its_line(text: str, fault: str) -> None:
     assert "standard input" not in said
 
 
-@pytest.mark.parametrize("plugin", ["ib_sriov", "IB-SRIOV", "ibsriov", "ib-sriv", "ib-sriov-cni"])
+@pytest.mark.parametrize("plugin", ["ib_sriov", "IB-SRIOV", "ibsriov", "ib-sriv", "ib-sriov-cnj"])
 def test_a_type_that_is_nearly_ours(plugin: str) -> None:
     (found,) = found_in(json.dumps({**CONF, "type": plugin}))
     assert found.faults == []
@@ -259,7 +260,8 @@ LINES = (
     *('    {"type": "ib-sriov"}', '{"type": "ib-sriov", "name": "x", "plugins": [', "]}", "type: ib-sriov", "- a"),
     *("name: 2024-01-01", "2024-01-01: x", "? [a]", ": b", "mtu: .inf", "pkey: .nan", "guid: 0x10", "\t"),
     *("args: {cni: 5}", "ipam: {type: host-local}", "ipam: &a {type: *a}", "plugins: {}", "kind: List"),
-    *("plugins: [{type: ib-sriov}]", "items: [1, {kind: List}]"),
+    *("plugins: [{type: ib-sriov}]", "items: [1, {kind: List}]", "capabilities: {IPs: 1}", "metaPlugins: x"),
+    *("kind: SriovIBNetwork", "kind: SriovNetworkNodePolicy", "spec: {ipam: '{}', metaPlugins: x, nicSelector: 1}"),
 )
 
 
@@ -320,9 +322,9 @@ def test_where_a_value_is_from() -> None:
     }
     _, out, _ = run("validate", "-", "-o", "json", stdin=json.dumps(conf))
     found = json.loads(out)["configurations"][0]["effective"]
-    assert found["deviceID"] == {"value": "0000:3b:00.3", "from": "runtimeConfig"}
+    assert found["deviceID"] == {"value": "0000:3b:00.3", "from": "runtimeConfig.deviceID"}
     assert found["guid"] == {"value": "02:11:22:33:44:55:66:77", "from": "runtimeConfig.infinibandGUID"}
-    assert found["pkey"] == {"value": "0x8002", "from": "args.cni"}
+    assert found["pkey"] == {"value": "0x8002", "from": "args.cni.pkey"}
 
 
 def test_validate_says_all_faults_and_ends_with_1() -> None:

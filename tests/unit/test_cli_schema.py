@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ib_sriov_cni import cli
-from ib_sriov_cni.cli.documents import make_add_request
 from ib_sriov_cni.cli.keys import BY_NAME, KEYS, make_schema
+from ib_sriov_cni.cli.validation import make_add_request
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError
 from ipam.host_local.config import parse_settings

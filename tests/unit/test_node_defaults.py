@@ -12,7 +12,7 @@ import pytest
 from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import InvalidConfiguration
 from ib_sriov_cni.core.known_keys import KNOWN, NODE_WIDE
-from ib_sriov_cni.state.node_defaults import apply_defaults, read_node_defaults
+from ib_sriov_cni.state.node_defaults import apply_defaults, describe_origin, read_node_defaults
 from ipam.protocol.bounds import NODE_DEFAULTS_BYTES
 from ipam.protocol.request import Request, parse_request
 
@@ -70,6 +70,15 @@ def test_the_keys_of_a_network_win() -> None:
     conf = parse_netconf(apply_defaults(own, defaults))
     assert (conf.rdma_isolation, conf.pod_may_choose, conf.log_file) == (False, ("guid",), "")
     assert conf.port_timeout == 20.0, "null counts as absent"
+
+
+def test_a_fault_of_a_default_says_where_it_is_from() -> None:
+    defaults: dict[str, Any] = {"rdmaIsolation": "yes", "mtu": 2044}
+    with pytest.raises(InvalidConfiguration) as caught:
+        parse_netconf(apply_defaults(request(link_state="up"), defaults))
+    words = "rdmaIsolation: from the node-wide defaults /etc/ib-sriov/defaults.json"
+    assert describe_origin(caught.value.msg, defaults) == words
+    assert describe_origin("link_state must be auto", defaults) == ""
 
 
 def test_a_request_keeps_its_standard_input() -> None:
