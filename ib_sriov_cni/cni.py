@@ -76,6 +76,7 @@ class _Plugin:
         """
         from ib_sriov_cni.attach.host import Host
         from ib_sriov_cni.core.configuration import parse_netconf, parse_pod
+        from ib_sriov_cni.core.known_keys import COMFORT
         from ib_sriov_cni.core.pod_choices import restrict_choices
         from ib_sriov_cni.state.node_defaults import apply_defaults, describe_origin, find_missing, read_node_defaults
         from ib_sriov_cni.telemetry.log import Log
@@ -96,6 +97,8 @@ class _Plugin:
             defaults: dict[str, object] = {}
             try:
                 defaults = find_missing(request.conf, read_node_defaults())
+                if request.command == "CHECK":  # follows the record: only what concerns its own log
+                    defaults = {key: found for key, found in defaults.items() if key in COMFORT}
                 request = apply_defaults(request, defaults)
             except CniError as fault:
                 if request.command in ("ADD", "STATUS"):

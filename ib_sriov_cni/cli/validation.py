@@ -131,7 +131,7 @@ def _advise_routes(conf: dict[str, object]) -> list[str]:
     routes = _object(conf.get("ipam")).get("routes")
     named = [_object(route).get("dst") for route in routes] if isinstance(routes, list) else []
     return [
-        f"ipam.routes has {route}: a pod has that route by eth0, which carries the cluster's own traffic"
+        f"ipam.routes has {route}, which eth0 has too: it is used only while eth0's is gone (docs/ipam.md, Routes)"
         for route in DEFAULT_ROUTES
         if route in named
     ]

@@ -21,11 +21,13 @@ GUID_SOURCES: tuple[Source, ...] = (
 )
 PKEY_SOURCES: tuple[Source, ...] = (("args", "cni", "pkey"), ("pkey",))
 
+# Keys that do not decide what the pod gets: a value that means nothing is a warning.
+COMFORT = ("logLevel", "logFile")
 # Keys that /etc/ib-sriov/defaults.json may have. The others belong to one network or one pod; stateDir must be the same
 # from an attachment's ADD to its DEL.
 NODE_WIDE = (
     *("link_state", "rdmaIsolation", "mtu", "acceptRA", "podMayChoose", "ibKubernetesEnabled"),
-    *("portTimeout", "lockTimeout", "ipamTimeout", "logLevel", "logFile"),
+    *("portTimeout", "lockTimeout", "ipamTimeout", *COMFORT),
 )
 OWN = ("deviceID", "pciBusID", "guid", "pkey", "vfioPciMode", "stateDir", *NODE_WIDE)
 KNOWN: Names = {

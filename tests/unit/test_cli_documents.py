@@ -81,7 +81,7 @@ def test_a_default_route(kind: str) -> None:
     ipam = {"type": kind, "subnet": "10.0.0.0/24", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.1.0.0/16"}]}
     (found,) = found_in(json.dumps({**CONF, "ipam": ipam}))
     assert found.warnings == [
-        "ipam.routes has 0.0.0.0/0: a pod has that route by eth0, which carries the cluster's own traffic"
+        "ipam.routes has 0.0.0.0/0, which eth0 has too: it is used only while eth0's is gone (docs/ipam.md, Routes)"
     ]
 
 

@@ -42,7 +42,7 @@ def test_isolation_for_all_networks_until_del_whatever_happens_to_the_file(rig: 
     assert pod.rdma(), "the RDMA device is in the pod"
     (record,) = STATE.glob("attachments/ibnet/*.json")
     assert json.loads(record.read_text())["conf"]["rdmaIsolation"] is True
-    for content in ({"rdmaIsolation": False, "mtu": 1500}, "{", {}):
+    for content in ({"rdmaIsolation": False, "mtu": 1500}, {"mtu": "x", "podMayChoose": 5}, "{", {}):
         write(content)
         check = rig.check(pod, result, **BARE)
         assert (check.status, check.stdout) == (0, ""), check
