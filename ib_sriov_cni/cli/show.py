@@ -29,6 +29,7 @@ from ib_sriov_cni.cli.output import (
 from ib_sriov_cni.cli.present import guid_or_none, make_attachment_document, render_guid
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.record import render_record
+from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.doctor.report import render_count
 from ib_sriov_cni.node.inventory import Attachment
 from ib_sriov_cni.node.live_state import Live, differences, read_live
@@ -37,6 +38,7 @@ from ipam.protocol.bug_report import describe_defect
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.comparison import Difference
+    from ib_sriov_cni.core.record import Record
 
 EXAMPLES = f"""\
 ATTACHMENT is {NAMES_OF_ATTACHMENT}.
@@ -147,7 +149,7 @@ def _print_attachment(attachment: Attachment, live: Live | None, faults: list[Di
     line("node GUID", render_guid(record.node_guid))
     line("addresses", ", ".join(attachment.addresses))
     line("link state", record.link_state or f"unchanged ({record.had_link_state or 'the PF does not report it'})")
-    line("isolation", "the RDMA device is in the pod" if record.rdma_isolation else "the RDMA device stays on the host")
+    line("isolation", _describe_isolation(record))
     if record.child_pkey:
         line("P_Key", f"{record.child_pkey:#06x}, on a separate interface on top of the VF's")
     line("record", record_file)
@@ -165,8 +167,16 @@ def _print_attachment(attachment: Attachment, live: Live | None, faults: list[Di
         print_rich(Text("Everything is as the record says.", style="green"))
 
 
+def _describe_isolation(record: Record) -> str:
+    if is_pass_through(record.driver):
+        return "the whole device is for a virtual machine"
+    return "the RDMA device is in the pod" if record.rdma_isolation else "the RDMA device stays on the host"
+
+
 def _describe_change(attachment: Attachment) -> str:
     record = attachment.record
+    if not record.sets_guid and not record.port_guid:
+        return ", or not known: no PF here reports it" if is_pass_through(record.driver) else ""
     if not record.sets_guid:
         return ", which the VF already had"
     return f", set (before: {render_guid(record.had_port_guid) or 'unknown'})"
@@ -176,6 +186,8 @@ def describe_live(live: Live) -> list[tuple[str, str]]:
     """Return the state in the kernel as lines, each with its label."""
     link = live.link
     lines = []
+    if is_pass_through(live.driver):
+        return [("now", f"passed through to a virtual machine by {live.driver}"), *_describe_config(live)]
     if link is None:
         lines.append(("now", "no interface in the pod"))
     else:
@@ -187,8 +199,11 @@ def describe_live(live: Live) -> list[tuple[str, str]]:
     where = "in the pod" if live.rdma_in_pod else "on the host"
     lines.append(("", f"RDMA device {live.rdma}, {where}" if live.rdma else "no RDMA device"))
     lines.append(("", f"driver {live.driver or 'none'}"))
-    if live.config is not None:
-        config = live.config
-        state, guid = config.link_state or "not reported", render_guid(config.port_guid) or "not reported"
-        lines.append(("on the PF", f"link state {state}, port GUID {guid}"))
-    return lines
+    return lines + _describe_config(live)
+
+
+def _describe_config(live: Live) -> list[tuple[str, str]]:
+    if live.config is None:
+        return []
+    state, guid = live.config.link_state or "not reported", render_guid(live.config.port_guid) or "not reported"
+    return [("on the PF", f"link state {state}, port GUID {guid}")]

@@ -171,6 +171,12 @@ def _add_holder(holders: dict[Guid, dict[str, str]], guid: Guid | None, function
 )
 def check_link_states(facts: Facts) -> Iterator[Outcome]:
     off = [network.name for network in facts.config.networks if network.link_state == "disable"]
+    setting = [network.name for network in facts.config.networks if network.link_state]
+    if facts.hca.lone and setting:
+        yield (warn if facts.hca.hcas else fail)(
+            f"VFs without a PF: {render_names(setting)} sets link_state, so its ADD refuses them",
+            "remove link_state from the network: only the machine that has the PF can set it",
+        )
     for hca in facts.hca.groups:
         if not hca.vfs or not hca.netdev:
             continue

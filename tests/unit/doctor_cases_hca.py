@@ -34,6 +34,8 @@ CASES = [
     case("sriov", change("hca", hcas=(), lone=(vf(0),)), NONE, ""),
     case("vf-driver", change("hca", lone=(vf(8, driver=""),)), FAIL, "without a PF: 1 of 1 VFs has no driver", "echo"),
     case("vf-guid-zero", change("hca", lone=(vf(8, **ZERO),)), FAIL, "VFs without a PF: 1 of 1 VFs has no GUID", "PF"),
+    case("vf-link", change("hca", lone=(vf(8),)), WARN, "without a PF: ib sets link_state", "remove link_state"),
+    case("vf-link", change("hca", hcas=(), lone=(vf(8),)), FAIL, "without a PF: ib sets link_state", "remove link_"),
     case("vf-free", change("hca", hcas=(), lone=(vf(8),)), OK, "1 of 1 VFs are free"),
     case("pf-port", change("hca", lone=(vf(8, rdma="lone"),)), SKIP, "without a PF: its port reports no state"),
     case(

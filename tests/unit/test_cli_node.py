@@ -18,6 +18,7 @@ from ib_sriov_cni import cli
 from ib_sriov_cni.cli.find import find_attachment
 from ib_sriov_cni.cli.listing import filter_inventory
 from ib_sriov_cni.cli.output import EXIT_FAILED, EXIT_INCOMPLETE, EXIT_NOT_FOUND, EXIT_OK, EXIT_PROBLEM, Failure
+from ib_sriov_cni.core.values import Guid
 from ib_sriov_cni.node.read_inventory import read_inventory
 from tests.unit.node import VFS, Node
 from tests.unit.trees import PF, tree
@@ -172,6 +173,19 @@ def test_show_a_dead_one(node: Node) -> None:
     assert doc["differences"] == [{"kind": "dead", "words": "it was made before the last boot"}]
     assert doc["record"]["schema"] == 1
     assert Path(doc["recordFile"]).is_file()
+
+
+def test_show_one_that_is_passed_through(node: Node) -> None:
+    """Its driver leaves nothing in the pod that could be looked for."""
+    node.take_away(VFS[0])
+    node.unbind(VFS[0])
+    node.tree.bind(VFS[0], "mlx5_vfio_pci")
+    node.record(VFS[0], driver="mlx5_vfio_pci", rdma_isolation=False, sets_guid=False, port_guid=Guid(0))
+    out = call(node, "show", "w-0").out
+    assert "passed through to a virtual machine by mlx5_vfio_pci" in out
+    assert "the whole device is for a virtual machine" in out
+    assert "no interface in the pod" not in out
+    assert "none, or not known: no PF here reports it" in out
 
 
 def test_show_what_is_not_there(node: Node) -> None:
