@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ib_sriov_cni.attach.check import record_differences
+from ib_sriov_cni.attach.delete import delete
 from ib_sriov_cni.attach.devices import read_vf_facts
 from ib_sriov_cni.attach.guid_holders import read_holders
 from ib_sriov_cni.attach.restore_guids import restore_config
@@ -21,7 +23,7 @@ from ib_sriov_cni.node.read_inventory import read_inventory
 from ipam.protocol.request import Request
 from tests.unit.node import VFS, Node
 from tests.unit.test_cli_node import call
-from tests.unit.trees import PF
+from tests.unit.trees import PF, write
 
 LONE_VF = PciAddress("0000:00:05.0")
 SECOND = PciAddress("0000:00:06.0")
@@ -118,3 +120,22 @@ def test_status(node: Node) -> None:
         node.tree.device(pci).rename(node.root / f"removed-{pci}")
     with pytest.raises(NotAvailable, match="this node has no InfiniBand PF with SR-IOV"):
         ask(node)
+
+
+@pytest.mark.parametrize(("pci", "driver"), [(PF, "vfio-pci"), (PF, ""), (VFS[0], "mlx5_core"), (VFS[0], "")])
+def test_del_of_what_the_go_plugin_passed_through(node: Node, pci: str, driver: str) -> None:
+    """In its vfioPciMode that plugin has moved nothing: nothing is returned, whatever the device's driver is by now."""
+    node.unbind(pci)
+    if driver:
+        node.tree.bind(pci, driver)
+    path = node.state / "c1-net1"
+    write(path, json.dumps({"name": "ib", "deviceID": pci, "vfioPciMode": True, "HostIFNames": "", "ContIFNames": ""}))
+    environ = {"CNI_NETNS": "/run/netns/gone"}
+    conf: dict[str, object] = {"name": "ib", "deviceID": pci, "vfioPciMode": True}
+    request = Request(
+        command="DEL", container_id="c1", ifname="net1", args={}, conf=conf, version="1.0.0", environ=environ
+    )
+    delete(node.host, request, parse_netconf(request, lenient=True))
+    assert not path.exists()
+    assert node.host.sysfs.read_driver(PciAddress(pci)) == driver
+    assert [(node.tree.driver("mlx5_core") / name).read_text() for name in ("bind", "unbind")] == ["", ""]
