@@ -50,8 +50,8 @@ Examples:
 
 \b
   ip netns add try && ib-sriov add --device 0000:3b:00.2 --netns try
-  ib-sriov add --device 0000:3b:00.2 --pid 1234 --ipam-subnet 10.56.0.0/24
-  ib-sriov add --device 0000:3b:00.2 --netns try --ipam-subnet 10.56.0.0/24 --address 10.56.0.7 --isolate
+  ib-sriov add --device 0000:3b:00.2 --pid 1234 --ipam-subnet 172.16.0.0/24
+  ib-sriov add --device 0000:3b:00.2 --netns try --ipam-subnet 172.16.0.0/24 --address 172.16.0.7 --isolate
   ib-sriov add --device 0000:3b:00.2 --pid 1234 --config fabric.yaml
   ib-sriov add --device 0000:3b:00.2 --netns try --guid 02:11:22:33:44:55:66:77 --dry-run
 """

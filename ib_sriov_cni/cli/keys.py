@@ -181,7 +181,7 @@ KEYS = (
             "if": {"required": ["type"], "properties": {"type": {"const": "host-local"}}},
             "then": {"$ref": "#/$defs/host-local"},
         },
-        example='{"type": "host-local", "subnet": "10.56.0.0/16", "slices": {"flannel": true}}',
+        example='{"type": "host-local", "subnet": "172.16.0.0/16", "slices": {"flannel": true}}',
     ),
     ConfigKey(
         name="portTimeout",
@@ -256,13 +256,13 @@ HOST_LOCAL_KEYS = tuple(IPAM)
 # What `config explain` says of keys inside other keys. docs/ipam.md explains them at length.
 INNER_KEYS = {
     "ipam.type": "`host-local` for the bundled plugin, or the name of an executable in CNI_PATH",
-    "ipam.subnet": "one range, the older form of `ipam.ranges`: the subnet, such as `10.56.0.0/24`",
+    "ipam.subnet": "one range, the older form of `ipam.ranges`: the subnet, such as `172.16.0.0/24`",
     "ipam.rangeStart": "the first address of that range; default the subnet's second address",
     "ipam.rangeEnd": "the last address of that range; default the subnet's last one (IPv4: the one before broadcast)",
     "ipam.gateway": "the gateway of that range, which is never handed out; default the subnet's second address",
-    "ipam.ranges": 'list of range sets; a pod gets one address of each set: `[[{"subnet": "10.56.0.0/24"}]]`; a range '
+    "ipam.ranges": 'list of range sets; a pod gets one address of each set: `[[{"subnet": "172.16.0.0/24"}]]`; a range '
     "may also have `rangeStart`, `rangeEnd` and `gateway`; see docs/ipam.md",
-    "ipam.routes": 'routes of the pod: `[{"dst": "10.60.0.0/16", "gw": "10.56.0.1"}]`; see docs/ipam.md',
+    "ipam.routes": 'routes of the pod: `[{"dst": "10.60.0.0/16", "gw": "172.16.0.1"}]`; see docs/ipam.md',
     "ipam.resolvConf": "a resolv.conf whose name servers and domains go into the result",
     "ipam.dataDir": "where the leases are kept; default `/var/lib/cni/networks`",
     "ipam.slices": 'gives each node its own part of the subnet: `{"flannel": true}`, or `indexFile` or `index` with '

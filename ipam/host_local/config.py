@@ -168,7 +168,7 @@ def _parse_lists(lists: object, place: str, faults: list[str]) -> list[RangeSet]
         if isinstance(items, list):
             sets.append(_parse_set([(f"{where}[{i}].", item) for i, item in enumerate(items)], where, faults))
         else:
-            faults.append(f'{where} is not a list of ranges: the form is [[{{"subnet": "10.56.0.0/24"}}]]')
+            faults.append(f'{where} is not a list of ranges: the form is [[{{"subnet": "172.16.0.0/24"}}]]')
     return sets
 
 

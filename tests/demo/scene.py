@@ -32,7 +32,7 @@ CONF = {
     "type": "ib-sriov",
     "link_state": "auto",
     "rdmaIsolation": True,
-    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.56.0.0/16"}]]},
+    "ipam": {"type": "host-local", "ranges": [[{"subnet": "172.16.0.0/16"}]]},
 }
 
 

@@ -32,7 +32,7 @@ CONFLIST = {
             "capabilities": {"deviceID": True},
             "link_state": "enable",
             "rdmaIsolation": True,
-            "ipam": {"type": "host-local", "subnet": "192.168.100.0/24"},
+            "ipam": {"type": "host-local", "subnet": "172.16.100.0/24"},
         }
     ],
 }

@@ -231,7 +231,7 @@ def test_types_of_other_plugins(plugin: str) -> None:
     [
         (
             {"ranges": [{"subnet": "10.0.0.0/24"}]},
-            ['ipam.ranges[0] is not a list of ranges: the form is [[{"subnet": "10.56.0.0/24"}]]'],
+            ['ipam.ranges[0] is not a list of ranges: the form is [[{"subnet": "172.16.0.0/24"}]]'],
         ),
         (
             {"ranges": [[{"subnet": "10.0.0.0/24", "rangeStart": "10.0.1.1", "gateway": "x"}]]},
