@@ -13,13 +13,12 @@ from ib_sriov_cni.attach.pkey_interface import make_child, parent_name
 from ib_sriov_cni.attach.pod_namespace import refuse_gone_namespace, refuse_own_namespace
 from ib_sriov_cni.attach.release import release, release_recorded
 from ib_sriov_cni.attach.set_identity import set_identity
+from ib_sriov_cni.attach.verify_rdma import verify_rdma
 from ib_sriov_cni.core.comparison import (
     address_differences,
     child_differences,
     limits_mtu,
     link_differences,
-    verify_active,
-    verify_port,
 )
 from ib_sriov_cni.core.errors import (
     CniError,
@@ -28,7 +27,7 @@ from ib_sriov_cni.core.errors import (
     VerificationFailed,
 )
 from ib_sriov_cni.core.fault_collector import FaultCollector
-from ib_sriov_cni.core.plan import Plan, VfFacts, keeps_guid, needs_child, plan_add, port_is_awaited, refuse_function
+from ib_sriov_cni.core.plan import Plan, VfFacts, keeps_guid, needs_child, plan_add, refuse_function
 from ib_sriov_cni.core.record import AttachmentKey, Record, describe_attachment
 from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.delegation.ipam_plugin import NEED_INTERFACE, add_addresses, find_plugin
@@ -84,6 +83,7 @@ class _Attempt:
         self.result = Result()
         self.made = Result()  # `result` without what the chain's earlier plugins made
         self.verifier: Verifier | None = None
+        self.waits_for_port = False  # for the subnet manager to make it ACTIVE
         self.rdma_name = ""  # set when it is verified; stays empty for a VF that is passed through
         self.plan: Plan
         self.record: Record
@@ -319,19 +319,12 @@ class _Attempt:
         self.rdma_name = self.host.sysfs.read_rdma_name(self.pci)
         if not self.rdma_name:
             raise VerificationFailed(f"VF {self.pci} has lost its RDMA device", "see the kernel log")
-        waited = port_is_awaited(self.conf)
-        with self.host.log.step("verify_rdma", rdma=self.rdma_name) as step:
-            # None if the VF had a driver for virtual machines until a moment ago.
-            verifier = self.verifier or self.start_verifier()
-            report = verifier.read_port(
-                self.rdma_name,
-                wait=self.conf.port_timeout if waited else 0.0,
-                pkeys=self.conf.pkey is not None,
-            )
-            step.note(state=report.state, lid=report.lid, guid=report.port_guid)
-            verify_port(report, self.plan, self.conf)
-            verify_active(report, self.conf, waited=waited)
-            return report
+        # None if the VF had a driver for virtual machines until a moment ago.
+        verifier = self.verifier or self.start_verifier()
+        self.waits_for_port = True
+        report = verify_rdma(self.host, self.conf, self.plan, verifier, pci=self.pci, rdma=self.rdma_name)
+        self.waits_for_port = False
+        return report
 
     def _add_interface(self, interface: Interface) -> None:
         """Append our interface to the result of the chain's earlier plugins (C9)."""

@@ -187,7 +187,7 @@ KEYS = (
         name="portTimeout",
         type_text="seconds",
         default="10",
-        meaning="how long to wait for the port to become ACTIVE; 0: do not wait",
+        meaning="how long to wait for the port to become ACTIVE, and to get the `pkey`; 0: do not wait",
         schema=_seconds(),
         example="30",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.core.errors import VerificationFailed
+from ib_sriov_cni.core.errors import PortNotReady, VerificationFailed
 from ib_sriov_cni.core.routes import effective_routes, normal_destination
 from ib_sriov_cni.core.values import (
     MAIN_TABLE,
@@ -123,7 +123,7 @@ def address_differences(
     return found
 
 
-def verify_port(report: PortReport, plan: Plan, conf: NetConf) -> None:
+def verify_port(report: PortReport, plan: Plan) -> None:
     """Compare what libibverbs reports with the plan. Raises VerificationFailed (103)."""
     faults = []
     if report.link_layer != "InfiniBand":
@@ -132,13 +132,19 @@ def verify_port(report: PortReport, plan: Plan, conf: NetConf) -> None:
         faults.append(f"its port GUID is {report.port_guid}, not {plan.port_guid}")
     if report.node_guid != plan.node_guid:
         faults.append(f"its node GUID is {report.node_guid}, not {plan.node_guid}")
-    if conf.pkey is not None and normalize_pkey(conf.pkey) not in {normalize_pkey(p) for p in report.pkeys}:
-        table = ", ".join([f"{pkey:#06x}" for pkey in report.pkeys if pkey])
-        faults.append(
-            f"P_Key {conf.pkey:#06x} is not in its table ({table or 'empty'}): the subnet manager must add it"
-        )
     if faults:
         raise VerificationFailed(f"RDMA device {report.device} in the pod: " + join_faults(faults))
+
+
+def verify_pkey(report: PortReport, conf: NetConf) -> None:
+    """Raise PortNotReady (103) if the P_Key that the network asks for is not in the port's table."""
+    if conf.pkey is not None and normalize_pkey(conf.pkey) not in {normalize_pkey(p) for p in report.pkeys}:
+        table = ", ".join([f"{pkey:#06x}" for pkey in report.pkeys if pkey])
+        raise PortNotReady(
+            f"RDMA device {report.device} in the pod: P_Key {conf.pkey:#06x} is not in its table ({table or 'empty'})",
+            f"the subnet manager must add it: the partition needs this port's GUID, {report.port_guid}, or ALL "
+            f"(opensm's partitions.conf, UFM, ib-kubernetes); portTimeout is {conf.port_timeout:g} s",
+        )
 
 
 def child_differences(link: Link, parent: Link | None, pkey: int) -> list[Difference]:
@@ -154,19 +160,3 @@ def child_differences(link: Link, parent: Link | None, pkey: int) -> list[Differ
         words = f"interface {parent.name} is down, which {link.name} needs"
         found.append(Difference("down", words, parent.name))
     return found
-
-
-def verify_active(report: PortReport, conf: NetConf, *, waited: bool) -> None:
-    """Raise VerificationFailed (103), with the usual causes, if the port was waited for and is not ACTIVE."""
-    if not waited or report.state == "ACTIVE":
-        return
-    causes = {
-        "DOWN": "link_state disable on the PF, no GUID known to the subnet manager, or no cable",
-        "INIT": "no subnet manager answers, or it ignores virtual ports (OpenSM: virt_enabled 2)",
-        "ARMED": "the subnet manager is configuring the port: try a longer portTimeout",
-    }.get(report.state, "see the subnet manager's log")
-    raise VerificationFailed(
-        f"RDMA device {report.device}: port 1 is {report.state} after {conf.port_timeout:g} s "
-        f"(LID {report.lid}, subnet manager's LID {report.sm_lid})",
-        f"usual causes: {causes}; with portTimeout 0, ADD does not wait",
-    )

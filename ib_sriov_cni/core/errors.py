@@ -37,6 +37,7 @@ __all__ = [
     "LimitedConnectivity",
     "NotAvailable",
     "OwnNamespace",
+    "PortNotReady",
     "StateFailure",
     "TryAgainLater",
     "UnknownContainer",
@@ -69,6 +70,12 @@ class VerificationFailed(CniError):
     """What was set is not what is there; the message has the wanted and the found value."""
 
     code = 103
+
+
+class PortNotReady(VerificationFailed):
+    """The subnet manager has not made the port ACTIVE in time, or has not given it the P_Key."""
+
+    is_slow = True  # False: waiting longer would not help
 
 
 class CheckDifference(CniError):

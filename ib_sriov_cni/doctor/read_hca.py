@@ -205,7 +205,7 @@ def open_devices(names: tuple[str, ...], seconds: float) -> dict[str, PortReport
         for name in names:
             try:
                 found[name] = read_port(
-                    name, netns=own, exclusive=False, wait=0, pkeys=False, open_seconds=seconds / len(names)
+                    name, netns=own, exclusive=False, wait=0, pkey=None, open_seconds=seconds / len(names)
                 )
             except CniError as fault:
                 found[name] = fault.msg

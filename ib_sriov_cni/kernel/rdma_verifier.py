@@ -20,7 +20,7 @@ import sys
 import time
 
 from ib_sriov_cni.core.errors import VerificationFailed
-from ib_sriov_cni.core.values import PORT_STATES, Guid, PortReport
+from ib_sriov_cni.core.values import PORT_STATES, Guid, PortReport, normalize_pkey
 from ib_sriov_cni.telemetry import TIMELINE
 from ib_sriov_cni.telemetry.span import Span
 from ipam.protocol.fastjson import dumps, loads
@@ -36,15 +36,16 @@ ACTIVE = "ACTIVE"
 OPEN_SECONDS = 10.0  # for opening and reading, in addition to the wait for the port
 OPEN_TRIES = 25  # at least, within the caller's time limit
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1  # seconds between polls, doubled each time: pyverbs has no call that waits
+PKEY_PAUSE = 0.5  # at most between looks at a P_Key table: each may ask the firmware for 128 entries
 REQUEST_MAX = 4096  # bytes
 
 
 def read_port(
-    device: str, *, netns: Netns, exclusive: bool, wait: float, pkeys: bool, open_seconds: float = OPEN_SECONDS
+    device: str, *, netns: Netns, exclusive: bool, wait: float, pkey: int | None, open_seconds: float = OPEN_SECONDS
 ) -> PortReport:
     """Open an RDMA device in a namespace and return its first port; see Verifier."""
     with Verifier(netns, exclusive=exclusive) as verifier:
-        return verifier.read_port(device, wait=wait, pkeys=pkeys, open_seconds=open_seconds)
+        return verifier.read_port(device, wait=wait, pkey=pkey, open_seconds=open_seconds)
 
 
 class Verifier:
@@ -62,14 +63,17 @@ class Verifier:
         os.close(answer)
         os.close(request)
 
-    def read_port(self, device: str, *, wait: float, pkeys: bool, open_seconds: float = OPEN_SECONDS) -> PortReport:
+    def read_port(
+        self, device: str, *, wait: float, pkey: int | None, open_seconds: float = OPEN_SECONDS
+    ) -> PortReport:
         """Open the device, wait up to `wait` seconds until its first port is ACTIVE, and return the port.
 
-        To be called once. `pkeys`: read the P_Key table too. `open_seconds`: how long opening and reading may take, in
-        addition. Raises VerificationFailed (103) if the device cannot be opened or does not answer in time.
+        To be called once. `pkey`: wait until this P_Key is in the port's table too, with either membership bit, and
+        read the table. `open_seconds`: how long opening and reading may take, in addition. Raises VerificationFailed
+        (103) if the device cannot be opened or does not answer in time.
         """
         try:
-            os.write(self._request, dumps({"device": device, "wait": wait, "pkeys": pkeys}).encode() + b"\n")
+            os.write(self._request, dumps({"device": device, "wait": wait, "pkey": pkey}).encode() + b"\n")
         except BrokenPipeError:
             pass  # the child has died: its answer is empty
         text = _read_answer(self._answer, wait + open_seconds)
@@ -209,8 +213,9 @@ def _serve(request: int, netns: Netns, *, exclusive: bool) -> dict[str, object]:
         opened = _open(context_class, asked["device"])
     with opened as context:
         with Span("await_active"):
-            port = _await_active(context, asked["wait"])
-        table = port.pkey_tbl_len if asked["pkeys"] else 0
+            deadline = time.monotonic() + asked["wait"]
+            port = _await_active(context, deadline)
+        pkeys = [] if asked["pkey"] is None else _await_pkey(context, port.pkey_tbl_len, asked["pkey"], deadline)
         return {
             "device": asked["device"],
             "node_guid": str(node_guid(context.query_device().node_guid)),
@@ -219,7 +224,7 @@ def _serve(request: int, netns: Netns, *, exclusive: bool) -> dict[str, object]:
             "state": int(port.state),
             "lid": int(port.lid),
             "sm_lid": int(port.sm_lid),
-            "pkeys": [_host_order(context.query_pkey(1, index)) for index in range(table)],
+            "pkeys": pkeys,
         }
 
 
@@ -241,14 +246,25 @@ def _open(context: Any, device: str) -> Any:
         pause = min(pause * 2, LAST_PAUSE)
 
 
-def _await_active(context: Any, wait: float) -> Any:
-    pause, deadline = FIRST_PAUSE, time.monotonic() + wait
+def _await_active(context: Any, deadline: float) -> Any:
+    pause = FIRST_PAUSE
     while True:
         port = context.query_port(1)
         if int(port.state) == 4 or time.monotonic() >= deadline:
             return port
         time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
         pause = min(pause * 2, LAST_PAUSE)
+
+
+def _await_pkey(context: Any, length: int, pkey: int, deadline: float) -> list[int]:
+    """Return the port's P_Key table, when it has the P_Key or at the deadline: the subnet manager may add it late."""
+    pause = FIRST_PAUSE
+    while True:
+        table = [_host_order(context.query_pkey(1, index)) for index in range(length)]
+        if normalize_pkey(pkey) in map(normalize_pkey, table) or time.monotonic() >= deadline:
+            return table
+        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(pause * 2, PKEY_PAUSE)
 
 
 def node_guid(found: int | str) -> Guid:

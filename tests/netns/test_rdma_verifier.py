@@ -33,6 +33,7 @@ class Context:
         self.name = name
         {opening}
         self.asked = 0
+        self.looks = 0
     def __enter__(self):
         return self
     def __exit__(self, *_fault):
@@ -48,7 +49,9 @@ class Context:
     def query_gid(self, port, index):
         return "fe80:0000:0000:0000:0200:0000:0000:0011"
     def query_pkey(self, port, index):
-        return int.from_bytes([0xFFFF, 0x8001, 0][index].to_bytes(2, "big"), sys.byteorder)
+        self.looks += index == 0
+        pkey = [0xFFFF, 0x8001, 0x8002 if self.looks > {late_looks} else 0][index]
+        return int.from_bytes(pkey.to_bytes(2, "big"), sys.byteorder)
 """
 
 ASK = """
@@ -56,12 +59,13 @@ import json, os, sys
 from ib_sriov_cni.kernel.netns import open_netns
 from ib_sriov_cni.kernel import rdma_verifier as verbs
 from ib_sriov_cni.core.errors import CniError
-path, wait, pkeys, seconds = sys.argv[1], float(sys.argv[2]), sys.argv[3] == "pkeys", float(sys.argv[4])
+path, wait, seconds = sys.argv[1], float(sys.argv[2]), float(sys.argv[4])
+pkey = int(sys.argv[3], 16) if sys.argv[3] else None
 held = os.open(os.environ["HERE"] + "/lock", os.O_CREAT | os.O_RDWR)
 try:
     with open_netns(path) as netns:
         report = verbs.read_port(
-            "mlx5_3", netns=netns, exclusive=True, wait=wait, pkeys=pkeys, open_seconds=seconds
+            "mlx5_3", netns=netns, exclusive=True, wait=wait, pkey=pkey, open_seconds=seconds
         )
     print(json.dumps({**report.__dict__, "node_guid": str(report.node_guid), "port_guid": str(report.port_guid)}))
 except CniError as fault:
@@ -82,16 +86,24 @@ class Double:
         self.make()
 
     def make(
-        self, *, opening: str = "pass", state: int = 4, node_guid: str = "'0200:0000:0000:0011'", active_after: int = 99
+        self,
+        *,
+        opening: str = "pass",
+        state: int = 4,
+        node_guid: str = "'0200:0000:0000:0011'",
+        active_after: int = 99,
+        late_looks: int = 99,
     ) -> None:
         package = self.folder / "pyverbs"
         package.mkdir(exist_ok=True)
         (package / "__init__.py").write_text("")
-        text = DOUBLE.format(opening=opening, state=state, node_guid=node_guid, active_after=active_after)
+        text = DOUBLE.format(
+            opening=opening, state=state, node_guid=node_guid, active_after=active_after, late_looks=late_looks
+        )
         (package / "device.py").write_text(text)
 
-    def start(self, *, wait: float = 0.0, pkeys: bool = False, seconds: float = 60.0) -> subprocess.Popen[str]:
-        arguments = [self.sandbox.path, str(wait), "pkeys" if pkeys else "", str(seconds)]
+    def start(self, *, wait: float = 0.0, pkey: str = "", seconds: float = 60.0) -> subprocess.Popen[str]:
+        arguments = [self.sandbox.path, str(wait), pkey, str(seconds)]
         env = {**os.environ, "PYTHONPATH": f"{self.folder}:{ROOT}", "HERE": str(self.folder)}
         return subprocess.Popen(
             [sys.executable, "-c", ASK, *arguments], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -105,8 +117,8 @@ class Double:
             os.sched_yield()
         return int(pid.read_text())
 
-    def ask(self, *, wait: float = 0.0, pkeys: bool = False, seconds: float = 60.0) -> dict[str, Any]:
-        process = self.start(wait=wait, pkeys=pkeys, seconds=seconds)
+    def ask(self, *, wait: float = 0.0, pkey: str = "", seconds: float = 60.0) -> dict[str, Any]:
+        process = self.start(wait=wait, pkey=pkey, seconds=seconds)
         out, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         found = json.loads(out)  # nothing else is on standard output (C5), whatever a library prints
@@ -133,7 +145,16 @@ def test_a_port(double: Double) -> None:
 
 
 def test_the_table_of_pkeys_is_in_host_order(double: Double) -> None:
-    assert double.ask(pkeys=True)["pkeys"] == [0xFFFF, 0x8001, 0]
+    assert double.ask(pkey="0x8001")["pkeys"] == [0xFFFF, 0x8001, 0]
+
+
+def test_a_p_key_that_comes_late_is_awaited(double: Double) -> None:
+    double.make(late_looks=3)
+    assert double.ask(pkey="0x0002", wait=600)["pkeys"] == [0xFFFF, 0x8001, 0x8002]
+
+
+def test_a_p_key_that_does_not_come(double: Double) -> None:
+    assert double.ask(pkey="0x8002", wait=0.1)["pkeys"] == [0xFFFF, 0x8001, 0]
 
 
 def test_the_node_guid_of_an_older_pyverbs(double: Double) -> None:
@@ -282,7 +303,7 @@ def test_a_child_that_is_never_asked(double: Double, killed: bool) -> None:
 
 def test_the_real_pyverbs_and_a_device_that_is_not_there(sandbox: Sandbox) -> None:
     with sandbox.open() as netns, pytest.raises(VerificationFailed) as caught:
-        read_port("no-such-device", netns=netns, exclusive=True, wait=0.0, pkeys=False)
+        read_port("no-such-device", netns=netns, exclusive=True, wait=0.0, pkey=None)
     assert caught.value.code == 103
     assert f"open RDMA device no-such-device in {sandbox.path}: " in caught.value.msg
     assert "ib_uverbs" in caught.value.details

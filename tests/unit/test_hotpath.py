@@ -120,7 +120,9 @@ OF_DEL = of("ib_sriov_cni.core", "fault_collector plan") | of(
     "ib_sriov_cni.attach",
     "devices pkey_interface restore_names rebind release remaining_users restore_guids return_devices",
 )
-OF_ADD = of("ib_sriov_cni.attach", "add configure_interface guid_holders heal liveness move_into_pod set_identity")
+OF_ADD = of(
+    "ib_sriov_cni.attach", "add configure_interface guid_holders heal liveness move_into_pod set_identity verify_rdma"
+)
 COMPARISON = {"ib_sriov_cni.core.comparison", "ib_sriov_cni.core.routes"}
 MODULES = {
     "ADD": OF_ALL | OF_DEL | OF_ADD | COMPARISON | {"ib_sriov_cni.kernel.rdma_verifier", "_ctypes", "select"},

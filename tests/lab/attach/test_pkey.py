@@ -106,7 +106,7 @@ def test_a_limited_member_gets_its_child_too(rig: Rig) -> None:
 
 def test_not_in_the_table(rig: Rig) -> None:
     pod = rig.pod()
-    refused = rig.call("ADD", pod, 2, pkey=PKEY)
+    refused = rig.call("ADD", pod, 2, pkey=PKEY, portTimeout=0.5)
     assert refused.code == 103, refused
     assert "P_Key 0x8001 is not in its table (0xffff, 0x8002)" in refused.out["msg"]
     assert infiniband(pod) == []

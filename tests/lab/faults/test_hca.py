@@ -90,7 +90,7 @@ def test_port_that_does_not_come_up(rig: Rig) -> None:
     failed = end(process)
     assert failed.code == 103, failed
     assert "port 1 is DOWN after 0.5 s (LID " in failed.out["msg"]
-    assert "usual causes: link_state disable on the PF" in failed.out["details"]
+    assert "the PF has link state disable for this VF" in failed.out["details"]
     assert pod.link() is None
     rig.assert_as_before()
 
