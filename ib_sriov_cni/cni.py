@@ -8,7 +8,7 @@ import sys
 from ib_sriov_cni.delegation import DELEGATED, NOT_AN_IPAM_PLUGIN
 from ib_sriov_cni.telemetry import TIMELINE
 from ipam.protocol.edge import serve
-from ipam.protocol.errors import CniError, InternalFault, InvalidConfiguration, TryAgainLater
+from ipam.protocol.errors import CniError, InternalFault, InvalidConfiguration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,9 +38,10 @@ class _Plugin:
 
     def add(self, request: Request) -> Result:
         from ib_sriov_cni.attach.add import add
+        from ib_sriov_cni.kernel.syscalls import raise_on_sigterm
 
         request, conf, host = self._open(request)
-        _raise_on_sigterm()
+        raise_on_sigterm()
         return self._run(request, lambda: add(host, request, conf))
 
     def delete(self, request: Request) -> None:
@@ -180,19 +181,6 @@ def _process_age() -> int:
         return time.process_time_ns()
     age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 10**9 // os.sysconf("SC_CLK_TCK")
     return max(age, time.process_time_ns())
-
-
-def _raise_on_sigterm() -> None:
-    """Make SIGTERM raise TryAgainLater (11), so that the ADD is undone. A second one during the undo is ignored."""
-    import _signal  # type: ignore[import-not-found]  # the signal module would import enum
-
-    def interrupt(number: int, _frame: object) -> None:
-        _signal.signal(number, _signal.SIG_IGN)
-        raise TryAgainLater(
-            "ADD was interrupted by SIGTERM and undone", "the runtime timed out; the log says which step was slow (ms=)"
-        )
-
-    _signal.signal(_signal.SIGTERM, interrupt)
 
 
 def run(environ: Mapping[str, str], stdin: Reader | None, stdout: Writer | None) -> int:

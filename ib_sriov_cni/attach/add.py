@@ -32,7 +32,7 @@ from ib_sriov_cni.core.record import AttachmentKey, Record, describe_attachment
 from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.delegation.ipam_plugin import NEED_INTERFACE, add_addresses, find_plugin
 from ib_sriov_cni.kernel.netns import open_netns, open_own
-from ib_sriov_cni.kernel.syscalls import ignore_sigterm
+from ib_sriov_cni.kernel.syscalls import Terminated, ignore_sigterm
 from ipam.protocol.bounds import join_faults
 from ipam.protocol.result import Interface, Result, append_interface, render_result
 from ipam.protocol.value import replace
@@ -57,17 +57,23 @@ def add(host: Host, request: Request, conf: NetConf) -> Result:
     taken), OwnNamespace (8), TryAgainLater (11: lock, ib-kubernetes, SIGTERM), DeviceUnusable (101), KernelRefused
     (102), VerificationFailed (103), AddressManagement (104), StateFailure (106).
     """
-    with open_netns(request.netns) as netns:
-        refuse_own_namespace(request, netns)
-        attempt = _Attempt(host, request, conf, netns)
-        try:
-            attempt.prepare()
-            with host.log.step("lock", vf=attempt.pci):
-                lock = host.locks.take(attempt.pci, attempt.key.holder, conf.lock_timeout)
-            with lock:
-                return attempt.run()
-        finally:
-            attempt.end_verifier()
+    try:
+        with open_netns(request.netns) as netns:
+            refuse_own_namespace(request, netns)
+            attempt = _Attempt(host, request, conf, netns)
+            try:
+                attempt.prepare()
+                with host.log.step("lock", vf=attempt.pci):
+                    lock = host.locks.take(attempt.pci, attempt.key.holder, conf.lock_timeout)
+                with lock:
+                    return attempt.run()
+            finally:
+                attempt.end_verifier()
+    except Terminated as interruption:
+        hint = "its caller timed out; the log says which step was slow (ms=)"
+        raise TryAgainLater("ADD was interrupted by SIGTERM and undone", interruption.details or hint) from None
+    finally:
+        ignore_sigterm()  # what is left is to report the outcome
 
 
 class _Attempt:
@@ -363,6 +369,6 @@ class _Attempt:
         release(self.host, self.record, self.request, self.conf, collector)
         for other in collector.faults:
             self.host.log.error("undoing failed", error=other)
-        if collector.faults and isinstance(fault, CniError):
+        if collector.faults and isinstance(fault, (CniError, Terminated)):
             words = join_faults([other.msg for other in collector.faults])
             fault.details = f"{fault.details}; undoing it failed too, the next DEL tries again: {words}".lstrip("; ")

@@ -14,7 +14,6 @@ from ib_sriov_cni.cli.byhand import (
     make_request,
     read_base,
     target_options,
-    undo_when_terminated,
     warn_without_root,
 )
 from ib_sriov_cni.cli.output import (
@@ -32,6 +31,7 @@ from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.values import LINK_STATES
 from ib_sriov_cni.delegation.ipam_plugin import BUNDLED
+from ib_sriov_cni.kernel.syscalls import raise_on_sigterm
 from ib_sriov_cni.state.node_defaults import apply_defaults, read_node_defaults
 from ipam.host_local.config import parse_settings
 from ipam.protocol.result import render_result
@@ -97,7 +97,7 @@ def command(
         print_json(conf)
         return
     warn_without_root()
-    undo_when_terminated()
+    raise_on_sigterm()  # otherwise what is half done would be left to the next DEL or gc; ^C undoes it too
     with site.open_host(state_dir=parsed.state_dir, verbose=verbose, log_file=parsed.log_file) as host:
         if not parsed.rdma_isolation and _is_exclusive(host):
             print_note(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from ib_sriov_cni.cli.output import NO_RDMA_NETLINK, Failure, Function
-from ib_sriov_cni.core.errors import KernelRefused, StateFailure, TryAgainLater
+from ib_sriov_cni.core.errors import KernelRefused, StateFailure
 from ib_sriov_cni.core.known_keys import KNOWN
 from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH
 from ipam.protocol.request import parse_request
@@ -96,16 +95,6 @@ def read_base(path: str) -> dict[str, object]:
         message = f"{path} must contain one configuration of type ib-sriov (it contains {len(ours)})"
         raise Failure(message + (f": {faults}" if faults else ""), f"see `ib-sriov config validate {path}`")
     return ours[0].conf
-
-
-def undo_when_terminated() -> None:
-    """Make SIGTERM undo what is half done, as ^C does; otherwise it would be left to the next DEL or gc."""
-
-    def interrupt(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        raise TryAgainLater("interrupted by SIGTERM and undone")
-
-    signal.signal(signal.SIGTERM, interrupt)
 
 
 @contextlib.contextmanager

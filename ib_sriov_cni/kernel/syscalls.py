@@ -57,9 +57,29 @@ def await_end(pid: int, deadline: float) -> int | None:
         pause = min(2 * pause, 0.1)
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived. Not a CniError: nothing that collects or ignores faults may go on after it."""
+
+    details = ""  # as of a CniError: what else is to be said
+
+    def __str__(self) -> str:
+        return "SIGTERM"
+
+
+def raise_on_sigterm() -> None:
+    """Make SIGTERM raise Terminated, once; a second one is ignored."""
+    import _signal  # type: ignore[import-not-found]  # the signal module would import enum
+
+    def interrupt(number: int, _frame: object) -> None:
+        _signal.signal(number, _signal.SIG_IGN)
+        raise Terminated
+
+    _signal.signal(_signal.SIGTERM, interrupt)
+
+
 def ignore_sigterm() -> None:
     """Ignore SIGTERM from now on if the process has a handler for it, which would raise an exception."""
-    import _signal  # type: ignore[import-not-found]  # the signal module would import enum
+    import _signal  # the signal module would import enum
 
     if callable(_signal.getsignal(_signal.SIGTERM)):
         _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)

@@ -194,12 +194,11 @@ def test_sigterm_ends_the_plugin_with_us(node: Node, command: str) -> None:
 
 INTERRUPTED = """
 import json, os, sys
-from ib_sriov_cni.cni import _raise_on_sigterm
 from ib_sriov_cni.delegation.ipam_plugin import add_addresses
+from ib_sriov_cni.kernel.syscalls import Terminated, raise_on_sigterm
 from ib_sriov_cni.telemetry.log import Log
-from ipam.protocol.errors import TryAgainLater
 from ipam.protocol.request import parse_request
-_raise_on_sigterm()
+raise_on_sigterm()
 verifier = os.fork()  # as an ADD's verifying child, which is none of the plugin's
 if verifier == 0:
     import time
@@ -208,7 +207,7 @@ conf = {"cniVersion": "1.0.0", "name": "ib", "ipam": {"type": "plugin"}}
 request = parse_request(os.environ, json.dumps(conf).encode(), known_args=frozenset())
 try:
     add_addresses(request, "plugin", Log())
-except TryAgainLater:
+except Terminated:
     print("interrupted", os.waitpid(verifier, os.WNOHANG)[0])
 os.kill(verifier, 9)
 """

@@ -6,6 +6,7 @@ import pytest
 
 from ib_sriov_cni.core.errors import CniError, KernelRefused, StateFailure
 from ib_sriov_cni.core.fault_collector import FaultCollector
+from ib_sriov_cni.kernel.syscalls import Terminated
 
 
 def test_c14_a_fault_keeps_no_other_step_from_running() -> None:
@@ -57,10 +58,11 @@ def test_nothing_went_wrong() -> None:
     assert collector.faults == []
 
 
-def test_an_interrupt_is_no_fault_of_a_step() -> None:
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Terminated])
+def test_an_interrupt_is_no_fault_of_a_step(kind: type[BaseException]) -> None:
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        raise kind
 
     collector = FaultCollector()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(kind):
         collector.attempt(interrupt)

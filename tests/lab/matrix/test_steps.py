@@ -175,9 +175,10 @@ class Matrix:
         assert run.status == 1, run
         assert f"fault injected at {case.moment}" in run.out["msg"], run
 
-    def interrupted(self, pod: Pod, case: Case) -> CniRun:
+    def interrupted(self, pod: Pod, case: Case, *, successor: bool = False) -> CniRun:
         """An ADD that is held up at the moment until SIGTERM has come."""
-        process = self.rig.start("ADD", pod, case.vf, trace=f"{case.moment}=stop", **case.more)
+        settings = case.successors if successor else case.more
+        process = self.rig.start("ADD", pod, case.vf, trace=f"{case.moment}=stop", **settings)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         process.terminate()
         os.kill(process.pid, signal.SIGCONT)
@@ -293,11 +294,14 @@ def test_add_that_heals(matrix: Matrix, points: dict[str, list[str]]) -> None:
             rig.delete(first, case.vf, **case.more)
             assert_nothing_of(first)
             return
+        run = matrix.interrupted(second, case, successor=True)
+        assert (run.status, run.code) == (1, 11), run
+        assert_nothing_of(second)
         matrix.killed("ADD", second, case, successor=True)
         second.delete()
         rig.delete(matrix.taken_over(first, case), case.vf, **case.successors)
 
-    matrix.run("ADD", points["ADD healing"], new_guid, act, "bc")
+    matrix.run("ADD", points["ADD healing"], new_guid, act, "bct")
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("new", new_guid), ("kept", kept_guid), ("pkey", with_pkey)])
