@@ -18,8 +18,39 @@ def rebind(host: Host, pci: PciAddress, driver: str) -> None:
     """Unbind the VF and bind it again. It takes the GUID set on the PF, with new devices in the host's namespace.
 
     Bind is tried BIND_TRIES times; then KernelRefused (102) is raised with the last reason, and the VF is left without
-    driver. The record has the driver, so that the next DEL can bind it.
+    driver. The record has the driver, so that the next DEL can bind it. What would keep the driver from being bound is
+    put out of the way first: if that is refused (102), the VF keeps its driver.
     """
+    if host.sysfs.is_bindable(pci, driver):
+        _rebind(host, pci, driver)
+        return
+    # A kill before the last line leaves the VF to this driver, which is what the next rebind needs.
+    was = host.sysfs.read_override(pci)
+    with host.log.step("set_override", vf=pci, driver=driver, was=was):
+        _set_override(host, pci, driver, was)
+    try:
+        _rebind(host, pci, driver)
+    finally:
+        _restore_override(host, pci, was)
+
+
+def _set_override(host: Host, pci: PciAddress, driver: str, was: str) -> None:
+    try:
+        host.sysfs.set_override(pci, driver)
+    except KernelRefused as refusal:
+        other = f"driver_override of the VF says {was}" if was else "sriov_drivers_autoprobe of its PF is 0"
+        refusal.details = f"{other}, so {driver} could not be bound again; nothing was unbound"
+        raise
+
+
+def _restore_override(host: Host, pci: PciAddress, was: str) -> None:
+    try:
+        host.sysfs.set_override(pci, was)
+    except KernelRefused as refusal:
+        host.log.warning("driver_override could not be restored", vf=pci, was=was, error=refusal)
+
+
+def _rebind(host: Host, pci: PciAddress, driver: str) -> None:
     with host.log.step("unbind", vf=pci, driver=driver):
         host.sysfs.unbind(pci)
     with host.log.step("bind", vf=pci, driver=driver):

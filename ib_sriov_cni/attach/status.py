@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.core.errors import CniError, NotAvailable
-from ib_sriov_cni.core.values import is_pass_through
+from ib_sriov_cni.core.values import is_pass_through, render_bind_commands
 from ib_sriov_cni.delegation.ipam_plugin import ask_addresses
 from ipam.protocol.bounds import join_faults
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FREE, IN_USE, UNBOUND, WITHOUT_NETDEV = "free", "in use", "without driver", "without netdev here"
 HINTS = {
     IN_USE: "delete a pod, or create more VFs (sriov_numvfs)",
-    UNBOUND: "bind them: echo a VF's PCI address to /sys/bus/pci/drivers_probe",
+    UNBOUND: f"bind them: {render_bind_commands('<VF>', '<driver>')}; `ib-sriov repair` does it where it may",
     WITHOUT_NETDEV: "modprobe ib_ipoib; a netdev that was moved away returns when its namespace ends",
 }
 

@@ -17,6 +17,7 @@ from ib_sriov_cni.core.values import (
     VfFunction,
     is_pass_through,
     normalize_pkey,
+    render_bind_commands,
 )
 from ipam.protocol.value import Value
 
@@ -136,8 +137,8 @@ def _refuse_unusable(conf: NetConf, facts: VfFacts) -> None:
     vf = function.label
     refuse_function(conf, function.pci, function.kind, function.driver)
     if not function.driver:
-        probe = f"bind it: echo {function.pci} > /sys/bus/pci/drivers_probe"
-        raise DeviceUnusable(f"{vf} has no driver", "bind it to vfio-pci" if conf.vfio_pci_mode else probe)
+        bind = f"bind it: {render_bind_commands(function.pci, function.pf_driver or '<driver>')}; else see the kernel log"
+        raise DeviceUnusable(f"{vf} has no driver", "bind it to vfio-pci" if conf.vfio_pci_mode else bind)
     if conf.link_state and function.pf is None:
         raise UnsupportedField(f"link_state: {vf} {WITHOUT_PF}", "remove link_state; nothing was changed")
     if conf.ib_kubernetes and not (conf.guid is not None and conf.ib_kubernetes_ready):

@@ -136,6 +136,12 @@ class VfFunction(Value):
         return f"{'PF' if self.kind == PHYSICAL else 'VF'} {self.pci}"
 
 
+def render_bind_commands(pci: str, driver: str) -> str:
+    """Return the commands that bind a VF to its driver; driver_override lets them pass where autoprobe is off."""
+    devices = f"/sys/bus/pci/devices/{pci}"
+    return f"echo {driver} > {devices}/driver_override; echo {pci} > /sys/bus/pci/drivers_probe"
+
+
 class VfConfig(Value):
     """A VF's settings as its PF reports them: what was last set, which need not be what the VF has.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.core.values import is_pass_through
+from ib_sriov_cni.core.values import is_pass_through, render_bind_commands
 from ib_sriov_cni.doctor.check import Checks, fail, note, ok, skip, warn
 from ib_sriov_cni.doctor.report import render_count, render_names
 
@@ -20,9 +20,10 @@ checks = Checks()
 @checks.add(
     "vf-driver",
     "Every VF has a driver",
-    "A VF without a driver cannot be given to a pod (code 101): `echo <PCI address> > /sys/bus/pci/drivers_probe`. If "
-    "that fails, the kernel log has the driver's reason; the device's `driver_override` or the PF's "
-    "`sriov_drivers_autoprobe` may prevent it.",
+    "A VF without a driver cannot be given to a pod (code 101). If `driver_override` of the VF names another driver, "
+    "or if `sriov_drivers_autoprobe` of the PF is 0, neither `bind` nor `drivers_probe` does anything until the "
+    "driver's name is in `driver_override`: `echo mlx5_core > /sys/bus/pci/devices/<PCI address>/driver_override`, "
+    "then `echo <PCI address> > /sys/bus/pci/drivers_probe`. If that fails too, the kernel log has the reason.",
 )
 def check_drivers(facts: Facts) -> Iterator[Outcome]:
     for hca in facts.hca.groups:
@@ -39,11 +40,12 @@ def check_drivers(facts: Facts) -> Iterator[Outcome]:
 
 def _bind(hca: Hca, vf: HcaVf) -> str:
     """Return what to do about a VF without a driver."""
-    devices = "/sys/bus/pci/devices"
-    if vf.override:
-        return f"only {vf.override} may bind it: echo > {devices}/{vf.pci}/driver_override, then drivers_probe"
-    autoprobe = f"echo 1 > {devices}/{hca.pci}/sriov_drivers_autoprobe"
-    return f"echo {vf.pci} > /sys/bus/pci/drivers_probe; {'if that fails, see dmesg' if hca.autoprobe else autoprobe}"
+    commands = render_bind_commands(vf.pci, hca.driver or "<driver>")
+    if vf.override and vf.override != hca.driver:
+        return f"driver_override admits only {vf.override}; to bind it: {commands}"
+    if not vf.override and not hca.autoprobe:
+        return f"sriov_drivers_autoprobe of the PF is 0; to bind it: {commands}"
+    return f"{commands}; if that fails, see dmesg"
 
 
 @checks.add(
@@ -51,7 +53,7 @@ def _bind(hca: Hca, vf: HcaVf) -> str:
     "Every VF that no attachment owns has its RDMA device and netdev in the host's namespace",
     "If such a VF's devices are elsewhere, it was moved by hand, or by a plugin whose record is lost. `ip netns` and "
     "`ip -n <name> link` find it. Binding its driver again brings it back, if no pod uses it: `echo <PCI address>` to "
-    "`unbind` and then `bind` in /sys/bus/pci/drivers/mlx5_core.",
+    "`unbind` in /sys/bus/pci/drivers/mlx5_core, then bind it as `vf-driver` says.",
 )
 def check_devices(facts: Facts) -> Iterator[Outcome]:
     if "ib_ipoib" not in facts.hca.modules:

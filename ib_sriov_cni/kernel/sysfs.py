@@ -231,6 +231,24 @@ class Sysfs:
         """Return whether new VFs of a PF are bound to a driver automatically (sriov_drivers_autoprobe)."""
         return read_attribute(f"{self._devices}/{pf}/sriov_drivers_autoprobe") != "0"
 
+    def is_bindable(self, pci: PciAddress, driver: str) -> bool:
+        """Return whether the kernel would let that driver have the VF, whatever its probe may say.
+
+        driver_override admits one driver alone (pci_match_device). While it is empty and sriov_drivers_autoprobe of the
+        PF is 0, a VF gets no driver at all, not even by the driver's bind file (pci_device_can_probe).
+        """
+        override = self.read_override(pci)
+        return override == driver if override else self.probes_automatically(self.read_pf(pci))
+
+    def set_override(self, pci: PciAddress, driver: str) -> None:
+        """Set driver_override, with "" to none. Raises KernelRefused (102); kernels before 3.16 have no such file."""
+        path = f"{self._devices}/{pci}/driver_override"
+        try:
+            write_attribute(path, f"{driver}\n")
+        except OSError as fault:
+            operation = f"set driver_override {driver}" if driver else "clear driver_override"
+            raise KernelRefused(f"{operation} of", f"VF {pci}", fault.errno or errno.EIO) from None
+
     def unbind(self, pci: PciAddress) -> None:
         """Unbind the VF from its driver; does nothing if it has none. Raises KernelRefused (102)."""
         driver = self.read_driver(pci)

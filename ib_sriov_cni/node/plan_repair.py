@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 
 from ib_sriov_cni.attach.check import record_differences
-from ib_sriov_cni.core.values import LINK_STATES
+from ib_sriov_cni.core.values import LINK_STATES, render_bind_commands
 from ib_sriov_cni.node.contain import describe_fault, name_attachment
 from ib_sriov_cni.node.inventory import BUSY, UNBOUND, UNMANAGED
 from ib_sriov_cni.node.read_inventory import read_inventory
@@ -277,7 +277,8 @@ def _sort_vf(host: Host, vf: VfEntry, repairs: list[Repair], findings: list[Prob
                 kind=UNMANAGED,
                 what=f"VF {pci} is in another network namespace, and no record says whose it is",
                 hint="end what uses it; or rebind it, which takes it away from there: echo "
-                f"{pci} > /sys/bus/pci/drivers/{vf.function.driver}/unbind, then the same to …/bind",
+                f"{pci} > /sys/bus/pci/drivers/{vf.function.driver}/unbind; "
+                + render_bind_commands(pci, vf.function.driver),
                 pci=pci,
                 key=None,
                 pod="",
@@ -304,12 +305,10 @@ def _why_not_bind(host: Host, vf: VfEntry) -> str:
         return f"bind it: echo {vf.pci} > /sys/bus/pci/drivers_probe"
     if not driver:
         return f"its PF {vf.function.pf} has no driver either: load the driver of the HCA"
-    if override and override != driver:
-        return f"driver_override says {override}: bind it to that, or clear driver_override"
-    if not host.sysfs.probes_automatically(vf.function.pf):
-        by_hand = f"echo {vf.pci} > /sys/bus/pci/drivers/{driver}/bind"
-        return f"sriov_drivers_autoprobe of its PF is 0, so it is left alone; to bind it: {by_hand}"
-    return ""
+    if host.sysfs.is_bindable(vf.pci, driver):
+        return ""
+    reason = f"driver_override says {override}" if override else "sriov_drivers_autoprobe of its PF is 0"
+    return f"{reason}, so it is left alone; to bind it to {driver}: {render_bind_commands(vf.pci, driver)}"
 
 
 def _sort_damaged(

@@ -148,8 +148,21 @@ CASES = [
     case(
         "vf-devices", with_vfs(vf(0, rdma="", rdma_here=False)), FAIL, "a driver but no RDMA device", "modprobe mlx5_ib"
     ),
-    case("vf-driver", with_vfs(vf(0, driver="", override="vfio-pci")), FAIL, "no driver", "only vfio-pci may bind it"),
+    case(
+        "vf-driver",
+        with_vfs(vf(0, driver="", override="vfio-pci")),
+        FAIL,
+        "no driver",
+        "driver_override admits only vfio-pci",
+    ),
     case("vf-driver", with_hca(vfs=(vf(0, driver=""),), autoprobe=False), FAIL, "no driver", "sriov_drivers_autoprobe"),
+    case(
+        "vf-driver",
+        with_hca(vfs=(vf(0, driver="", override="mlx5_core"),), autoprobe=False),
+        FAIL,
+        "no driver",
+        "drivers_probe; if that fails, see dmesg",
+    ),
     case(
         "vf-devices", with_vfs(vf(0, netdev=None)), WARN, "devices in another namespace but no attachment", "ip netns"
     ),

@@ -113,6 +113,17 @@ def test_a_vf_that_is_meant_to_have_no_driver_is_only_told_of(node: Node, place:
     (finding,) = plan.findings
     assert finding.pci == VFS[1]
     assert words in finding.hint
+    # The only commands that work in both cases.
+    override = f"/sys/bus/pci/devices/{VFS[1]}/driver_override"
+    assert finding.hint.endswith(f"echo mlx5_core > {override}; echo {VFS[1]} > /sys/bus/pci/drivers_probe")
+
+
+def test_an_override_that_names_the_drivers_own_name(node: Node) -> None:
+    """It lets the driver in even where autoprobe is off."""
+    node.unbind(VFS[1])
+    write(node.tree.device(VFS[1]) / "driver_override", "mlx5_core\n")
+    write(node.root / f"sys/bus/pci/devices/{PF}/sriov_drivers_autoprobe", "0\n")
+    assert only(node, rep.BIND).pci == VFS[1]
 
 
 def test_a_vf_whose_pf_has_no_driver_either(node: Node) -> None:

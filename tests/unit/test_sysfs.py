@@ -315,3 +315,38 @@ def test_bind_of_a_vf_another_driver_has(tree: Tree) -> None:
     with pytest.raises(KernelRefused):
         sysfs(tree).bind(VF, "mlx5_core")
     assert os.readlink(tree.device(VF) / "driver").endswith("vfio-pci")
+
+
+@pytest.mark.parametrize(
+    ("override", "autoprobe", "bindable"),
+    [
+        ("(null)", "1", True),
+        ("mlx5_core", "1", True),
+        ("vfio-pci", "1", False),
+        ("(null)", "0", False),
+        ("mlx5_core", "0", True),
+        ("vfio-pci", "0", False),
+        ("", "", True),  # kernels that have neither file
+    ],
+)
+def test_what_the_kernel_lets_a_driver_have(tree: Tree, override: str, autoprobe: str, bindable: bool) -> None:
+    if override:
+        write(tree.device(VF) / "driver_override", f"{override}\n")
+        write(tree.device(PF) / "sriov_drivers_autoprobe", f"{autoprobe}\n")
+    assert sysfs(tree).is_bindable(VF, "mlx5_core") is bindable
+
+
+def test_an_override_is_set_and_cleared(tree: Tree) -> None:
+    override = tree.device(VF) / "driver_override"
+    write(override, "(null)\n")
+    sysfs(tree).set_override(VF, "mlx5_core")
+    assert override.read_text() == "mlx5_core\n"
+    sysfs(tree).set_override(VF, "")
+    assert override.read_text() == "\n"
+    override.unlink()
+    override.mkdir()
+    with pytest.raises(KernelRefused) as caught:
+        sysfs(tree).set_override(VF, "mlx5_core")
+    assert caught.value.msg == f"set driver_override mlx5_core of VF {VF}: Is a directory"
+    with pytest.raises(KernelRefused, match=f"^clear driver_override of VF {VF}: "):
+        sysfs(tree).set_override(VF, "")
