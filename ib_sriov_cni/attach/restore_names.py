@@ -1,12 +1,17 @@
-"""Restoring the names and settings of a VF's devices, even if another device has taken a name meanwhile."""
+"""Restoring the names and settings of a VF's devices, even if another device has taken a name meanwhile.
+
+Names are for people: a VF with another one serves the next pod as well. So a name that the kernel does not let us
+restore is tried again while that may help, then logged, and never a reason to fail.
+"""
 
 from __future__ import annotations
 
 import errno
 import time
 
-from ib_sriov_cni.attach.devices import await_fact
+from ib_sriov_cni.attach.devices import await_fact, read_netdev
 from ib_sriov_cni.core.errors import CniError, KernelRefused, TryAgainLater
+from ib_sriov_cni.core.fault_collector import FaultCollector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,21 +23,24 @@ if TYPE_CHECKING:
 
 NAME_SECONDS = 5.0  # to wait for a name that another device has
 BUSY_NAME_SECONDS = 20.0  # likewise, while that device's VF is locked by a running call
+RENAMED_SECONDS = 1.0  # to try again while udev or NetworkManager works on the device
+# What they cause: the device has another name by now, or (a reason before Linux 6.12) is up again.
+RENAMED = (errno.ENODEV, errno.ENOENT, errno.EBUSY)
 
 
 def restore_names(host: Host, record: Record, rdma: RdmaDevice, link: Link) -> None:
     """Restore the names and settings that the VF's devices had in the host's namespace before the ADD.
 
-    A name that stays taken is logged; the device then keeps a temporary one. Raises KernelRefused (102) for any other
-    reason that a device cannot be renamed.
+    What cannot be restored is logged.
     """
     with host.log.step("restore_names", vf=record.pci, netdev=record.had_netdev, rdma=record.had_rdma):
         restore_rdma_name(host, record.pci, rdma, record.had_rdma)
         if record.had_netdev and link.name != record.had_netdev:
 
             def rename_netdev(name: str) -> None:
-                host.rtnl.set_down(link)
-                host.rtnl.set_name(link, name)
+                now = read_netdev(host, record.pci) or link
+                host.rtnl.set_down(now)
+                host.rtnl.set_name(now, name)
 
             def free_name() -> bool:
                 return _free_name(host, host.sysfs.read_netdev_function(record.had_netdev), netdev=record.had_netdev)
@@ -65,25 +73,32 @@ def _rename(
     is renamed here (`free_name`); a call that is still running gives the name up by itself.
     """
     is_renamed = False
-    deadline = time.monotonic() + NAME_SECONDS
+    begun = time.monotonic()
+    reason = ""
 
     def attempt() -> bool | None:
-        nonlocal is_renamed
+        nonlocal is_renamed, reason
         try:
             rename(name)
         except KernelRefused as refusal:
-            if refusal.errno != errno.EEXIST:
-                raise
+            waited = time.monotonic() - begun
+            if refusal.errno != errno.EEXIST:  # EINVAL: kernels before 4.20 cannot rename RDMA devices
+                reason = str(refusal)
+                return None if refusal.errno in RENAMED and waited < RENAMED_SECONDS else False
+            reason = "another device has it"
             if not is_renamed:
                 is_renamed = True
                 _quietly(lambda: rename(temporary))
-            if not free_name() and time.monotonic() > deadline:
-                return False
-            return None
+            return None if free_name() or waited < NAME_SECONDS else False
         return True
 
-    if not await_fact(attempt, BUSY_NAME_SECONDS):
-        host.log.warning("name not restored: another device has it", name=name, now=temporary)
+    try:
+        is_done = await_fact(attempt, BUSY_NAME_SECONDS)
+    except CniError as fault:  # of looking at who has the name
+        is_done, reason = False, str(fault)
+    if not is_done:
+        words = f"name not restored: {reason}"
+        host.log.warning(words, name=name)
 
 
 def _free_name(host: Host, pci: PciAddress | None, *, netdev: str = "", rdma: str = "") -> bool:
@@ -118,16 +133,19 @@ def _own_names(record: Record) -> tuple[str, str]:
 
 def _restore_settings(host: Host, record: Record, link: Link) -> None:
     """Restore what a move or a rebind loses: alternative names, MTU, up. None of them is worth a failed DEL."""
+    collector = FaultCollector()
     for name in link.altnames:
         if name not in record.had_altnames:
-            _quietly(lambda name=name: host.rtnl.remove_altname(link, name))  # type: ignore[misc]  # bound per turn
+            collector.attempt(host.rtnl.remove_altname, link, name)
     for name in record.had_altnames:
         if name not in link.altnames:
-            _quietly(lambda name=name: host.rtnl.add_altname(link, name))  # type: ignore[misc]  # bound per turn
+            collector.attempt(host.rtnl.add_altname, link, name)
     if record.had_mtu and link.mtu != record.had_mtu:
-        _quietly(lambda: host.rtnl.set_mtu(link, record.had_mtu))
+        collector.attempt(host.rtnl.set_mtu, link, record.had_mtu)
     if record.had_up:
-        _quietly(lambda: host.rtnl.set_up(link))
+        collector.attempt(host.rtnl.set_up, link)
+    for fault in collector.faults:
+        host.log.warning("setting not restored", vf=record.pci, error=fault)
 
 
 def _quietly(action: Callable[[], None]) -> None:
