@@ -137,7 +137,7 @@ def _refuse_unusable(conf: NetConf, facts: VfFacts) -> None:
     vf = function.label
     refuse_function(conf, function.pci, function.kind, function.driver)
     if not function.driver:
-        bind = f"bind it: {render_bind_commands(function.pci, function.pf_driver or '<driver>')}; else see the kernel log"
+        bind = f"bind it: {render_bind_commands(function.pci, function.pf_driver or '<driver>')}"
         raise DeviceUnusable(f"{vf} has no driver", "bind it to vfio-pci" if conf.vfio_pci_mode else bind)
     if conf.link_state and function.pf is None:
         raise UnsupportedField(f"link_state: {vf} {WITHOUT_PF}", "remove link_state; nothing was changed")

@@ -237,8 +237,8 @@ class Sysfs:
         driver_override admits one driver alone (pci_match_device). While it is empty and sriov_drivers_autoprobe of the
         PF is 0, a VF gets no driver at all, not even by the driver's bind file (pci_device_can_probe).
         """
-        override = self.read_override(pci)
-        return override == driver if override else self.probes_automatically(self.read_pf(pci))
+        override, pf = self.read_override(pci), self.read_pf(pci)
+        return override == driver if override else pf is None or self.probes_automatically(pf)
 
     def set_override(self, pci: PciAddress, driver: str) -> None:
         """Set driver_override, with "" to none. Raises KernelRefused (102); kernels before 3.16 have no such file."""
