@@ -104,6 +104,8 @@ def _advise(found: Configuration) -> list[str]:
     if parsed is None:
         return advice
     advice += _advise_partition(conf, parsed) + _advise_chain(found, parsed)
+    if parsed.vfio_pci_mode and parsed.ipam_type:
+        advice.append("ipam with vfioPciMode: addresses are reserved, but the virtual machine must set them itself")
     if found.kind not in DEFINITION_KINDS:
         return advice
     if parsed.device is None and RESOURCE_ANNOTATION not in found.annotations and found.kind != NETWORK_KIND:

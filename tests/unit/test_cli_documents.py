@@ -101,6 +101,14 @@ def test_keys_in_another_case_are_read_and_named() -> None:
     ]
 
 
+def test_addresses_that_nobody_sets() -> None:
+    ipam = {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]}
+    conf = {"cniVersion": "1.1.0", "name": "vms", "type": "ib-sriov", "deviceID": "0000:3b:00.2", "vfioPciMode": True}
+    assert found_in(json.dumps(conf))[0].warnings == []
+    (said,) = found_in(json.dumps({**conf, "ipam": ipam}))[0].warnings
+    assert said.startswith("ipam with vfioPciMode: ")
+
+
 def test_comfort_keys_are_warnings() -> None:
     (found,) = found_in(json.dumps({**CONF, "logLevel": "loud", "logFile": "ib.log"}))
     assert found.faults == []
