@@ -295,7 +295,7 @@ Examples:
 def schema_command() -> None:
     """Print the JSON Schema (2020-12) of a configuration.
 
-    It accepts what the parser accepts. It cannot express that 1.0 is not an integer, or what host-local computes from
-    its ranges.
+    It accepts what the parser accepts of keys in their usual case. It cannot express that 1.0 is not an integer, or
+    what host-local computes from its ranges.
     """
     print_json(make_schema())

@@ -2,7 +2,7 @@
 warnings of `config validate`, and the reference in docs/configuration.md.
 
 The parser in core/configuration.py is authoritative; a test with generated configurations compares the schema with it.
-JSON Schema cannot express that 1.0 is not an integer, or what host-local computes from its ranges.
+JSON Schema cannot express that 1.0 is not an integer, what host-local computes from its ranges, or keys in any case.
 """
 
 from __future__ import annotations

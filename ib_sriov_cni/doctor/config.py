@@ -21,7 +21,8 @@ USE_CONFIG_OPTION = "kubectl get net-attach-def -A -o yaml > nad.yaml; ib-sriov 
 @checks.add(
     "config",
     "Every configuration of type ib-sriov is valid",
-    "Checks those in /etc/cni/net.d, /etc/cni/multus/net.d and the records, and those passed with `--config`. "
+    "Checks those in /etc/cni/net.d, /etc/cni/multus/net.d and the records, and those passed with `--config`, with the "
+    "node-wide defaults of /etc/ib-sriov/defaults.json, whose faults it reports too. "
     "NetworkAttachmentDefinitions are in the cluster, not on the node: `kubectl get net-attach-def -A -o yaml` prints "
     "them. docs/configuration.md explains the keys, docs/ipam.md those of `ipam`.",
 )

@@ -147,6 +147,24 @@ def test_faults_of_a_configuration(tmp_path: Path, more: dict[str, object], word
     assert words in "; ".join(network.faults)
 
 
+def test_node_wide_defaults_and_keys_in_another_case(tmp_path: Path) -> None:
+    write_conf(tmp_path, rdmaIsolation=None, LogFile="/var/log/y.log", logLevel="loud")
+    defaults = tmp_path / "etc/ib-sriov/defaults.json"
+    write(defaults, '{"rdmaIsolation": true, "logFile": "/var/log/x.log", "link_state": "enable"}')
+    defaults.chmod(0o644)
+    write_record(tmp_path, conf={**CONF, "rdmaIsolation": None})
+    network, recorded = read_configs(roots(tmp_path), Options()).networks
+    assert (network.isolation, network.link_state, network.log_file) == (True, "auto", "/var/log/y.log")
+    assert [words.partition(" ")[0] for words in network.unknown] == ["logLevel"]
+    assert recorded.isolation is False, "a record has the defaults of its ADD"
+    write(defaults, '{"rdmaIsolaton": true}')
+    facts = read_configs(roots(tmp_path), Options())
+    ((path, reason, ours),) = [(file.path, file.reason, file.ours) for file in facts.broken]
+    assert (path, ours) == ("/etc/ib-sriov/defaults.json", True)
+    assert reason.startswith("rdmaIsolaton cannot be set for a whole node")
+    assert facts.networks[0].isolation is False
+
+
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     write(tmp_path / "etc/cni/net.d/10-ours.conf", '{"type": "ib-sriov",')
     write(tmp_path / "etc/cni/net.d/20-theirs.conf", "{")
@@ -207,7 +225,7 @@ def test_slices_of_flannel(tmp_path: Path) -> None:
 def write_record(root: Path, **more: object) -> None:
     records = Records(str(root / "var/lib/cni/ib-sriov"))
     ownership = Ownership(str(root / "var/lib/cni/ib-sriov"))
-    record = replace(RECORD, conf=CONF, **more)
+    record = replace(RECORD, **{"conf": CONF, **more})
     records.write(record)
     ownership.claim(record.pci, record.key)
 
