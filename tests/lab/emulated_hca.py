@@ -79,6 +79,10 @@ class Hca:
         assert commands.wait(renamed), f"the PF's netdev is {self.pf_netdev}, not {name}"
         run(["ip", "link", "set", "dev", name, "up"])
 
+    def plain(self, number: int) -> str:
+        """The PCI address of a function without a PF (knob no_physfn), as a guest sees its VF."""
+        return f"{self.pf[:7]}:{31 - number:02x}.0"
+
     # ---- a VF ----
 
     def pci(self, vf: int) -> str:
@@ -135,7 +139,11 @@ class Hca:
 
     def port_state(self, vf: int) -> str:
         """State ("ACTIVE", "DOWN" …) of a VF whose RDMA device is in init."""
-        return read(f"/sys/class/infiniband/{self.rdma(vf)}/ports/1/state").split()[-1]
+        return self.port(vf, "state").split()[-1]
+
+    def port(self, vf: int, file: str, *, port: int = 1) -> str:
+        """What sysfs says of a port of a VF whose RDMA device is in init."""
+        return read(f"/sys/class/infiniband/{self.rdma(vf)}/ports/{port}/{file}")
 
     def driver(self, vf: int) -> str | None:
         path = self.vf_path(vf) / "driver"
@@ -150,6 +158,11 @@ class Hca:
 
     def rebind(self, vf: int) -> tuple[str, str]:
         return self.unbind(vf), self.bind(vf)
+
+    def listed_vfs(self) -> list[int]:
+        """The indexes of the VFs that the PF's netdev lists."""
+        shown = read_json(["ip", "-j", "link", "show", "dev", self.pf_netdev])[0]
+        return [each["vf"] for each in shown.get("vfinfo_list", [])]
 
     def vf_info(self, vf: int) -> dict[str, Any]:
         """The PF's view: `ip -j link`'s entry of the VF; see guids_at_pf and link_state for its parts."""
@@ -211,9 +224,10 @@ class Hca:
         return commands.wait(condition, timeout)
 
     def settled(self, *, timeout: float = 20) -> bool:
-        """Wait until every VF has its driver, one netdev and one RDMA device in init."""
+        """Wait until every VF has its driver, one netdev per port and one RDMA device in init."""
+        ports = int(read(f"{KNOBS}/ports"))
         return commands.wait(
-            lambda: all(len(self.netdevs(vf)) == 1 and self.rdma(vf) for vf in range(self.numvfs)), timeout
+            lambda: all(len(self.netdevs(vf)) == ports and self.rdma(vf) for vf in range(self.numvfs)), timeout
         )
 
 
@@ -264,7 +278,7 @@ def load(
         if vfs:
             result = hca.set_numvfs(vfs)
             assert result == "OK", f"sriov_numvfs {vfs} on {hca.pf}: {result}"
-    if not any(name in knobs for name in ("fail_probe", "no_ipoib", "late_ms")):
+    if not any(name in knobs for name in ("fail_probe", "no_ipoib", "late_ms", "lose_netdev", "lose_rdma", "ethernet")):
         for hca in hcas:
             assert hca.settled(), f"the VFs of {hca.pf} did not appear"
     if Path("/run/udev/control").exists():

@@ -15,8 +15,11 @@ from tests.lab.emulated_hca import Hca, rdma_mode
 
 STATE_DIRS = ("/var/lib/cni",)
 LOCKS = "/run/ib-sriov"
-DEFAULT_MTUS = (2044, 4092)
-"""An IPoIB netdev starts with 4092 and falls to 2044 for good when it joins this fabric's broadcast group."""
+DEFAULT_MTUS = (1020, 2044, 4092)
+"""An IPoIB netdev starts with 4092 and falls to 2044 for good when it joins this fabric's broadcast group.
+
+With the knob mcast_mtu=1024 it falls to 1020.
+"""
 
 UNCOMPARED = re.compile(r"(.*/)?(last_reserved_ip\.[^/]*|lock)$")
 """Files that an attachment leaves behind rightly: where round robin stands, and the store's lock."""
