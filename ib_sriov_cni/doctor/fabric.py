@@ -25,6 +25,10 @@ LONE_HINTS = {
     **PORT_HINTS,
     "DOWN": "the machine that has its PF decides: the VF's link state and GUID there, and the subnet manager",
 }
+VIRTUALIZATION = (
+    "opensm.conf: virt_enabled 2; a distribution's opensm cannot do it for ConnectX-4 and later: use MLNX_OFED's, UFM, "
+    "or an NVIDIA switch's"
+)
 SM_HINT = (
     "is opensm (or UFM, or the switch's) running, and its port up? try sminfo, saquery -c; new pods get no carrier"
 )
@@ -124,8 +128,10 @@ def check_carrier(facts: Facts) -> Iterator[Outcome]:
     "sm-virt",
     "The subnet manager brings up the VFs' ports (virtualization)",
     "If the PF's port is ACTIVE, so must be that of each VF with a GUID, a driver and a link state other than "
-    "`disable`. If none is: set `virt_enabled 2` in opensm.conf (the default in NVIDIA's opensm and UFM), or use a "
-    "subnet manager that supports virtualization. If only some are not: see the kernel log and the switch.",
+    "`disable`. If none is, the subnet manager does not serve VFs' ports: set `virt_enabled 2` in opensm.conf. The "
+    "opensm of Linux distributions cannot do it for ConnectX-4 and later; use the opensm of MLNX_OFED or DOCA, UFM, or "
+    "the subnet manager of an NVIDIA switch. If only some are not, it is slow, or see the kernel log. As long as no VF "
+    "has a GUID and no pod has one, this cannot be told: the first pod shows it, or a VF with a GUID (docs/guids.md).",
 )
 def check_virtualization(facts: Facts) -> Iterator[Outcome]:
     for hca in serving_pfs(facts):
@@ -134,15 +140,32 @@ def check_virtualization(facts: Facts) -> Iterator[Outcome]:
             continue
         able = [vf for vf in hca.vfs if _should_be_active(facts, hca, vf)]
         down = [vf for vf in able if not facts.ports[vf.rdma].is_active]
-        if not able:
-            yield ok(f"{hca.label}: no VF in the host's namespace has a GUID, so there is nothing to judge by")
+        if not able and (used := _vfs_in_pods(facts, hca)):
+            yield ok(
+                f"{hca.label}: no free VF has a GUID; those of {render_count(used, 'VF')} in pods were ACTIVE at ADD"
+            )
+        elif not able and hca.vfs:
+            yield note(
+                f"{hca.label}: no VF has a GUID, so whether the subnet manager serves VFs' ports is not known",
+                "the first pod shows it: if its port stays DOWN, see --explain sm-virt (opensm: virt_enabled 2)",
+            )
+        elif not able:
+            continue
         elif not down:
             yield ok(f"{hca.label}: {render_count(len(able), 'VF')} with a GUID, all ports are ACTIVE")
         else:
             words = render_names([f"{vf.pci} {facts.ports[vf.rdma].state}" for vf in down])
             text = f"{hca.label}: {len(down)} of {len(able)} VFs with a GUID have no active port: {words}"
-            hint = "opensm.conf: virt_enabled 2; does this subnet manager support virtualization?"
-            yield fail(text, hint) if len(down) == len(able) else warn(text, f"{hint} see its log and dmesg")
+            if len(down) == len(able):
+                yield fail(text, VIRTUALIZATION)
+            else:
+                yield warn(text, "others are ACTIVE, so it is slow, or these have a fault: see its log and dmesg")
+
+
+def _vfs_in_pods(facts: Facts, hca: Hca) -> int:
+    """Return how many of its VFs have a live attachment."""
+    records = facts.all.state.records if facts.all.state else ()
+    return len({record.pci for record in records if record.alive} & {str(vf.pci) for vf in hca.vfs})
 
 
 def _should_be_active(facts: Facts, hca: Hca, vf: HcaVf) -> bool:

@@ -111,6 +111,14 @@ CASES = [
         replace(with_vfs(vf(0), vf(1)), ports={**PORTS, "mlx5_1": DOWN}),
         WARN,
         f"1 of 2 VFs with a GUID have no active port: {VF0} DOWN",
+        "others are ACTIVE",
+    ),
+    case("sm-virt", with_hca(vfs=(vf(0, **ZERO), vf(1, **ZERO)), num_vfs=2), OK, "1 VF in pods were ACTIVE"),
+    case(
+        "sm-virt",
+        replace(with_vfs(vf(0, **ZERO), vf(1, **ZERO)), state=replace(STATE, records=())),
+        NOTE,
+        "is not known",
         "virt_enabled 2",
     ),
     case(
