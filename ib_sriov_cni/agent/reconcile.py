@@ -43,6 +43,7 @@ RUNTIME_PAUSE, RUNTIME_PAUSE_MAX = 5.0, 120.0  # seconds without asking a runtim
 SETTLE = 5.0  # seconds for which a difference must last: a later plugin of the chain or a person may be working on it
 REPORTS_MAX, REPORTS_WINDOW = 30, 3600.0  # so many findings about one attachment within so many seconds
 # Repairs that disturb no traffic. A pod may have set its interface down on purpose, so that is only reported.
+REBIND_SECONDS = 5.0  # to wait while other VFs are rebound
 AUTOMATIC = frozenset((repairs.OWNER, repairs.LINK_STATE, repairs.ADDRESS, repairs.ROUTE, repairs.STRAY_FILE))
 
 
@@ -253,7 +254,7 @@ class Reconciler:
         path = record.key.path
         with self._host.log.step("release", attachment=path, pod=record.pod, why=verdict.why, vf=record.pci):
             collector = FaultCollector()
-            release_recorded(self._host, record, collector)
+            release_recorded(self._host, record, REBIND_SECONDS, collector)
             collector.raise_faults()
         return verdict.why
 

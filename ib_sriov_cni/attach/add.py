@@ -8,6 +8,7 @@ from ib_sriov_cni.attach.configure_interface import configure, set_ipv6
 from ib_sriov_cni.attach.devices import await_fact, read_netdev, read_vf_facts
 from ib_sriov_cni.attach.guid_holders import read_holders, refuse_duplicate_guid
 from ib_sriov_cni.attach.heal import heal
+from ib_sriov_cni.attach.keep_numbers import Renumbering
 from ib_sriov_cni.attach.move_into_pod import find_new_netdev, move_rdma
 from ib_sriov_cni.attach.pkey_interface import make_child, parent_name
 from ib_sriov_cni.attach.pod_namespace import refuse_gone_namespace, refuse_own_namespace
@@ -20,8 +21,10 @@ from ib_sriov_cni.core.comparison import (
     limits_mtu,
     link_differences,
 )
+from ib_sriov_cni.core.device_numbers import missing_devices, promised_devices
 from ib_sriov_cni.core.errors import (
     CniError,
+    DeviceUnusable,
     InvalidEnvironment,
     TryAgainLater,
     VerificationFailed,
@@ -91,6 +94,7 @@ class _Attempt:
         self.verifier: Verifier | None = None
         self.waits_for_port = False  # for the subnet manager to make it ACTIVE
         self.rdma_name = ""  # set when it is verified; stays empty for a VF that is passed through
+        self.devices: tuple[str, ...] = ()  # character devices that the container was given
         self.plan: Plan
         self.record: Record
 
@@ -135,7 +139,7 @@ class _Attempt:
             previous = self.host.records.read(self.key)
             if previous is not None and previous.pci == pci:
                 collector = FaultCollector()
-                release_recorded(self.host, previous, collector)
+                release_recorded(self.host, previous, self.conf.lock_timeout, collector)
                 collector.raise_faults()
 
     def refuse_taken_name(self) -> None:
@@ -163,15 +167,16 @@ class _Attempt:
         """Attach, with the VF's lock held. Returns the result; undoes everything if a step fails."""
         host = self.host
         refuse_gone_namespace(self.netns)
-        heal(host, self.pci, self.key)
+        seen = heal(host, self.pci, self.key, self.conf.lock_timeout)
         self.refuse_taken_name()
         with host.log.step("read_facts", vf=self.pci) as step:
-            facts = self.read_facts()
+            facts = self.read_facts(seen)
             if not keeps_guid(self.conf, facts):
                 facts = replace(facts, holders=read_holders(self.host, facts))
             if self.conf.pkey is not None and facts.netdev is not None:
                 facts = replace(facts, children=host.rtnl.read_children_of(facts.netdev))
             self.plan = plan_add(self.conf, facts)
+            self.find_promised_devices(seen, facts)
             step.note(guid=self.plan.port_guid, origin=self.plan.origin, rebind=self.plan.needs_rebind)
         self.record = self.make_record(facts)
         try:
@@ -184,7 +189,7 @@ class _Attempt:
                     refuse_duplicate_guid(host, self.pci, self.plan.port_guid)
             if self.conf.ipam_type not in NEED_INTERFACE or facts.passed_through:
                 self.reserve_addresses()
-            rdma, link = set_identity(host, self.plan, facts)
+            rdma, link = set_identity(host, self.plan, facts, self.renumbering(self.devices))
             if not facts.passed_through:
                 self.move_devices(rdma, link)
                 if self.conf.pkey is not None:
@@ -204,13 +209,48 @@ class _Attempt:
             raise
         return self.result
 
-    def read_facts(self) -> VfFacts:
-        """Read the facts. Waits up to 2 s for a netdev that the kernel is just returning from a dead namespace."""
+    def renumbering(self, devices: tuple[str, ...] | None) -> Renumbering:
+        """Return the terms on which the VF's character devices may be made anew."""
+        return Renumbering(devices=devices, holder=self.key.holder, seconds=self.conf.lock_timeout, may_change=False)
+
+    def find_promised_devices(self, seen: tuple[str, ...], facts: VfFacts) -> None:
+        """Find out which character devices the container was given, and refuse a VF that has others.
+
+        `seen`: those that the VF had before it was healed, if it was.
+        """
+        if facts.rdma is None:
+            return
+        uid = self.request.args.get("K8S_POD_UID", "")
+        allocated, shared = self.host.allocations.read_devices(uid, self.pci) if uid else (None, False)
+        now = facts.rdma.char_devices
+        self.devices, others = promised_devices(seen or now, allocated, shared=shared)
+        made_anew = self.plan.needs_rebind or self.plan.moves_rdma
+        if others or (missing_devices(self.devices, now) and not made_anew):
+            raise DeviceUnusable(
+                f"VF {self.pci} has {', '.join(now)} now, and its container was given "
+                f"{', '.join(others or self.devices)}",
+                "its driver was bound again since the pod was admitted: restart the device plugin, then delete the pod",
+            )
+
+    def read_facts(self, seen: tuple[str, ...]) -> VfFacts:
+        """Read the facts. Waits up to 2 s for a netdev that the kernel is just returning from a dead namespace.
+
+        A VF that has lost a device is rebound; `seen`: the character devices that it had before it was healed.
+        """
         isolated = self.conf.rdma_isolation
         facts = read_vf_facts(self.host, self.pci, with_mode=isolated)
         if facts.passed_through or not facts.function.driver or (facts.netdev and facts.rdma_here):
             return facts
         await_fact(lambda: read_netdev(self.host, self.pci), 2.0)
+        facts = read_vf_facts(self.host, self.pci, with_mode=isolated)
+        if facts.netdev and facts.rdma_here:
+            return facts
+        from ib_sriov_cni.attach.lost_devices import find_lost, recover
+
+        lost = find_lost(self.host, facts)
+        if not lost:
+            return facts  # plan_add refuses it
+        recover(self.host, facts, lost, self.renumbering(seen or None))
         return read_vf_facts(self.host, self.pci, with_mode=isolated)
 
     def make_record(self, facts: VfFacts) -> Record:
@@ -232,7 +272,8 @@ class _Attempt:
             had_mtu=netdev.mtu if netdev else 0,
             had_up=netdev.up if netdev else False,
             had_rdma=rdma.name if rdma else "",
-            had_uverbs=rdma.uverbs if rdma else "",
+            # Also if this container was given none: the next one may be.
+            had_char_devices=self.devices or (rdma.char_devices if rdma else ()),
             had_node_guid=facts.node_guid,
             had_port_guid=facts.port_guid,
             had_config_node_guid=facts.config.node_guid,
@@ -258,9 +299,7 @@ class _Attempt:
         """Move the RDMA device (rdmaIsolation), then the netdev. In the other order the netdev would be lost."""
         in_host_namespace = True
         if self.plan.moves_rdma and rdma is not None:
-            with self.host.log.step("move_rdma", rdma=rdma.name):
-                # Look the name up again by PCI address: udev may have renamed the device since.
-                move_rdma(self.host, self.pci, self.host.sysfs.read_rdma_name(self.pci) or rdma.name, self.netns)
+            move_rdma(self.host, self.pci, rdma.name, self.netns, self.renumbering(self.devices))
             with self.host.log.step("find_netdev", vf=self.pci):
                 link, in_host_namespace = find_new_netdev(self.host, self.pci, self.pod)
         if link is None:  # plan_add refuses this

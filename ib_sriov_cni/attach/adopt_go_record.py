@@ -71,7 +71,7 @@ def _make_record(
         had_mtu=0,
         had_up=False,
         had_rdma=rdma,
-        had_uverbs="",
+        had_char_devices=(),
         had_node_guid=guid,
         had_port_guid=guid,
         had_config_node_guid=guid,

@@ -93,15 +93,15 @@ def read_vf_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> VfF
     )
 
 
-def await_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link]:
+def await_devices(host: Host, pci: PciAddress, seconds: float = DEVICE_SECONDS) -> tuple[RdmaDevice, Link]:
     """Wait for the VF's RDMA device and netdev, and return them. DeviceUnusable (101) says which did not appear."""
     with host.log.step("await_devices", vf=pci) as step:
-        found = await_fact(lambda: read_host_devices(host, pci), DEVICE_SECONDS)
+        found = await_fact(lambda: read_host_devices(host, pci), seconds)
         if found is None:
             rdma = host.sysfs.read_rdma(pci)
             missing = "netdev (ib_ipoib)" if rdma and rdma.node_guid is not None else "RDMA device"
             raise DeviceUnusable(
-                f"VF {pci}: its {missing} did not appear within {DEVICE_SECONDS:.0f} s after its driver was bound",
+                f"VF {pci}: its {missing} did not appear within {seconds:.0f} s after its driver was bound",
                 "see the kernel log",
             )
         step.note(rdma=found[0].name, netdev=found[1].name)

@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.values import PciAddress
 
 
-def heal(host: Host, pci: PciAddress, key: AttachmentKey) -> None:
+def heal(host: Host, pci: PciAddress, key: AttachmentKey, lock_timeout: float) -> tuple[str, ...]:
     """Release the dead attachment that owns the VF, if there is one, so that `key` can have it.
 
-    The VF's lock must be held. Raises DeviceUnusable (101) if the owner is alive, and whatever keeps the VF from being
-    returned to the host's namespace.
+    Returns the character devices that the VF had before; empty if nothing was released. The VF's lock must be held.
+    Raises DeviceUnusable (101) if the owner is alive, and whatever keeps the VF from being returned to the host's
+    namespace.
     """
     owner = host.ownership.read_owner(pci)
     if owner is None:
-        return
+        return ()
     record = host.records.read(owner)
     if record is None or record.pci != pci:
         host.ownership.disclaim(pci, owner)
-        return
+        return ()
     if is_alive(host, record):
         raise DeviceUnusable(
             f"VF {pci} is in use by {describe_attachment(record)}",
@@ -36,13 +37,14 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey) -> None:
             if owner != key
             else "this attachment exists already: send DEL before a second ADD",
         )
+    had = host.sysfs.read_char_devices(pci) or record.had_char_devices
     with host.log.step("heal", vf=pci, owner=describe_attachment(record)):
-        release_device(host, record)
+        release_device(host, record, lock_timeout)
         request = make_del_request(record)
         collector = FaultCollector()
         if collector.attempt(lambda: release_addresses(host, request, parse_netconf(request, lenient=True))):
             forget(host, record)
-            return
+            return had
         # The VF is free. A fault of the dead pod's IPAM plugin must not keep the next pod from getting it.
         host.ownership.disclaim(pci, owner)
         host.log.warning(
@@ -50,12 +52,13 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey) -> None:
             of=describe_attachment(record),
             error=collector.faults[0],
         )
+    return had
 
 
 def release_dead(host: Host, key: AttachmentKey, lock_timeout: float, collector: FaultCollector) -> bool:
     """Release an attachment under its VF's lock if it is dead. Returns whether it was; faults go to `collector`.
 
-    Raises TryAgainLater (11) if the lock is held for longer than `lock_timeout` seconds.
+    Raises TryAgainLater (11) if the VF's lock is held for longer than `lock_timeout` seconds.
     """
     record = host.records.read(key)
     if record is None:
@@ -65,5 +68,5 @@ def release_dead(host: Host, key: AttachmentKey, lock_timeout: float, collector:
         record = host.records.read(key)
         if record is None or is_alive(host, record):
             return False
-        release_recorded(host, record, collector)
+        release_recorded(host, record, lock_timeout, collector)
         return True

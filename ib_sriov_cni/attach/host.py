@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ib_sriov_cni.kernel.rdma_netlink import Rdma
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
+    from ib_sriov_cni.state.allocations import Allocations
     from ib_sriov_cni.state.stray_files import StrayFiles
     from ib_sriov_cni.telemetry.log import Log
 
@@ -35,6 +36,7 @@ class Host:
         lock_dir: str = "/run/ib-sriov",
         sysfs_root: str = "/sys",
         proc_root: str = "/proc",
+        kubelet_dir: str = "/var/lib/kubelet",
     ) -> None:
         """Open nothing yet: sockets are opened on first use."""
         self.log = log
@@ -46,6 +48,7 @@ class Host:
         self.ownership = Ownership(self._state_dir)
         self.go_records = GoRecords(self._state_dir)
         self._proc = proc_root
+        self._kubelet_dir = kubelet_dir
         self._boot_id = ""
         self._rtnl: Rtnl | None = None
         self._rdma: Rdma | None = None
@@ -71,6 +74,13 @@ class Host:
         if self._rtnl is None:
             self._rtnl = self.open_rtnl()
         return self._rtnl
+
+    @property
+    def allocations(self) -> Allocations:
+        """What the kubelet has given to pods."""
+        from ib_sriov_cni.state.allocations import Allocations
+
+        return Allocations(self._kubelet_dir)
 
     @property
     def stray_files(self) -> StrayFiles:

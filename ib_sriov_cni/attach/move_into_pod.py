@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 
 from ib_sriov_cni.attach.devices import await_fact, read_netdev
+from ib_sriov_cni.attach.keep_numbers import keep_numbers
 from ib_sriov_cni.attach.restore_names import temporary_rdma_name
 from ib_sriov_cni.core.errors import KernelRefused, VerificationFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.attach.keep_numbers import Renumbering
     from ib_sriov_cni.core.values import Link, PciAddress
     from ib_sriov_cni.kernel.netns import Netns
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
@@ -18,15 +20,25 @@ if TYPE_CHECKING:
 NEW_NETDEV_SECONDS = 10.0  # for the kernel to make a new netdev after the RDMA device was moved
 
 
-def move_rdma(host: Host, pci: PciAddress, name: str, netns: Netns) -> None:
-    """Move an RDMA device into a pod, under a temporary name if the pod has a device of the same name."""
-    try:
-        host.rdma.move_device(name, netns.fd)
-    except KernelRefused as refusal:
-        if refusal.errno != errno.EEXIST:
-            raise
-        host.rdma.set_name(name, temporary_rdma_name(pci))
-        host.rdma.move_device(temporary_rdma_name(pci), netns.fd)
+def move_rdma(host: Host, pci: PciAddress, had_name: str, netns: Netns, how: Renumbering) -> None:
+    """Move an RDMA device into a pod, under a temporary name if the pod has a device of the same name.
+
+    Raises KernelRefused (102), and what `keep_numbers` raises.
+    """
+
+    def act() -> None:
+        # Look the name up again by PCI address: udev may have renamed the device since.
+        name = host.sysfs.read_rdma_name(pci) or had_name
+        with host.log.step("move_rdma", rdma=name):
+            try:
+                host.rdma.move_device(name, netns.fd)
+            except KernelRefused as refusal:
+                if refusal.errno != errno.EEXIST:
+                    raise
+                host.rdma.set_name(name, temporary_rdma_name(pci))
+                host.rdma.move_device(temporary_rdma_name(pci), netns.fd)
+
+    keep_numbers(host, pci, how, act, operation="the move of its RDMA device")
 
 
 def find_new_netdev(host: Host, pci: PciAddress, pod: Rtnl) -> tuple[Link, bool]:

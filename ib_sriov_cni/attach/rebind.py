@@ -4,14 +4,49 @@ from __future__ import annotations
 
 import time
 
+from ib_sriov_cni.attach.devices import DEVICE_SECONDS, await_devices, await_fact
+from ib_sriov_cni.attach.keep_numbers import keep_numbers
 from ib_sriov_cni.core.errors import KernelRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
-    from ib_sriov_cni.core.values import PciAddress
+    from ib_sriov_cni.attach.keep_numbers import Renumbering
+    from ib_sriov_cni.core.values import Link, PciAddress, RdmaDevice
 
 BIND_TRIES = 3
+LATE_SECONDS = 2.0  # for umad devices to appear after uverbs device and netdev
+
+
+def rebind_in_turn(
+    host: Host, pci: PciAddress, driver: str, how: Renumbering, *, appear_seconds: float = DEVICE_SECONDS
+) -> tuple[RdmaDevice, Link]:
+    """Rebind the VF, with the node's lock of rebinds, and return its devices in the host's namespace.
+
+    Raises as `rebind` and `keep_numbers`, and DeviceUnusable (101) if the devices do not appear within
+    `appear_seconds`.
+    """
+
+    def act() -> tuple[RdmaDevice, Link]:
+        wanted = len(how.devices or host.sysfs.read_char_devices(pci))
+        rebind(host, pci, driver)
+        rdma, link = await_devices(host, pci, appear_seconds)
+        if len(rdma.char_devices) < wanted:
+            # The kernel makes them one after the other.
+            await_fact(lambda: len(host.sysfs.read_char_devices(pci)) >= wanted or None, LATE_SECONDS)
+        return rdma, link
+
+    return keep_numbers(host, pci, how, act, operation="a rebind", again=True)
+
+
+def bind_in_turn(host: Host, pci: PciAddress, driver: str, *, holder: str, seconds: float) -> None:
+    """Bind a VF that has no driver, with the node's lock of rebinds: it must not get the numbers of a VF in between.
+
+    Raises TryAgainLater (11) and KernelRefused (102).
+    """
+    with host.locks.take_for_rebind(holder, seconds):
+        host.sysfs.bind(pci, driver)
+        await_fact(lambda: host.sysfs.read_char_devices(pci) or None, LATE_SECONDS)
 
 
 def rebind(host: Host, pci: PciAddress, driver: str) -> None:

@@ -13,6 +13,7 @@ from ib_sriov_cni.core.configuration import parse_netconf
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.delegation.ipam_plugin import delete_addresses
+from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,16 +29,17 @@ def release(host: Host, record: Record, request: Request, conf: NetConf, collect
     Raises nothing: faults go to `collector`.
     """
     before = len(collector.faults)
-    collector.attempt(lambda: release_device(host, record))
+    collector.attempt(lambda: release_device(host, record, conf.lock_timeout))
     collector.attempt(lambda: release_addresses(host, request, conf))
     if len(collector.faults) == before:
         collector.attempt(lambda: forget(host, record))
 
 
-def release_recorded(host: Host, record: Record, collector: FaultCollector) -> None:
-    """Release an attachment for which no request is at hand (see `release`)."""
+def release_recorded(host: Host, record: Record, lock_timeout: float, collector: FaultCollector) -> None:
+    """Release an attachment for which no request is at hand (see `release`). `lock_timeout` is the caller's."""
     request = make_del_request(record)
-    release(host, record, request, parse_netconf(request, lenient=True), collector)
+    conf = replace(parse_netconf(request, lenient=True), lock_timeout=lock_timeout)
+    release(host, record, request, conf, collector)
 
 
 def release_addresses(host: Host, request: Request, conf: NetConf) -> None:
@@ -55,11 +57,11 @@ def forget(host: Host, record: Record) -> None:
         host.records.forget(record.key)
 
 
-def release_device(host: Host, record: Record) -> None:
+def release_device(host: Host, record: Record, lock_timeout: float) -> None:
     """Return the VF to the host's namespace as it was: driver, GUIDs, link state, names.
 
-    Does nothing if the record is from another boot, or if the VF is gone or belongs to another attachment. Raises
-    CniError for what failed.
+    Does nothing if the record is from another boot, or if the VF is gone or belongs to another attachment.
+    `lock_timeout`: seconds to wait for the lock of rebinds. Raises CniError for what failed.
     """
     pci = record.pci
     if record.boot_id != host.read_boot_id():
@@ -74,5 +76,5 @@ def release_device(host: Host, record: Record) -> None:
     collector = FaultCollector()
     collector.attempt(lambda: restore_config(host, record))
     if not is_pass_through(record.driver):
-        collector.attempt(lambda: return_devices(host, record))
+        collector.attempt(lambda: return_devices(host, record, lock_timeout))
     collector.raise_faults()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 
-from ib_sriov_cni.attach.devices import await_devices, await_fact, read_host_devices
+from ib_sriov_cni.attach.devices import await_fact, read_host_devices
+from ib_sriov_cni.attach.keep_numbers import Renumbering, foresee_change, keep_numbers
 from ib_sriov_cni.attach.pkey_interface import parent_name, remove_children
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
-from ib_sriov_cni.attach.rebind import rebind
+from ib_sriov_cni.attach.rebind import rebind_in_turn
 from ib_sriov_cni.attach.remaining_users import describe_remaining_user
 from ib_sriov_cni.attach.restore_names import restore_names, temporary_netdev_name
+from ib_sriov_cni.core.device_numbers import missing_devices
 from ib_sriov_cni.core.errors import KernelRefused
 from ib_sriov_cni.kernel.netns import Inside, open_own
 
@@ -24,25 +26,38 @@ if TYPE_CHECKING:
 RETURN_SECONDS = 5.0  # for the kernel to return the devices of a dead namespace (measured: 0.6 s)
 
 
-def return_devices(host: Host, record: Record) -> None:
+def return_devices(host: Host, record: Record, lock_timeout: float) -> None:
     """Return the VF's devices to the host's namespace, with the GUIDs and names they had before the ADD.
 
     A rebind does that from wherever they are, but takes long on hardware. So they are moved where that is enough: the
     VF has its old GUIDs, and its devices can be reached. Raises KernelRefused (102) if the rebind fails, DeviceUnusable
-    (101) if the devices do not appear after it.
+    (101) if the devices do not appear after it, TryAgainLater (11) if the lock of rebinds is held for longer than
+    `lock_timeout` seconds.
     """
     pci = record.pci
+    # Other numbers than before are a warning: a pod that cannot be deleted would be worse.
+    had = record.had_char_devices
+    how = Renumbering(devices=had or None, holder=record.key.holder, seconds=lock_timeout, may_change=True)
     with host.log.step("return_devices", vf=pci):
         found = None
         if host.sysfs.read_driver(pci) and not (record.sets_guid and _is_foreign(record, host.sysfs.read_rdma(pci))):
-            found = _move_to_host(host, record)
+            found = _move_to_host(host, record, how)
         if found is not None and (user := describe_remaining_user(host, pci, found[0])):
             host.log.warning("something of the pod still uses the VF; rebinding it", vf=pci, user=user)
             found = None
+        if missing_devices(had, host.sysfs.read_char_devices(pci)) and foresee_change(host, pci, had) is None:
+            found = None  # the kernel has returned the devices with other numbers, and a rebind puts that right
         if found is None:
-            rebind(host, pci, record.driver)
-            found = await_devices(host, pci)
+            found = rebind_in_turn(host, pci, record.driver, how)
         rdma, link = found
+        has = host.sysfs.read_char_devices(pci)
+        if missing_devices(had, has):
+            host.log.warning(
+                "the numbers of the VF's devices have changed: restart the device plugin before a pod gets the VF",
+                vf=pci,
+                had=",".join(had),
+                has=",".join(has),
+            )
         if record.sets_guid and _is_foreign(record, rdma):
             # Only a warning: the PF has the right GUIDs, and a pod that cannot be deleted would be worse.
             host.log.warning(
@@ -58,7 +73,7 @@ def _is_foreign(record: Record, rdma: RdmaDevice | None) -> bool:
     return (rdma.node_guid, rdma.port_guid) != (record.had_node_guid, record.had_port_guid)
 
 
-def _move_to_host(host: Host, record: Record) -> tuple[RdmaDevice, Link] | None:
+def _move_to_host(host: Host, record: Record, how: Renumbering) -> tuple[RdmaDevice, Link] | None:
     """Delete the VF's P_Key children, move its devices to the host, and return them; None if only a rebind can help."""
     pci = record.pci
     found = read_host_devices(host, pci)
@@ -74,7 +89,7 @@ def _move_to_host(host: Host, record: Record) -> tuple[RdmaDevice, Link] | None:
     with netns, open_own() as host_netns:
         try:
             # The RDMA device's move destroys its netdev with all children, wherever they are, and makes a new netdev.
-            if not (record.rdma_isolation and _return_rdma(host, record, netns, host_netns)):
+            if not (record.rdma_isolation and _return_rdma(host, record, (netns, host_netns), how)):
                 inside = host.open_rtnl(netns)
                 try:
                     links = inside.read_links()
@@ -91,21 +106,27 @@ def _move_to_host(host: Host, record: Record) -> tuple[RdmaDevice, Link] | None:
     return await_fact(lambda: read_host_devices(host, pci), RETURN_SECONDS)
 
 
-def _return_rdma(host: Host, record: Record, netns: Netns, host_netns: Netns) -> bool:
-    """Move the RDMA device out of the pod. Returns whether it was there.
+def _return_rdma(host: Host, record: Record, namespaces: tuple[Netns, Netns], how: Renumbering) -> bool:
+    """Move the RDMA device out of the pod. Returns whether it was there. `namespaces`: the pod's and the host's.
 
     The calling thread must be in the pod's namespace, not only the socket (ib_device_set_netns_put checks current).
     """
     name = host.sysfs.read_rdma_name(record.pci)
     if not name:
         return False
+    netns, host_netns = namespaces
     inside = host.open_rdma(netns)
     try:
         index = inside.find_device(name)
-        if index is not None:
+        if index is None:
+            return False
+
+        def act() -> None:
             with host.log.step("return_rdma", rdma=name), Inside(netns):
                 inside.move_device(name, host_netns.fd, index)
-        return index is not None
+
+        keep_numbers(host, record.pci, how, act, operation="the move of its RDMA device")
+        return True
     finally:
         inside.close()
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.devices import await_devices
-from ib_sriov_cni.attach.rebind import rebind
+from ib_sriov_cni.attach.rebind import rebind_in_turn
 from ib_sriov_cni.attach.restore_names import restore_rdma_name
 from ib_sriov_cni.core.comparison import identity_differences
 from ib_sriov_cni.core.errors import VerificationFailed
@@ -13,15 +12,17 @@ from ipam.protocol.value import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.attach.keep_numbers import Renumbering
     from ib_sriov_cni.core.plan import Plan, VfFacts
     from ib_sriov_cni.core.values import Link, RdmaDevice
 
 
-def set_identity(host: Host, plan: Plan, facts: VfFacts) -> tuple[RdmaDevice | None, Link | None]:
+def set_identity(host: Host, plan: Plan, facts: VfFacts, how: Renumbering) -> tuple[RdmaDevice | None, Link | None]:
     """Set the VF's link state and GUIDs on the PF as planned, and rebind the VF if it has to take a GUID.
 
-    Returns the VF's RDMA device and netdev in the host's namespace. Raises KernelRefused (102), DeviceUnusable (101: a
-    device did not appear after the rebind), VerificationFailed (103: the VF did not take its GUID).
+    `how` is for the rebind. Returns the VF's RDMA device and netdev in the host's namespace. Raises TryAgainLater (11:
+    the lock of rebinds), KernelRefused (102), DeviceUnusable (101: a device did not appear after the rebind, or has
+    another number), VerificationFailed (103: the VF did not take its GUID).
     """
     pci, pf_netdev = facts.function.pci, facts.function.pf_netdev
     configs = host.vf_configs
@@ -35,8 +36,7 @@ def set_identity(host: Host, plan: Plan, facts: VfFacts) -> tuple[RdmaDevice | N
             configs.set_port_guid(facts.function, plan.port_guid)
     if not plan.needs_rebind:
         return facts.rdma, facts.netdev
-    rebind(host, pci, facts.function.driver)
-    rdma, link = await_devices(host, pci)
+    rdma, link = rebind_in_turn(host, pci, facts.function.driver, how)
     _verify_identity(host, plan, facts, rdma, link)
     return rdma, link
 
@@ -53,14 +53,7 @@ def _verify_identity(host: Host, plan: Plan, before: VfFacts, rdma: RdmaDevice, 
         )
     had, has = before.rdma, rdma
     if had and had.name != has.name:
-        # VFs that are bound at the same time get each other's names. With the wrong name in the pod, this device would
-        # keep the other VF from getting its own back.
+        # udev names it, or a VF that was bound beside it has its name. With the wrong name in the pod, this device
+        # would keep the other VF from getting its own back.
         with host.log.step("restore_rdma_name", vf=pci, was=has.name, rdma=had.name):
             restore_rdma_name(host, pci, has, had.name)
-    if had and had.uverbs != has.uverbs:
-        host.log.warning(
-            "the rebind changed the VF's uverbs device; a container that has the old one mounted cannot use it",
-            vf=pci,
-            had=had.uverbs,
-            has=has.uverbs,
-        )

@@ -58,7 +58,7 @@ class Record(Value):
     had_mtu: int
     had_up: bool
     had_rdma: str
-    had_uverbs: str
+    had_char_devices: tuple[str, ...]  # stored as "had_uverbs": one text, with spaces
     had_node_guid: Guid | None
     had_port_guid: Guid | None
     had_config_node_guid: Guid | None  # on the PF; None if it did not report it
@@ -80,7 +80,7 @@ _MAY_BE_UNKNOWN = ("had_node_guid", "had_port_guid")
 _MAY_BE_UNASSIGNED = ("had_config_node_guid", "had_config_port_guid")
 _GUIDS = (*_MAY_BE_UNKNOWN, *_MAY_BE_UNASSIGNED, "port_guid", "node_guid")
 # Fields that are stored under an older name: nodes are upgraded and downgraded while pods run.
-_STORED_AS = {"port_guid": "guid", "sets_guid": "set_guid"}
+_STORED_AS = {"port_guid": "guid", "sets_guid": "set_guid", "had_char_devices": "had_uverbs"}
 _FIELD_OF = {stored: field for field, stored in _STORED_AS.items()}
 
 
@@ -89,6 +89,7 @@ def render_record(record: Record) -> dict[str, object]:
     doc: dict[str, object] = {"schema": SCHEMA, **record.__dict__}
     doc["key"] = dict(record.key.__dict__)
     doc["had_altnames"] = list(record.had_altnames)
+    doc["had_char_devices"] = " ".join(record.had_char_devices)
     for name in _GUIDS:
         guid = doc[name]
         if guid is None and name in _MAY_BE_UNASSIGNED:
@@ -109,6 +110,7 @@ def parse_record(doc: Any) -> Record:
         if not isinstance(fields[name], kind):
             raise TypeError(f"{name} has the wrong type (got {fields[name]!r})")
     fields["had_altnames"] = tuple([str(name) for name in doc["had_altnames"]])
+    fields["had_char_devices"] = tuple(doc["had_char_devices"].split())
     for name in _GUIDS:
         is_unknown = doc[name] is None and name in (*_MAY_BE_UNKNOWN, *_MAY_BE_UNASSIGNED)
         guid = None if is_unknown else Guid.parse(doc[name])
@@ -130,7 +132,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "had_mtu": int,
     "had_up": bool,
     "had_rdma": str,
-    "had_uverbs": str,
+    "had_char_devices": str,
     "had_link_state": str,
     "sets_guid": bool,
     "link_state": str,

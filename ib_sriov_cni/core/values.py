@@ -159,7 +159,7 @@ class RdmaDevice(Value):
     """An RDMA device as sysfs shows it, in whatever namespace it is."""
 
     name: str
-    uverbs: str  # uverbsN; "" without ib_uverbs
+    char_devices: tuple[str, ...]  # its files in /dev/infiniband: uverbsN, umadN, issmN, as far as there are any
     node_guid: Guid | None  # None if it cannot be read (device in another namespace)
     port_guid: Guid | None
 

@@ -9,10 +9,13 @@ The tree below `root` (tests make one of their own)::
                          /net/<netdev>      only those in the namespace that sysfs was mounted in
                          /infiniband/<rdma> likewise
                          /infiniband_verbs/uverbs<M>   visible in every namespace
+                         /infiniband_mad/umad<M>, issm<M>   likewise
     bus/pci/drivers/<name>/{bind,unbind}
     class/infiniband_verbs/uverbs<M>/ibdev  the RDMA device's name, visible in every namespace
+    class/infiniband_mad/umad<M>, issm<M>
 
-Sources: Documentation/ABI/testing/sysfs-bus-pci, drivers/pci/iov.c, drivers/infiniband/core/{sysfs,uverbs_main}.c.
+Sources: Documentation/ABI/testing/sysfs-bus-pci, drivers/pci/iov.c, drivers/infiniband/core/{sysfs,uverbs_main,
+user_mad}.c.
 """
 
 from __future__ import annotations
@@ -157,10 +160,20 @@ class Sysfs:
         device = f"{self._devices}/{pci}"
         return self._rdma_name(device)[0] or next(iter(list_folder(f"{device}/infiniband")), "")
 
-    def _rdma_name(self, device: str) -> tuple[str, str]:
-        """Return name and uverbs device, which every namespace sees; both empty without ib_uverbs."""
-        uverbs = next(iter(list_folder(f"{device}/infiniband_verbs")), "")
-        return read_attribute(f"{self._root}/class/infiniband_verbs/{uverbs}/ibdev") if uverbs else "", uverbs
+    def _rdma_name(self, device: str) -> tuple[str, tuple[str, ...]]:
+        """Return name and uverbs devices, which every namespace sees; both empty without ib_uverbs."""
+        uverbs = list_folder(f"{device}/infiniband_verbs")
+        return read_attribute(f"{self._root}/class/infiniband_verbs/{uverbs[0]}/ibdev") if uverbs else "", (*uverbs,)
+
+    def read_char_devices(self, pci: PciAddress) -> tuple[str, ...]:
+        """Return the function's character devices (uverbsN, issmN, umadN), in whatever namespace its RDMA device is."""
+        device = f"{self._devices}/{pci}"
+        return (*list_folder(f"{device}/infiniband_verbs"), *list_folder(f"{device}/infiniband_mad"))
+
+    def read_all_char_devices(self) -> tuple[str, ...]:
+        """Return the character devices of all RDMA devices, in whatever namespaces they are."""
+        folder = f"{self._root}/class"
+        return (*list_folder(f"{folder}/infiniband_verbs"), *list_folder(f"{folder}/infiniband_mad"))
 
     def read_netdev_function(self, name: str) -> PciAddress | None:
         """Return the PCI function of a netdev in its namespace; None if it has none."""
@@ -178,16 +191,20 @@ class Sysfs:
         """Return the function's RDMA device, in whatever namespace; with GUIDs only if it is in its namespace."""
         device = f"{self._devices}/{pci}"
         name, uverbs = self._rdma_name(device)
+        char_devices = (*uverbs, *list_folder(f"{device}/infiniband_mad"))
         here = list_folder(f"{device}/infiniband")
         name = name or (here[0] if here else "")
         if not name:
             return None
         if name not in here:
-            return RdmaDevice(name=name, uverbs=uverbs, node_guid=None, port_guid=None)
+            return RdmaDevice(name=name, char_devices=char_devices, node_guid=None, port_guid=None)
         node = read_attribute(f"{device}/infiniband/{name}/node_guid")
         gid = read_attribute(f"{device}/infiniband/{name}/ports/1/gids/0")
         return RdmaDevice(
-            name=name, uverbs=uverbs, node_guid=Guid.parse_or_none(node), port_guid=Guid.parse_or_none(gid[20:])
+            name=name,
+            char_devices=char_devices,
+            node_guid=Guid.parse_or_none(node),
+            port_guid=Guid.parse_or_none(gid[20:]),
         )
 
     def read_counts(self, pf: PciAddress) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from ib_sriov_cni.attach.configure_interface import add_routes, enable_ipv6
 from ib_sriov_cni.attach.heal import release_dead
 from ib_sriov_cni.attach.liveness import is_alive
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
+from ib_sriov_cni.attach.rebind import bind_in_turn
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.node.contain import make_error
 from ib_sriov_cni.node.plan_repair import (
@@ -54,7 +55,10 @@ def _apply(host: Host, repair: Repair, lock_timeout: float) -> str:
             return repair.what if _apply_release(host, repair, lock_timeout) else ""
         holder = repair.key.holder if repair.key else "repair -"
         with host.locks.take(repair.pci, holder, lock_timeout):
-            done = _apply_to_vf(host, repair) if repair.kind in {BIND, DISOWN} else _apply_to_pod(host, repair)
+            if repair.kind in {BIND, DISOWN}:
+                done = _apply_to_vf(host, repair, holder, lock_timeout)
+            else:
+                done = _apply_to_pod(host, repair)
             return repair.what if done else ""
 
 
@@ -67,7 +71,7 @@ def _apply_release(host: Host, repair: Repair, lock_timeout: float) -> bool:
     return released
 
 
-def _apply_to_vf(host: Host, repair: Repair) -> bool:
+def _apply_to_vf(host: Host, repair: Repair, holder: str, lock_timeout: float) -> bool:
     pci = repair.pci
     if pci is None or not host.sysfs.exists(pci):
         return False
@@ -79,7 +83,7 @@ def _apply_to_vf(host: Host, repair: Repair) -> bool:
         return True
     if host.sysfs.read_driver(pci):
         return False
-    host.sysfs.bind(pci, str(repair.about))
+    bind_in_turn(host, pci, str(repair.about), holder=holder, seconds=lock_timeout)
     return True
 
 

@@ -1,8 +1,12 @@
-r"""Door to the locks: one per VF, held during all that is done to it, and waited for with a deadline.
+r"""Door to the locks: one per VF, held during all that is done to it, and one of the node, held during a rebind.
 
 Layout::
 
     /run/ib-sriov/<PCI address>.lock   flock(2); content "<pid> <containerID> <ifname> <unix time>\n" of the holder
+    /run/ib-sriov/rebind.lock          likewise
+
+Each is waited for with a deadline. A call that needs both takes its VF's lock first, and while it has the lock of
+rebinds it waits for no other.
 
 The kernel releases a lock when its holder ends. The file stays: if it were removed, two processes could lock two files
 of the same name. It is on tmpfs, so none survives a reboot.
@@ -33,9 +37,32 @@ class Locks:
 
         Raises TryAgainLater (11), which names the present holder, or StateFailure (106) if the file cannot be made.
         """
+        try:
+            return self._take(f"{self._folder}/{pci}.lock", holder, seconds)
+        except _StillHeldError as held:
+            raise TryAgainLater(
+                f"lock VF {pci}: still held after {seconds:g} s by {held}",
+                "wait for that call, or end its process if it is stuck",
+            ) from None
+
+    def take_for_rebind(self, holder: str, seconds: float) -> Lock:
+        """Take the node's lock of rebinds, for `holder`, within `seconds` of the last change of its holder.
+
+        The calls that wait are one behind the other, and a rebind takes seconds on hardware, so each may take its time
+        as long as the lock goes from hand to hand. Raises as `take`.
+        """
+        try:
+            return self._take(f"{self._folder}/rebind.lock", holder, seconds, queue=True)
+        except _StillHeldError as held:
+            raise TryAgainLater(
+                f"lock for rebinding VFs of this node: still held after {seconds:g} s by {held}",
+                "nothing was unbound: VFs are rebound one at a time, so that each gets its device numbers back. Wait "
+                "for that call, or end its process if it is stuck",
+            ) from None
+
+    def _take(self, path: str, holder: str, seconds: float, *, queue: bool = False) -> Lock:
         import fcntl
 
-        path = f"{self._folder}/{pci}.lock"
         try:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
             fd = open_regular(path, os.O_RDWR | os.O_CREAT)
@@ -43,19 +70,19 @@ class Locks:
             raise _failure(path, fault, "is /run writable?") from None
         deadline = time.monotonic() + seconds
         pause = FIRST_PAUSE
+        present: list[str] = []
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if queue and (words := _read_words(fd)) != present:
+                    present, deadline = words, time.monotonic() + seconds
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    words = _describe_holder(fd)
+                    held = _describe_holder(fd)
                     os.close(fd)
-                    raise TryAgainLater(
-                        f"lock VF {pci}: still held after {seconds:g} s by {words}",
-                        "wait for that call, or end its process if it is stuck",
-                    ) from None
+                    raise _StillHeldError(held) from None
             except OSError as fault:
                 os.close(fd)
                 raise StateFailure(f"lock {path}: {fault.strerror}") from None
@@ -100,6 +127,10 @@ class Locks:
             return _read_words(fd)[1:-1] == holder.split()
         finally:
             os.close(fd)
+
+
+class _StillHeldError(Exception):
+    """A lock was not free in time; its text describes the holder."""
 
 
 class Lock:

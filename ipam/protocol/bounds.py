@@ -15,6 +15,7 @@ NODE_DEFAULTS_BYTES = 1 << 16  # of /etc/ib-sriov/defaults.json, a dozen short v
 FILE_BYTES = 1 << 20  # of a file that a configuration names: resolv.conf, subnet.env, a node's index
 LEASE_BYTES = 1 << 18  # of a lease; a container ID comes in a variable, of at most 128 KiB (MAX_ARG_STRLEN)
 RECORD_BYTES = 1 << 24  # of a record: a configuration and a result of 1 MiB each, in ASCII
+CHECKPOINT_BYTES = 1 << 24  # of the kubelet's allocations: some KiB for each container with a device
 DELEGATE_BYTES = 1 << 20  # of an IPAM plugin's answer, and of what it writes to standard error
 
 # ---- what is looked at in a pod's namespace, which a pod with CAP_NET_ADMIN fills as it likes

@@ -1,13 +1,14 @@
-"""What eight pods at once cost compared with one, when a VF's rebind takes seconds (as on hardware), in one run.
+"""What eight pods at once cost compared with one, when a VF's rebind takes long (as on hardware), in one run.
 
     python tests/bench/at_once_bench.py [--pods N] [--delay MS] [--rounds N] [--modes shared,exclusive]
 
 Boots the lab's virtual machine and runs there: the emulated driver's probe sleeps for --delay. Each round measures bare
-rebinds (unbind and bind by sysfs, no plugin), one and all at once, then ADD and DEL of one pod and of all at once, each
-with a new GUID, so that each is rebound. Medians of the rounds; `ratio` is all at once over one. Below that, for one
-ADD and for the slowest of those at once, the milliseconds of each step from its log: time not spent waiting is
-processor time, which is scarce in a virtual machine without KVM. Runs dist/ib-sriov if it exists; IB_SRIOV_PLUGIN
-names another program. Results: .test-results/bench/at_once.json.
+rebinds (unbind and bind by sysfs, no plugin), one and all at once, then ADD and DEL of one pod and of all at once: each
+with a new GUID, so that each is rebound, and each with the GUID that the VF has. Calls that rebind wait for each other,
+bare rebinds do not (and give the VFs each other's numbers). Medians of the rounds; `ratio` is all at once over one.
+Below that, for one ADD and for the slowest of those at once, the milliseconds of each step from its log: time not spent
+waiting is processor time, which is scarce in a virtual machine without KVM. Runs dist/ib-sriov if it exists;
+IB_SRIOV_PLUGIN names another program. Results: .test-results/bench/at_once.json.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ def rebinds(rig: Rig, count: int) -> float:
     return took
 
 
-def pods_at_once(rig: Rig, count: int) -> tuple[float, float, dict[str, dict[str, float]]]:
+def pods_at_once(rig: Rig, count: int, *, kept: bool = False) -> tuple[float, float, dict[str, dict[str, float]]]:
     """ADD and DEL that many pods; return the seconds of each, and the steps of each ADD by container."""
     pods = [rig.pod() for _ in range(count)]
-    confs = [new_guid(rig.mode) for _ in pods]
+    confs = [{**new_guid(rig.mode), **({"guid": None} if kept else {})} for _ in pods]
     LOG.unlink(missing_ok=True)
     add = timed([partial(rig.add, pod, vf, **confs[vf]) for vf, pod in enumerate(pods)])
     steps: dict[str, dict[str, float]] = {}
@@ -79,13 +80,14 @@ def end(pods: list[Pod]) -> None:
 
 
 def measure(mode: str, pods: int, delay: int, rounds: int) -> list[dict[str, Any]]:
-    """Measure one mode: a row for each of "bare rebind", "ADD" and "DEL", with seconds of one and of all at once."""
+    """Measure one mode: a row for "bare rebind" and each command, with the seconds of one and of all at once."""
     from tests.lab.rig import Rig
 
     rig = Rig(mode, vfs=pods, total_vfs=max(8, pods))
     try:
         pods_at_once(rig, 1)  # the first run reads files from the host
-        found: dict[str, list[tuple[float, float]]] = {"bare rebind": [], "ADD": [], "DEL": []}
+        names = ("bare rebind", "ADD", "DEL", "ADD, GUID kept", "DEL, GUID kept")
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         one: dict[str, dict[str, float]] = {}
         many: dict[str, dict[str, float]] = {}
         for _ in range(rounds):
@@ -97,12 +99,16 @@ def measure(mode: str, pods: int, delay: int, rounds: int) -> list[dict[str, Any
             add_all, delete_all, many = pods_at_once(rig, pods)
             found["ADD"].append((add_one, add_all))
             found["DEL"].append((delete_one, delete_all))
+            add_one, delete_one, _ = pods_at_once(rig, 1, kept=True)
+            add_all, delete_all, _ = pods_at_once(rig, pods, kept=True)
+            found["ADD, GUID kept"].append((add_one, add_all))
+            found["DEL, GUID kept"].append((delete_one, delete_all))
         print(f"\n{mode} mode, {pods} pods, probe_delay_ms={delay}, {rounds} rounds; {machine()}")
-        print(f"{'':14}{'one, s':>10}{f'{pods} at once, s':>16}{'ratio':>8}")
+        print(f"{'':16}{'one, s':>10}{f'{pods} at once, s':>16}{'ratio':>8}")
         rows = []
         for name, pairs in found.items():
             single, together = (statistics.median(column) for column in zip(*pairs, strict=True))
-            print(f"{name:14}{single:10.2f}{together:16.2f}{together / single:8.2f}")
+            print(f"{name:16}{single:10.2f}{together:16.2f}{together / single:8.2f}")
             about = {"mode": mode, "pods": pods, "delay_ms": delay, "rounds": rounds}
             rows.append({"case": name, **about, "one_s": single, "all_s": together})
         tell_steps(one, many)
@@ -128,7 +134,7 @@ def machine() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pods", type=int, default=8)
-    parser.add_argument("--delay", type=int, default=5000, help="of a VF's probe, ms")
+    parser.add_argument("--delay", type=int, default=1000, help="of a VF's probe, ms")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--modes", default="shared,exclusive")
     arguments = parser.parse_args()

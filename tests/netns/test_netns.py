@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.attach.keep_numbers import Renumbering
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.attach.return_devices import _move_to_host
 from ib_sriov_cni.core.errors import InvalidEnvironment, KernelRefused, UnknownContainer
@@ -157,5 +158,6 @@ def test_a_namespace_that_cannot_be_opened_does_not_keep_a_vf(sandbox: Sandbox, 
     record = replace(RECORD, netns_path=sandbox.path, netns_cookie=0)
     host.log.info("opens its file")
     with few_descriptors(0):
-        assert _move_to_host(host, record) is None
+        how = Renumbering(devices=None, holder="c1 net1", seconds=0, may_change=True)
+        assert _move_to_host(host, record, how) is None
     assert "cannot open the pod's namespace; rebinding the VF" in (tmp_path / "log").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -144,6 +145,57 @@ def test_who_took_it_last(locks: Locks, tmp_path: Path) -> None:
         assert not locks.was_last_taken_by(VF, other)
     (tmp_path / "locks" / f"{VF}.lock").write_bytes(b"")
     assert not locks.was_last_taken_by(VF, "c net1")
+
+
+# ---- the node's lock of rebinds
+
+REBINDER = """
+import sys
+from ib_sriov_cni.state.locks import Locks
+with Locks(sys.argv[1]).take_for_rebind(sys.argv[2], float(sys.argv[3])):
+    print("has it", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def rebinder(folder: Path, holder: str, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", REBINDER, str(folder), holder, str(seconds)]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_who_rebinds_is_named(locks: Locks, tmp_path: Path) -> None:
+    process = rebinder(tmp_path / "locks", "other net7", 0)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "has it\n"
+    os.kill(process.pid, signal.SIGSTOP)
+    for seconds in (0, 0.1):
+        with pytest.raises(TryAgainLater) as caught:
+            locks.take_for_rebind("ours net1", seconds)
+        words = rf"still held after {seconds:g} s by process {process.pid} \(container other, net7, for \d+ s\)"
+        assert re.search(words, caught.value.msg)
+        assert "nothing was unbound" in caught.value.details
+    process.kill()
+    process.communicate()
+    with locks.take_for_rebind("ours net1", 0):
+        pass
+
+
+def test_a_queue_that_moves_is_waited_for(locks: Locks, tmp_path: Path) -> None:
+    """The time limit counts from the last change of the holder, whom the file's content names."""
+    file = tmp_path / "locks" / "rebind.lock"
+    with locks.take_for_rebind("first net1", 0):
+        waiting = rebinder(tmp_path / "locks", "ours net1", 3)
+        for turn in range(10):  # longer than its limit in all
+            file.write_text(f"{turn} other net1 1\n")
+            with pytest.raises(subprocess.TimeoutExpired):
+                waiting.wait(0.4)
+    assert waiting.communicate("\n")[0] == "has it\n"
+
+
+def test_the_lock_of_rebinds_is_not_a_vfs(locks: Locks, tmp_path: Path) -> None:
+    with locks.take(VF, "ours net1", 0), locks.take_for_rebind("ours net1", 0):
+        assert sorted(os.listdir(tmp_path / "locks")) == [f"{VF}.lock", "rebind.lock"]
+        assert (tmp_path / "locks/rebind.lock").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("mask", [0, 0o077])

@@ -60,7 +60,7 @@ def netdev(guid: Guid = HAS, *, name: str = "ib1", flags: int = IFF_UP, pci: str
 
 
 def rdma(node: Guid | None = HAS, port: Guid | None = HAS) -> RdmaDevice:
-    return RdmaDevice(name="mlx5_3", uverbs="uverbs3", node_guid=node, port_guid=port)
+    return RdmaDevice(name="mlx5_3", char_devices=("uverbs3",), node_guid=node, port_guid=port)
 
 
 def config(guid: Guid = ZERO, state: str = "auto") -> VfConfig:

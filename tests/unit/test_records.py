@@ -68,7 +68,7 @@ RECORDS = st.builds(
     had_mtu=st.integers(0, 1 << 31),
     had_up=st.booleans(),
     had_rdma=TEXT,
-    had_uverbs=TEXT,
+    had_char_devices=st.lists(st.sampled_from(("uverbs0", "umad12", "issm12")), max_size=3).map(tuple),
     had_node_guid=st.none() | GUIDS,
     had_port_guid=st.none() | GUIDS,
     had_config_node_guid=st.none() | REPORTED_GUIDS,

@@ -35,5 +35,5 @@ def test_a_device_that_udev_has_renamed_since(tmp_path: Path) -> None:
     tree.add_rdma(VF, "ibp59s0v1")
     host = Asking(log=Log(), sysfs_root=str(tmp_path))
     host.rdma = Kernel("ibp59s0v1", ["ib_ipoib"])
-    before = RdmaDevice(name="mlx5_3", uverbs="uverbs3", node_guid=None, port_guid=None)
+    before = RdmaDevice(name="mlx5_3", char_devices=("uverbs3",), node_guid=None, port_guid=None)
     assert describe_remaining_user(host, VF, before) == "IPoIB interfaces on it: 1, of which the host shows 0"

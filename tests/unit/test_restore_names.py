@@ -30,7 +30,7 @@ NETDEV = Link(
     pci=VF,
     altnames=(),
 )
-RDMA = RdmaDevice(name="mlx5_1", uverbs="uverbs1", node_guid=None, port_guid=None)
+RDMA = RdmaDevice(name="mlx5_1", char_devices=("uverbs1",), node_guid=None, port_guid=None)
 Answer = Callable[[int], int]  # of the number of the try to an errno, 0 for success
 
 

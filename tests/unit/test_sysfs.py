@@ -207,7 +207,7 @@ def test_an_rdma_device_here(tree: Tree) -> None:
     tree.add_rdma(VF, "mlx5_3", minor=5)
     found = sysfs(tree).read_rdma(VF)
     assert found is not None
-    assert (found.name, found.uverbs) == ("mlx5_3", "uverbs5")
+    assert (found.name, found.char_devices) == ("mlx5_3", ("uverbs5", "issm5", "umad5"))
     assert (found.node_guid, found.port_guid) == (Guid.parse(GUID), Guid.parse(GUID))
 
 
@@ -215,7 +215,8 @@ def test_an_rdma_device_in_another_namespace(tree: Tree) -> None:
     tree.add_rdma(VF, "mlx5_3", minor=5, here=False)
     found = sysfs(tree).read_rdma(VF)
     assert found is not None
-    assert (found.name, found.uverbs, found.node_guid, found.port_guid) == ("mlx5_3", "uverbs5", None, None)
+    assert (found.name, found.node_guid, found.port_guid) == ("mlx5_3", None, None)
+    assert found.char_devices == sysfs(tree).read_char_devices(VF) == ("uverbs5", "issm5", "umad5")
 
 
 def test_an_rdma_device_without_uverbs(tree: Tree) -> None:
@@ -223,7 +224,16 @@ def test_an_rdma_device_without_uverbs(tree: Tree) -> None:
     (tree.device(VF) / "infiniband_verbs/uverbs5").rmdir()
     found = sysfs(tree).read_rdma(VF)
     assert found is not None
-    assert (found.name, found.uverbs, found.node_guid) == ("mlx5_3", "", Guid.parse(GUID))
+    assert (found.name, found.char_devices, found.node_guid) == ("mlx5_3", ("issm5", "umad5"), Guid.parse(GUID))
+
+
+def test_the_character_devices_of_all_functions(tree: Tree) -> None:
+    assert sysfs(tree).read_all_char_devices() == ()
+    tree.add_rdma(PF, "mlx5_0", minor=0)
+    tree.add_rdma(VF, "mlx5_3", minor=5, here=False)
+    (tree.root / "class/infiniband_mad/abi_version").write_text("5\n")
+    found = sysfs(tree).read_all_char_devices()
+    assert set(found) == {"uverbs0", "uverbs5", "umad0", "umad5", "issm0", "issm5", "abi_version"}
 
 
 def test_a_port_without_gids_yet(tree: Tree) -> None:

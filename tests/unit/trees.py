@@ -28,7 +28,7 @@ RECORD = Record(
     had_mtu=2044,
     had_up=False,
     had_rdma="mlx5_3",
-    had_uverbs="uverbs3",
+    had_char_devices=("uverbs3", "issm3", "umad3"),
     had_node_guid=None,
     had_port_guid=Guid(5),
     had_config_node_guid=Guid(0),
@@ -114,6 +114,9 @@ class Tree:
         device = self.device(pci)
         (device / f"infiniband_verbs/uverbs{minor}").mkdir(parents=True)
         write(self.root / f"class/infiniband_verbs/uverbs{minor}/ibdev", f"{name}\n")
+        for kind in ("issm", "umad"):
+            (device / f"infiniband_mad/{kind}{minor}").mkdir(parents=True)
+            (self.root / f"class/infiniband_mad/{kind}{minor}").mkdir(parents=True)
         if here:
             write(device / f"infiniband/{name}/node_guid", f"{sysfs_guid(guid)}\n")
             gid = f"fe80:0000:0000:0000:{sysfs_guid(guid)}\n"

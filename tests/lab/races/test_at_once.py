@@ -177,17 +177,20 @@ def test_a_dead_holders_lock_is_free_at_once(rig: Rig) -> None:
 
 
 def test_a_stopped_add_is_named_and_holds_nobody_else_up(rig: Rig) -> None:
-    """At each moment: code 11 with pid, container and age for its own VF alone; the others are attached meanwhile."""
+    """At each moment: code 11 with pid, container and age for its own VF alone; the others are attached meanwhile.
+
+    The one between unbind and bind also has the lock of rebinds, so nothing of the others is made anew.
+    """
     stuck = [rig.pod("stuck") for _ in MOMENTS]
     successors = [rig.pod("successor") for _ in MOMENTS]
     others = [rig.pod("other") for _ in range(3)]
-    processes = [
-        rig.start("ADD", pod, vf, trace=f"{at}=stop", guid=guid_of(vf))
-        for vf, (pod, at) in enumerate(zip(stuck, MOMENTS, strict=True))
-    ]
-    calls = [Held(process) for process in processes]
+    calls = {
+        vf: Held(rig.start("ADD", stuck[vf], vf, trace=f"{MOMENTS[vf]}=stop", guid=guid_of(vf)))
+        for vf in sorted(range(len(stuck)), key=lambda vf: MOMENTS[vf] == "bind")
+    }
+    processes = [calls[vf].process for vf in range(len(stuck))]
     try:
-        at_once(partial(rig.add, pod, 4 + n, guid=guid_of(0x40 + n)) for n, pod in enumerate(others))
+        at_once(partial(rig.add, pod, 4 + n, rdmaIsolation=False) for n, pod in enumerate(others))
         refused = at_once(partial(rig.call, "ADD", pod, vf, lockTimeout=0.2) for vf, pod in enumerate(successors))
         at_once(partial(rig.delete, pod, 4 + n) for n, pod in enumerate(others))
         for found, process, pod in zip(refused, processes, stuck, strict=True):
@@ -195,7 +198,7 @@ def test_a_stopped_add_is_named_and_holds_nobody_else_up(rig: Rig) -> None:
             holder = rf"after 0\.2 s by process {process.pid} \(container {pod.container_id}, net1, for \d+ s\)"
             assert re.search(holder, found.out["msg"]), found.out
     finally:
-        done = [call.go_on() for call in calls]
+        done = [call.go_on() for call in calls.values()]
     assert [found.status for found in done] == [0] * len(done), done
     at_once(partial(rig.delete, pod, vf) for vf, pod in enumerate(stuck))
     rig.assert_as_before()

@@ -1,0 +1,94 @@
+"""A device number that is free below a VF's own, so that a rebind would give it to the VF: why, and filling it."""
+
+from __future__ import annotations
+
+from ib_sriov_cni.attach.devices import await_fact
+from ib_sriov_cni.core.device_numbers import free_numbers, parse_device
+from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.core.record import describe_attachment
+from ib_sriov_cni.core.values import PciAddress, is_pass_through
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.record import Record
+
+APPEAR_SECONDS = 10.0  # for the devices of a VF that was bound
+NAMED = 3  # VFs in a message
+
+
+def bind_interrupted(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> bool:
+    """Bind the VFs that a killed call has left without driver, if they had lower numbers, which are free.
+
+    Returns whether there were any. To be called with the lock of rebinds. Of another VF its own lock is needed too; one
+    that is held is not waited for.
+    """
+    limit, used = _lowest(devices), host.sysfs.read_all_char_devices()
+    found = [
+        record
+        for record in _read_unbound(host)
+        if record.pci != pci
+        and _lowest(record.had_char_devices) < limit
+        and not any(name in used for name in record.had_char_devices)
+    ]
+    found.sort(key=lambda record: _lowest(record.had_char_devices))  # each gets the lowest number that is free then
+    bound = [_bind(host, record) for record in found]  # all of them
+    return any(bound)
+
+
+def describe_gap(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> str:
+    """Return which numbers are free below a VF's `devices`, which VF may have had them, and what to do."""
+    free = free_numbers(devices, host.sysfs.read_char_devices(pci), host.sysfs.read_all_char_devices())
+    if not free:
+        return "Another device has the numbers now: restart the device plugin, then delete the pod"
+    empty = [other for other in _read_vfs(host) if other != pci and not host.sysfs.read_char_devices(other)]
+    words = f"Free is {', '.join(free[:NAMED])}"
+    if not empty:
+        return (
+            f"{words}; no VF is without devices. Rebind this VF while no pod has it (echo {pci} to unbind, then to "
+            "bind, of its driver), restart the device plugin, then delete the pod"
+        )
+    held = {record.pci: describe_attachment(record) for record in _read_unbound(host)}
+    named = [f"{other} ({host.sysfs.read_driver(other) or held.get(other) or 'no driver'})" for other in empty[:NAMED]]
+    more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
+    return (
+        f"{words}; without devices: VF {', '.join(named)}{more}. Bind it (echo {empty[0]} > "
+        "/sys/bus/pci/drivers_probe), and the next try succeeds. If it is to stay so, rebind this VF while no pod has "
+        "it, restart the device plugin, then delete the pod"
+    )
+
+
+def _read_vfs(host: Host) -> list[PciAddress]:
+    return [pci for pf in host.sysfs.read_pfs() for pci in host.sysfs.read_vfs(pf)]
+
+
+def _read_unbound(host: Host) -> list[Record]:
+    """Return the records, of this boot, whose VFs have lost their driver."""
+    found = []
+    for name, key in host.ownership.read_owners():
+        pci = PciAddress(name)
+        if host.sysfs.read_driver(pci) or not host.sysfs.exists(pci):
+            continue
+        record = host.records.read(key)
+        if record is None or record.pci != pci or record.boot_id != host.read_boot_id():
+            continue
+        if record.driver and not is_pass_through(record.driver):
+            found.append(record)
+    return found
+
+
+def _lowest(devices: tuple[str, ...]) -> int:
+    return min([found[1] for found in map(parse_device, devices) if found is not None], default=1 << 32)
+
+
+def _bind(host: Host, record: Record) -> bool:
+    pci = record.pci
+    try:
+        with host.locks.take(pci, record.key.holder, 0), host.log.step("bind_interrupted", vf=pci):
+            if host.sysfs.read_driver(pci):
+                return True
+            host.sysfs.bind(pci, record.driver)
+            return await_fact(lambda: host.sysfs.read_char_devices(pci) or None, APPEAR_SECONDS) is not None
+    except CniError as fault:
+        host.log.warning("a VF that a killed call has unbound stays without driver", vf=pci, error=fault)
+        return False
