@@ -195,7 +195,7 @@ KEYS = (
         name="lockTimeout",
         type_text="seconds",
         default="60",
-        meaning="how long to wait for the VF's lock, or for one holder of the lock of rebinds, before failing with code 11",
+        meaning="how long to wait for the VF's lock, or one holder of the lock of rebinds, before failing with code 11",
         schema=_seconds(),
         example="60",
     ),

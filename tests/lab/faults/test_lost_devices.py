@@ -10,11 +10,10 @@ from tests.lab.rig import Rig, device_held_open, guid_of
 
 
 def lose_netdev(rig: Rig, vf: int = 0) -> None:
-    rig.hca.knob("no_ipoib", 1 << vf)
+    rig.hca.knob("lose_netdev", 1 << vf)
     rig.hca.rebind(vf)
     assert wait(lambda: rig.hca.rdma(vf))
     assert rig.hca.netdevs(vf) == []
-    rig.hca.knob("no_ipoib", 0)
 
 
 def test_the_netdev_is_lost(rig: Rig) -> None:
@@ -29,9 +28,8 @@ def test_the_netdev_is_lost(rig: Rig) -> None:
 
 
 def test_the_rdma_device_is_lost(rig: Rig) -> None:
-    rig.hca.knob("late_ms", 600_000)
+    rig.hca.knob("lose_rdma", 1)
     rig.hca.rebind(0)
-    rig.hca.knob("late_ms", 0)
     assert rig.hca.rdma_anywhere(0) is None
     pod = rig.pod()
     result = rig.add(pod)
