@@ -8,6 +8,8 @@ other's, and a container that was given the files of one would open the other's 
 
 from __future__ import annotations
 
+import time
+
 from ib_sriov_cni.core.device_numbers import free_numbers, missing_devices, predict_devices
 from ib_sriov_cni.core.errors import DeviceUnusable
 from ipam.protocol.value import Value
@@ -19,8 +21,12 @@ if TYPE_CHECKING:
 
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.values import PciAddress
+    from ib_sriov_cni.state.locks import Lock
 
     T = TypeVar("T")
+
+
+PAUSE = 0.05  # seconds between looks at a lower number that another call is about to take
 
 
 class Renumbering(Value):
@@ -42,22 +48,18 @@ def keep_numbers(
     numbers: before `act` if that can be foreseen, else after it.
     """
     with host.log.step("lock_rebind", vf=pci):
-        lock = host.locks.take_for_rebind(how.holder, how.seconds)
+        lock = _take_lock(host, pci, how)
     with lock:
         devices = host.sysfs.read_char_devices(pci) if how.devices is None else how.devices
         change = foresee_change(host, pci, devices)
-        if change is not None:
-            # Only now: what it imports is rarely needed.
-            from ib_sriov_cni.attach.number_gap import bind_interrupted, describe_gap
+        if change is not None and not how.may_change:
+            from ib_sriov_cni.attach.number_gap import describe_gap
 
-            if bind_interrupted(host, pci, devices):
-                change = foresee_change(host, pci, devices)
-            if change is not None and not how.may_change:
-                raise DeviceUnusable(
-                    f"VF {pci} has {_words(devices)}; {operation} would give it {_words(change)}, and its container "
-                    "has the old ones",
-                    f"this was not done. {describe_gap(host, pci, devices)}",
-                )
+            raise DeviceUnusable(
+                f"VF {pci} has {_words(devices)}; {operation} would give it {_words(change)}, and its container has "
+                "the old ones",
+                f"this was not done. {describe_gap(host, pci, devices)}",
+            )
         found = act()
         has = host.sysfs.read_char_devices(pci)
         if again and missing_devices(devices, has) and foresee_change(host, pci, devices) is None:
@@ -71,6 +73,32 @@ def keep_numbers(
             "pod",
         )
     return found
+
+
+def _take_lock(host: Host, pci: PciAddress, how: Renumbering) -> Lock:
+    """Take the lock of rebinds, once nobody is about to take a lower number; in any case after `how.seconds`."""
+    deadline = time.monotonic() + how.seconds
+    while True:
+        lock = host.locks.take_for_rebind(how.holder, how.seconds)
+        try:
+            if not _is_awaited(host, pci, how) or time.monotonic() > deadline:
+                return lock
+        except BaseException:
+            lock.release()
+            raise
+        lock.release()
+        time.sleep(PAUSE)
+
+
+def _is_awaited(host: Host, pci: PciAddress, how: Renumbering) -> bool:
+    """Return whether a running call is about to take a lower number that is free. Fills such gaps of killed calls."""
+    devices = host.sysfs.read_char_devices(pci) if how.devices is None else how.devices
+    if foresee_change(host, pci, devices) is None:
+        return False
+    # Only now: what it imports is rarely needed.
+    from ib_sriov_cni.attach.number_gap import bind_interrupted
+
+    return not bind_interrupted(host, pci, devices)
 
 
 def foresee_change(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.attach.devices import await_fact
 from ib_sriov_cni.core.device_numbers import free_numbers, parse_device
-from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.core.errors import KernelRefused, TryAgainLater
 from ib_sriov_cni.core.record import describe_attachment
 from ib_sriov_cni.core.values import PciAddress, is_pass_through
 
@@ -20,8 +20,8 @@ NAMED = 3  # VFs in a message
 def bind_interrupted(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> bool:
     """Bind the VFs that a killed call has left without driver, if they had lower numbers, which are free.
 
-    Returns whether there were any. To be called with the lock of rebinds. Of another VF its own lock is needed too; one
-    that is held is not waited for.
+    Returns False if a running call has the lock of one of them: it is about to bind it. To be called with the lock of
+    rebinds, so the lock of another VF is not waited for.
     """
     limit, used = _lowest(devices), host.sysfs.read_all_char_devices()
     found = [
@@ -31,9 +31,14 @@ def bind_interrupted(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> b
         and _lowest(record.had_char_devices) < limit
         and not any(name in used for name in record.had_char_devices)
     ]
-    found.sort(key=lambda record: _lowest(record.had_char_devices))  # each gets the lowest number that is free then
-    bound = [_bind(host, record) for record in found]  # all of them
-    return any(bound)
+    # Each gets the lowest number that is free then, so none is bound before those with lower ones.
+    found.sort(key=lambda record: _lowest(record.had_char_devices))
+    try:
+        for record in found:
+            _bind(host, record)
+    except TryAgainLater:
+        return False
+    return True
 
 
 def describe_gap(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> str:
@@ -81,14 +86,13 @@ def _lowest(devices: tuple[str, ...]) -> int:
     return min([found[1] for found in map(parse_device, devices) if found is not None], default=1 << 32)
 
 
-def _bind(host: Host, record: Record) -> bool:
+def _bind(host: Host, record: Record) -> None:
+    """Bind a VF under its lock. Raises TryAgainLater (11) if another call has that; other faults are logged."""
     pci = record.pci
-    try:
-        with host.locks.take(pci, record.key.holder, 0), host.log.step("bind_interrupted", vf=pci):
-            if host.sysfs.read_driver(pci):
-                return True
-            host.sysfs.bind(pci, record.driver)
-            return await_fact(lambda: host.sysfs.read_char_devices(pci) or None, APPEAR_SECONDS) is not None
-    except CniError as fault:
-        host.log.warning("a VF that a killed call has unbound stays without driver", vf=pci, error=fault)
-        return False
+    with host.locks.take(pci, record.key.holder, 0):
+        try:
+            with host.log.step("bind_interrupted", vf=pci):
+                host.sysfs.bind(pci, record.driver)
+                await_fact(lambda: host.sysfs.read_char_devices(pci) or None, APPEAR_SECONDS)
+        except KernelRefused as refusal:
+            host.log.warning("a VF that a killed call has unbound stays without driver", vf=pci, error=refusal)

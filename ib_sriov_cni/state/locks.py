@@ -145,6 +145,10 @@ class Lock:
 
     def __exit__(self, *_fault: object) -> None:
         """Release the lock."""
+        self.release()
+
+    def release(self) -> None:
+        """Release the lock; to be called once."""
         os.close(self._fd)
 
 

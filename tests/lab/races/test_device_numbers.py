@@ -229,6 +229,21 @@ def test_a_number_that_a_killed_call_left_free(rig: Rig, command: str) -> None:
     rig.assert_as_before()
 
 
+def test_a_number_that_the_del_of_a_killed_add_is_about_to_take(rig: Rig) -> None:
+    """It has its VF's lock and waits for that of rebinds, which is left to it."""
+    had = all_numbers(rig)
+    pods = [rig.pod(), rig.pod()]
+    assert rig.call("ADD", pods[0], 0, trace="unbind.done=kill", **asks(0)).status == -signal.SIGKILL
+    with stopped(rig, "DEL", pods[0], 0, "lock_rebind", **asks(0)) as held:
+        add = rig.start("ADD", pods[1], 1, **asks(1))
+        assert waits_or_ends(add)
+    for done in (end(held), end(add)):
+        assert done.status == 0, done
+    assert all_numbers(rig) == had
+    rig.delete(pods[1], 1, **asks(1))
+    rig.assert_as_before()
+
+
 # ---- what the container was given
 
 
@@ -278,21 +293,19 @@ def test_what_the_kubelet_gave_the_container(rig: Rig) -> None:
 
 
 def test_it_is_held_only_while_the_devices_are_made_anew(rig: Rig) -> None:
-    move = ("find_netdev",) if rig.exclusive else ("move_netdev",)
-    for step in ("reserve_addresses", "set_port_guid", *move, "verify_netdev", "verify_rdma"):
+    for step in ("reserve_addresses", "find_netdev" if rig.exclusive else "move_netdev", "verify_rdma"):
         pod = rig.pod()
         with stopped(rig, "ADD", pod, 0, step, **asks(0)) as held:
             assert not LOCK.exists() or not is_held(LOCK), step
         assert end(held).status == 0
-        with stopped(rig, "DEL", pod, 0, "restore_names", **asks(0)) as held:
-            assert not is_held(LOCK)
-        assert end(held).status == 0
-    for step in ("bind", "await_devices", *(["move_rdma"] if rig.exclusive else [])):
-        pod = rig.pod()
-        with stopped(rig, "ADD", pod, 0, step, **asks(0)) as held:
-            assert is_held(LOCK), step
-        assert end(held).status == 0
         rig.delete(pod, 0, **asks(0))
+    pod = rig.pod()
+    with stopped(rig, "ADD", pod, 0, "move_rdma" if rig.exclusive else "await_devices", **asks(0)) as held:
+        assert is_held(LOCK)
+    assert end(held).status == 0
+    with stopped(rig, "DEL", pod, 0, "restore_names", **asks(0)) as held:
+        assert not is_held(LOCK)
+    assert end(held).status == 0
     rig.assert_as_before()
 
 
