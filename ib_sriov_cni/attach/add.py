@@ -72,6 +72,7 @@ def add(host: Host, request: Request, conf: NetConf) -> Result:
                     return attempt.run()
             finally:
                 attempt.end_verifier()
+                attempt.pod.close()
     except Terminated as interruption:
         hint = "its caller timed out; the log says which step was slow (ms=)"
         raise TryAgainLater("ADD was interrupted by SIGTERM and undone", interruption.details or hint) from None
