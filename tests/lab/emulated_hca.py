@@ -61,7 +61,8 @@ class Hca:
 
     @property
     def numvfs(self) -> int:
-        return int(read(self.pf_path / "sriov_numvfs"))
+        path = self.pf_path / "sriov_numvfs"
+        return int(read(path)) if path.exists() else 0  # with total_vfs=0 it is a function without SR-IOV
 
     def set_numvfs(self, count: int) -> str:
         """Its result: "OK" or the errno's name."""

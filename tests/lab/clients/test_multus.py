@@ -173,7 +173,7 @@ def test_what_multus_injects_reaches_us(rig: Rig, call: Multus, kube: Kube, form
 
 @SHARED
 def test_kubevirt_finds_the_pci_address_of_a_vf_that_is_passed_through(rig: Rig, call: Multus, kube: Kube) -> None:
-    """N2, N4: the network status has net1 with its address and the device information, which virt-launcher reads."""
+    """N4: the network status has net1 with its address and the device information, which virt-launcher reads."""
     hca, pod = rig.hca, rig.pod("a")
     own = {**node.plugin(""), "capabilities": {"CNIDeviceInfoFile": True}}
     del own["deviceID"]
