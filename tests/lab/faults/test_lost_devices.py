@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 from tests.lab.commands import run, wait
 from tests.lab.modes import SHARED
-from tests.lab.rig import Rig, device_held_open, guid_of
+from tests.lab.rig import Rig, guid_of
+
+USE_A_DEVICE = """
+import sys
+from pyverbs.device import Context
+from pyverbs.pd import PD
+context = Context(name=sys.argv[1])
+pd = PD(context)
+print("used", flush=True)
+sys.stdin.read()
+"""
 
 
 def lose_netdev(rig: Rig, vf: int = 0) -> None:
@@ -55,10 +66,17 @@ def test_another_namespace_has_the_netdev(rig: Rig) -> None:
 def test_another_namespace_uses_the_rdma_device(rig: Rig) -> None:
     pod, other = rig.pod(), rig.pod("other")
     lose_netdev(rig)
-    with device_held_open(other, str(rig.hca.rdma(0))) as holder:
+    command = ["ip", "netns", "exec", other.name, "/usr/bin/python3", "-c", USE_A_DEVICE, str(rig.hca.rdma(0))]
+    user = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert user.stdout is not None
+        assert user.stdout.readline() == "used\n"
         refused = rig.call("ADD", pod)
         assert refused.code == 101, refused
-        assert holder.poll() is None
+        assert "unbind" not in refused.stderr
+    finally:
+        user.kill()
+        user.communicate()
     rig.add(pod)
     rig.delete(pod)
     rig.assert_as_before()
