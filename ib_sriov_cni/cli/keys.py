@@ -251,6 +251,11 @@ PROTOCOL_KEYS = {
     "cni.dev/valid-attachments": "GC: the attachments to keep",
     "cni.dev/attachments": "GC: the same, from older runtimes",
 }
+# Of the Go plugin, and without a meaning here.
+GO_KEYS = {
+    "publishPfGuid": "which writes the PF's GUID into an annotation of the pod",
+    "kubeconfig": "which needs it for publishPfGuid",
+}
 RUNTIME_CONFIG_KEYS = tuple(KNOWN["runtimeConfig"])
 HOST_LOCAL_KEYS = tuple(IPAM)
 # What `config explain` says of keys inside other keys. docs/ipam.md explains them at length.
@@ -427,6 +432,8 @@ def _describe_strange(found: object, names: Names, place: str) -> list[str]:
 
 
 def _describe_unknown(name: str, place: str, known: Iterable[str]) -> str:
+    if not place and name in GO_KEYS:
+        return f"{name} is a key of the Go plugin, {GO_KEYS[name]}; here it is ignored"
     near = find_nearest(name, known)
     return f"{place}{name} is not a known key and is ignored" + (f"; did you mean {place}{near}?" if near else "")
 

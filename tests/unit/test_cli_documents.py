@@ -109,6 +109,13 @@ def test_addresses_that_nobody_sets() -> None:
     assert said.startswith("ipam with vfioPciMode: ")
 
 
+def test_keys_of_the_go_plugin_without_a_meaning_here() -> None:
+    (found,) = found_in(json.dumps({**CONF, "publishPfGuid": True, "kubeconfig": "/k"}))
+    assert [text.partition(",")[0] for text in found.warnings] == [
+        f"{key} is a key of the Go plugin" for key in ("publishPfGuid", "kubeconfig")
+    ]
+
+
 def test_comfort_keys_are_warnings() -> None:
     (found,) = found_in(json.dumps({**CONF, "logLevel": "loud", "logFile": "ib.log"}))
     assert found.faults == []

@@ -84,6 +84,24 @@ def test_a_file_of_somebody_else_is_not_believed(rig: Rig) -> None:
     assert "it must belong to root" in refused.out["msg"], refused
 
 
+def test_an_ipam_plugin_gets_the_same_choices_from_add_and_del(rig: Rig, tmp_path: Path) -> None:
+    """The pod may choose its address when it is added, and may not any more when it is deleted."""
+    answer = {"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.2/24"}]}
+    program = tmp_path / "made"
+    program.write_text(
+        f"#!/bin/sh\ncat > {tmp_path}/$CNI_COMMAND\n[ $CNI_COMMAND = DEL ] || echo '{json.dumps(answer)}'\n"
+    )
+    program.chmod(0o755)
+    pod = rig.pod()
+    conf = rig.conf(0, ipam={"type": "made"}, args={"cni": {"ips": ["10.9.0.2"]}})
+    for command in ("ADD", "DEL"):
+        done = rig.cni(command, pod, conf, env={"CNI_PATH": str(tmp_path)})
+        assert done.status == 0, done
+        assert json.loads((tmp_path / command).read_text())["args"] == {"cni": {"ips": ["10.9.0.2"]}}
+        write({"podMayChoose": []})
+    rig.assert_as_before()
+
+
 @pytest.mark.parametrize("key", ["RdmaIsolation", "RDMAISOLATION"])
 def test_isolation_in_another_case(rig: Rig, key: str) -> None:
     pod = rig.pod()
