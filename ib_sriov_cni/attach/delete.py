@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.recorded_request import make_del_request
-from ib_sriov_cni.attach.release import release, release_addresses
+from ib_sriov_cni.attach.release import release, release_addresses, release_recorded
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.pod_choices import KEY as CHOICES_KEY
@@ -45,7 +44,10 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
             # Read again: whoever held the lock may have released it.
             record = host.records.read(key)
             if record is not None:
-                release(host, record, _as_added(record, request), conf, collector)
+                if _is_another_request(record, request):
+                    release_recorded(host, record, collector)
+                else:
+                    release(host, record, request, conf, collector)
             else:
                 collector.attempt(lambda: release_addresses(host, request, conf))
     if not collector.faults:
@@ -53,11 +55,9 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
     collector.raise_faults()
 
 
-def _as_added(record: Record, request: Request) -> Request:
-    """Return the request that the IPAM plugin gets: the recorded one, if the ADD withheld other choices of the pod."""
-    if record.conf.get(CHOICES_KEY) == request.conf.get(CHOICES_KEY):
-        return request
-    return make_del_request(record)
+def _is_another_request(record: Record, request: Request) -> bool:
+    """Return whether the ADD asked for other addresses: the network, or the node-wide defaults, have changed since."""
+    return any(record.conf.get(key) != request.conf.get(key) for key in ("ipam", CHOICES_KEY))
 
 
 def _await_own_add(host: Host, pci: PciAddress, key: AttachmentKey, seconds: float) -> Record | None:

@@ -214,6 +214,18 @@ def test_no_configuration_left_to_trust(rig: Rig) -> None:
 
 
 @SHARED
+def test_addresses_are_released_where_they_were_reserved(rig: Rig, tmp_path: Path) -> None:
+    """The network has got another ipam since the ADD, or keys in a case that the ADD's version did not know."""
+    pod = rig.pod()
+    rig.add(pod, **IDENTITY)
+    assert leases()
+    moved = {"type": "host-local", "subnet": "10.57.0.0/24", "dataDir": str(tmp_path)}
+    rig.delete(pod, **{**IDENTITY, "ipam": moved})
+    assert leases() == []
+    rig.assert_as_before()
+
+
+@SHARED
 def test_fault_in_one_release_keeps_no_other_from_running(rig: Rig, tmp_path: Path) -> None:
     """C14: the IPAM plugin is missing at DEL; the VF is returned, and the record stays until the next DEL."""
     plugin = tmp_path / "fixed"
