@@ -45,7 +45,7 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
             record = host.records.read(key)
             if record is not None:
                 if _is_another_request(record, request):
-                    release_recorded(host, record, collector)
+                    release_recorded(host, record, conf.lock_timeout, collector)
                 else:
                     release(host, record, request, conf, collector)
             else:
