@@ -51,7 +51,7 @@ class Rdma:
     def read_mode(self) -> str:
         """Return `shared` or `exclusive`; kernels before 5.2, which have no such mode, are shared."""
         try:
-            ((mode,),) = self._ask("read", "RDMA namespace mode", CMD_SYS_GET, keep=_attributes(NETNS_MODE))
+            ((mode,),) = self._ask("read", "RDMA namespace mode", CMD_SYS_GET, keep=_number(NETNS_MODE))
         except KernelRefused as refusal:
             if refusal.errno in (errno.EOPNOTSUPP, errno.EINVAL):
                 return "shared"
@@ -61,8 +61,7 @@ class Rdma:
 
     def read_devices(self) -> dict[str, int]:
         """Return the index of each RDMA device visible in this namespace, by name; may miss some (`find_device`)."""
-        keep = _attributes("RDMA_NLDEV_ATTR_DEV_NAME", "RDMA_NLDEV_ATTR_DEV_INDEX")
-        return dict(self._ask("list", "RDMA devices", CMD_GET, flags=m.NLM_F_DUMP, keep=keep))
+        return dict(self._ask("list", "RDMA devices", CMD_GET, flags=m.NLM_F_DUMP, keep=_device))
 
     def find_device(self, name: str) -> int | None:
         """Return the index of a device, None if this namespace has none of that name; that takes about 0.16 s.
@@ -84,7 +83,7 @@ class Rdma:
         if index is None:
             return ""
         attrs = [("RDMA_NLDEV_ATTR_DEV_INDEX", index), ("RDMA_NLDEV_ATTR_PORT_INDEX", 1)]
-        how = {"attrs": attrs, "keep": _attributes("RDMA_NLDEV_ATTR_PORT_STATE")}
+        how = {"attrs": attrs, "keep": _number("RDMA_NLDEV_ATTR_PORT_STATE")}
         ((state,),) = self._ask("read port 1 of", f"RDMA device {name}", CMD_PORT_GET, **how)
         return PORT_STATES.get(state, "")
 
@@ -123,9 +122,25 @@ class Rdma:
         self._ask(operation, target, CMD_SET, flags=m.NLM_F_ACK, attrs=attrs)
 
 
-def _attributes(*names: str) -> Callable[[Any], tuple[Any, ...]]:
-    """Return what keeps these attributes of an answer: they are decoded where a wrong one becomes NetlinkError."""
-    return lambda answer: tuple([answer.get_attr(name) for name in names])
+# What keeps parts of an answer. An attribute that pyroute2 cannot decode is not refused there, but becomes bytes; a
+# ValueError here becomes NetlinkError.
+def _device(answer: Any) -> tuple[str, int]:
+    name, index = answer.get_attr("RDMA_NLDEV_ATTR_DEV_NAME"), answer.get_attr("RDMA_NLDEV_ATTR_DEV_INDEX")
+    if not isinstance(name, str) or not isinstance(index, int):
+        raise ValueError(f"RDMA device with name {name!r} and index {index!r}")
+    return name, index
+
+
+def _number(attribute: str) -> Callable[[Any], tuple[int | None]]:
+    """Return what keeps one number of an answer, None if the kernel does not tell it."""
+
+    def keep(answer: Any) -> tuple[int | None]:
+        found = answer.get_attr(attribute)
+        if not isinstance(found, (int, type(None))):
+            raise ValueError(f"{attribute} is {found!r}")
+        return (found,)
+
+    return keep
 
 
 def _users(answer: Any) -> list[str | int]:
@@ -135,4 +150,6 @@ def _users(answer: Any) -> list[str | int]:
         entry.get_attr("RDMA_NLDEV_ATTR_RES_KERN_NAME") or entry.get_attr("RDMA_NLDEV_ATTR_RES_PID")
         for entry in entries
     ]
+    if not all(isinstance(user, (str, int, type(None))) for user in found):
+        raise ValueError(f"users of an RDMA device: {found!r}")
     return [user for user in found if user]

@@ -252,6 +252,8 @@ QUESTIONS: dict[str, Callable[[Sequence[bytes]], object]] = {
     "set": lambda data: rtnl(data).set_mtu(LINK, 2044),
     "mode": lambda data: rdma(data).read_mode(),
     "devices": lambda data: rdma(data).read_devices(),
+    "port": lambda data: rdma(data).read_port_state("mlx5_3"),
+    "users": lambda data: rdma(data).read_users("mlx5_3"),
     "rename": lambda data: rdma(data).move_device("mlx5_3", 1, 3),
 }
 
@@ -261,6 +263,7 @@ QUESTIONS: dict[str, Callable[[Sequence[bytes]], object]] = {
 @example([DONE])  # an acknowledgement instead of an answer
 @example([packet(m.RTM_NEWLINK, bytes(16))])  # a link without a name
 @example([packet(NEW[m.rdmamsg], attribute(1, b"\3", 8))])  # a truncated number
+@example([packet(NEW[m.rdmamsg], bytes(16) + b"\0\0\1\0"), DONE])  # an index that is not a number
 def test_answers(data: list[bytes]) -> None:
     for question in QUESTIONS.values():
         TALLY.add()
@@ -277,6 +280,7 @@ def assert_typed(answer: object) -> None:
         for item in answer:
             assert_typed(item)
     elif isinstance(answer, dict):
+        assert all(isinstance(key, (int, str)) for key in answer), answer
         assert all(isinstance(item, (int, VfConfig, type(None))) for item in answer.values()), answer
     elif isinstance(answer, Link):
         assert all(isinstance(text, str) for text in (answer.name, answer.operstate, answer.pci, *answer.altnames))
