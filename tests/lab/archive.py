@@ -203,7 +203,10 @@ def make_module(tree: Path, release: str, work: Path) -> None:
     if (tree / "build").is_dir():
         inside = ["chroot", str(tree), *make, "-C", f"/{headers}", "M=/build"]
         # objtool and the shell read /proc
-        mounts = 'mount --bind "$1" "$2/build" && mount --rbind /proc "$2/proc" && shift 2 && exec "$@"'
+        mounts = (
+            'mount --bind "$1" "$2/build" && mount --rbind /proc "$2/proc" && mount --rbind /dev "$2/dev" && '
+            'shift 2 && exec "$@"'
+        )
         own = [] if os.geteuid() == 0 else ["--map-root-user"]
         command = ["unshare", "--mount", *own, "sh", "-c", mounts, "sh", str(work), str(tree), *inside]
     else:

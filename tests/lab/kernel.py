@@ -205,8 +205,8 @@ def build_unlocked() -> Kernel:
         base = cache_root() / "lab" / release
     else:
         release, root = packaged(os.environ.get("KERNEL") or DEFAULT_SERIES)
-        vmlinuz = root / "boot" / f"vmlinuz-{release}"
         modules = root / "lib/modules" / release
+        vmlinuz = next(path for path in (root / "boot" / f"vmlinuz-{release}", modules / "vmlinuz") if path.exists())
         base = cache_root() / "lab" / release
         module = build_ibemu(root, release, base)
     names = tuple(sorted({*GUEST_MODULES, *os.environ.get("EXTRA_MODS", "").split()}))
