@@ -44,7 +44,7 @@ test: ## lint, unit, IPAM, a minute of fuzzing, namespaces and hostile pods (roo
 	@$(need) python lint netns manifests build image lab clients
 	-@packaging/build
 	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns security manifests docs packaging \
-		matrix races hca attach faults node clients $(conformance) build matrix-6.1
+		matrix races hca attach faults node clients $(conformance) build matrix-6.1 linux-5.10 linux-newest
 
 long: ## what is too long for make test: soak, the node agent, a real udevd, the command line, an hour of fuzzing
 	@$(need) python build lab clients

@@ -3,7 +3,8 @@
     suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns security manifests docs packaging
                           conformance; fuzz-long: fuzz for an hour; in the guest: a folder of tests/lab (hca attach
                           races matrix faults clients node agent cli soak udev), conformance, and:
-                          main: ADD and DEL, the short check; matrix-6.1: a sample of the matrix on the other kernel;
+                          main: ADD and DEL, the short check; matrix-6.1: a sample of the matrix on that kernel;
+                          linux-5.10, linux-newest: main and faults of the HCA on the oldest and the newest kernel;
                           build, build-all, build-conformance: with dist/ib-sriov instead of the source
 
 A suite that fails does not stop the next one from running. The last line is "N passed, N failed"; a
@@ -29,12 +30,15 @@ LAB = os.path.join("tests", "lab")
 LAB_SUITES = ("hca", "attach", "races", "matrix", "faults", "clients", "node", "agent", "cli", "soak", "udev")
 ATTACH = f"{LAB}/attach"
 MAIN_JOB = (f"{ATTACH}/test_main.py", f"{ATTACH}/test_del.py")
+# What the oldest and the newest kernel have to pass too.
+ON_BOTH_ENDS = (f"{LAB}/hca/test_kernel_features.py", *MAIN_JOB, f"{LAB}/faults/test_hca.py")
 GUEST_TESTS_OF_BUILDS = "tests/packaging/guest"
 # The suites that run in the lab's virtual machine, with pytest's arguments there.
 IN_GUEST: dict[str, tuple[str, ...]] = {
     **{name: (f"{LAB}/{name}",) for name in LAB_SUITES},
     "main": MAIN_JOB,
     "matrix-6.1": (f"{LAB}/matrix",),
+    **dict.fromkeys(("linux-5.10", "linux-newest"), ON_BOTH_ENDS),
     "conformance": ("tests/conformance",),
     "build": (GUEST_TESTS_OF_BUILDS, *MAIN_JOB, f"{ATTACH}/test_guid.py"),
     "build-all": (GUEST_TESTS_OF_BUILDS, ATTACH, f"{LAB}/races", f"{LAB}/faults"),
@@ -53,6 +57,8 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 SETTINGS["udev"] |= {"UDEV": "1"}
 SETTINGS["matrix-6.1"] |= {"KERNEL": "6.1", "LAB_EVERY": "7"}
+SETTINGS["linux-5.10"] |= {"KERNEL": "5.10"}
+SETTINGS["linux-newest"] |= {"KERNEL": "newest"}
 # The time for all parts of the fuzzing together (tests/fuzz/budget.py); FUZZ_SECONDS in the environment overrides it.
 SETTINGS["fuzz-long"] = {"FUZZ_SECONDS": os.environ.get("FUZZ_SECONDS", "3600")}
 # Suites whose name differs from their folder's.
