@@ -123,11 +123,11 @@ class Rdma:
 
 
 # What keeps parts of an answer. An attribute that pyroute2 cannot decode is not refused there, but becomes bytes; a
-# ValueError here becomes NetlinkError.
+# TypeError here becomes NetlinkError.
 def _device(answer: Any) -> tuple[str, int]:
     name, index = answer.get_attr("RDMA_NLDEV_ATTR_DEV_NAME"), answer.get_attr("RDMA_NLDEV_ATTR_DEV_INDEX")
     if not isinstance(name, str) or not isinstance(index, int):
-        raise ValueError(f"RDMA device with name {name!r} and index {index!r}")
+        raise TypeError(f"RDMA device with name {name!r} and index {index!r}")
     return name, index
 
 
@@ -137,7 +137,7 @@ def _number(attribute: str) -> Callable[[Any], tuple[int | None]]:
     def keep(answer: Any) -> tuple[int | None]:
         found = answer.get_attr(attribute)
         if not isinstance(found, (int, type(None))):
-            raise ValueError(f"{attribute} is {found!r}")
+            raise TypeError(f"{attribute} is {found!r}")
         return (found,)
 
     return keep
@@ -151,5 +151,5 @@ def _users(answer: Any) -> list[str | int]:
         for entry in entries
     ]
     if not all(isinstance(user, (str, int, type(None))) for user in found):
-        raise ValueError(f"users of an RDMA device: {found!r}")
+        raise TypeError(f"users of an RDMA device: {found!r}")
     return [user for user in found if user]
