@@ -101,7 +101,7 @@ def judge(host: Host, record: Record, witness: Witness, *, locked: bool = False)
     if not record.committed:
         if not locked and host.locks.read_holder(record.pci):
             return Verdict(state=ADDING, why="its ADD is running")
-        return Verdict(state=DEAD, why="its ADD was never finished")
+        return Verdict(state=DEAD, why=record.why_unfinished)
     netns = open_sandbox(record)
     if netns is None:
         return _judge_unseen(host, record, witness.processes)

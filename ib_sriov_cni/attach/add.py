@@ -8,6 +8,7 @@ from ib_sriov_cni.attach.configure_interface import configure, set_ipv6
 from ib_sriov_cni.attach.devices import await_fact, read_netdev, read_vf_facts
 from ib_sriov_cni.attach.guid_holders import read_holders, refuse_duplicate_guid
 from ib_sriov_cni.attach.heal import heal
+from ib_sriov_cni.attach.keep_identity import find_kept_identity, undo_but_keep_identity
 from ib_sriov_cni.attach.keep_numbers import Renumbering
 from ib_sriov_cni.attach.move_into_pod import find_new_netdev, move_rdma
 from ib_sriov_cni.attach.pkey_interface import make_child, parent_name
@@ -26,6 +27,7 @@ from ib_sriov_cni.core.errors import (
     CniError,
     DeviceUnusable,
     InvalidEnvironment,
+    PortNotReady,
     TryAgainLater,
     VerificationFailed,
 )
@@ -93,7 +95,6 @@ class _Attempt:
         self.result = Result()
         self.made = Result()  # `result` without what the chain's earlier plugins made
         self.verifier: Verifier | None = None
-        self.waits_for_port = False  # for the subnet manager to make it ACTIVE
         self.rdma_name = ""  # set when it is verified; stays empty for a VF that is passed through
         self.devices: tuple[str, ...] = ()  # character devices that the container was given
         self.plan: Plan
@@ -168,10 +169,11 @@ class _Attempt:
         """Attach, with the VF's lock held. Returns the result; undoes everything if a step fails."""
         host = self.host
         refuse_gone_namespace(self.netns)
-        seen = heal(host, self.pci, self.key, self.conf.lock_timeout)
+        earlier = find_kept_identity(host, self.pci)
+        seen = heal(host, self.pci, self.key, self.conf.lock_timeout) if earlier is None else ()
         self.refuse_taken_name()
         with host.log.step("read_facts", vf=self.pci) as step:
-            facts = self.read_facts(seen)
+            facts = replace(self.read_facts(seen), earlier=earlier)
             if not keeps_guid(self.conf, facts):
                 facts = replace(facts, holders=read_holders(self.host, facts))
             if self.conf.pkey is not None and facts.netdev is not None:
@@ -186,6 +188,8 @@ class _Attempt:
                 host.records.write(self.record)
             with host.log.step("claim", vf=self.pci):
                 host.ownership.claim(self.pci, self.key)
+                if earlier is not None and earlier.key != self.key:
+                    host.records.forget(earlier.key)  # ours has what it knew
                 if self.plan.sets_guid:
                     refuse_duplicate_guid(host, self.pci, self.plan.port_guid)
             if self.conf.ipam_type not in NEED_INTERFACE or facts.passed_through:
@@ -256,8 +260,8 @@ class _Attempt:
 
     def make_record(self, facts: VfFacts) -> Record:
         """Return the record: everything DEL will need, as it is before the first change."""
-        netdev, rdma = facts.netdev, facts.rdma
-        return Record(
+        netdev, rdma, earlier = facts.netdev, facts.rdma, facts.earlier
+        record = Record(
             key=self.key,
             pci=self.pci,
             boot_id=self.host.read_boot_id(),
@@ -288,6 +292,11 @@ class _Attempt:
             args=self.request.environ.get("CNI_ARGS", ""),
             result={},
         )
+        if earlier is None:
+            return record
+        had = {name: item for name, item in earlier.__dict__.items() if name.startswith("had_")}
+        had["had_char_devices"] = record.had_char_devices
+        return replace(record, **had, link_state=record.link_state or earlier.link_state)
 
     def reserve_addresses(self) -> None:
         """Have the IPAM plugin reserve addresses, if there is one."""
@@ -367,10 +376,7 @@ class _Attempt:
             raise VerificationFailed(f"VF {self.pci} has lost its RDMA device", "see the kernel log")
         # None if the VF had a driver for virtual machines until a moment ago.
         verifier = self.verifier or self.start_verifier()
-        self.waits_for_port = True
-        report = verify_rdma(self.host, self.conf, self.plan, verifier, pci=self.pci, rdma=self.rdma_name)
-        self.waits_for_port = False
-        return report
+        return verify_rdma(self.host, self.conf, self.plan, verifier, pci=self.pci, rdma=self.rdma_name)
 
     def _add_interface(self, interface: Interface) -> None:
         """Append our interface to the result of the chain's earlier plugins (C9)."""
@@ -405,6 +411,8 @@ class _Attempt:
         if there is None or there.pci != self.pci:
             return  # nothing was changed: the record was not written, or another ADD wrote one
         self.host.log.error("ADD failed, undoing it", error=fault, pod=describe_attachment(self.record))
+        if self.keep_identity(fault):
+            return
         collector = FaultCollector()
         release(self.host, self.record, self.request, self.conf, collector)
         for other in collector.faults:
@@ -412,3 +420,14 @@ class _Attempt:
         if collector.faults and isinstance(fault, (CniError, Terminated)):
             words = join_faults([other.msg for other in collector.faults])
             fault.details = f"{fault.details}; undoing it failed too, the next DEL tries again: {words}".lstrip("; ")
+
+    def keep_identity(self, fault: BaseException) -> bool:
+        """Undo all but GUID and link state if only the port was not up in time. Returns whether that is done."""
+        if not isinstance(fault, PortNotReady) or not fault.is_slow:
+            return False
+        if not (self.record.sets_guid or self.record.link_state):
+            return False
+        if not undo_but_keep_identity(self.host, self.record, self.request, self.conf):
+            return False
+        fault.details = f"{fault.details}; the VF keeps GUID {self.record.port_guid} for the next try"
+        return True

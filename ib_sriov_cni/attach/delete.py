@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ib_sriov_cni.attach.keep_identity import is_awaited
 from ib_sriov_cni.attach.release import release, release_addresses, release_recorded
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.fault_collector import FaultCollector
@@ -43,11 +44,12 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
         with lock:
             # Read again: whoever held the lock may have released it.
             record = host.records.read(key)
-            if record is not None:
-                if _is_another_request(record, request):
-                    release_recorded(host, record, conf.lock_timeout, collector)
-                else:
-                    release(host, record, request, conf, collector)
+            if record is not None and is_awaited(record):
+                host.log.info("the VF keeps its GUID for the next try of its pod", vf=record.pci)
+            elif record is not None and _is_another_request(record, request):
+                release_recorded(host, record, conf.lock_timeout, collector)
+            elif record is not None:
+                release(host, record, request, conf, collector)
             else:
                 collector.attempt(lambda: release_addresses(host, request, conf))
     if not collector.faults:

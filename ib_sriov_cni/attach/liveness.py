@@ -23,8 +23,8 @@ def why_dead(host: Host, record: Record) -> str:
     the host's namespace. The VF need not be in the pod's own namespace: a pod may move it on to a nested one.
     Raises KernelRefused (102) if the namespace cannot be examined.
     """
-    if not record.committed:
-        return "its ADD was never finished"
+    if record.why_unfinished:
+        return record.why_unfinished
     if record.boot_id != host.read_boot_id():
         return "it was made before the last boot"
     netns = open_sandbox(record)

@@ -29,9 +29,9 @@ def set_identity(host: Host, plan: Plan, facts: VfFacts, how: Renumbering) -> tu
     if plan.link_state:
         with host.log.step("set_link_state", vf=pci, pf=pf_netdev, state=plan.link_state):
             configs.set_link_state(facts.function, plan.link_state)
-    if plan.sets_guid:
-        with host.log.step("set_node_guid", vf=pci, pf=pf_netdev, guid=plan.port_guid):
-            configs.set_node_guid(facts.function, plan.port_guid)
+    if plan.writes_guid:
+        with host.log.step("set_node_guid", vf=pci, pf=pf_netdev, guid=plan.node_guid):
+            configs.set_node_guid(facts.function, plan.node_guid)
         with host.log.step("set_port_guid", vf=pci, pf=pf_netdev, guid=plan.port_guid):
             configs.set_port_guid(facts.function, plan.port_guid)
     if not plan.needs_rebind:

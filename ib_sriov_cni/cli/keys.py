@@ -186,8 +186,9 @@ KEYS = (
     ConfigKey(
         name="portTimeout",
         type_text="seconds",
-        default="10",
-        meaning="how long to wait for the port to become ACTIVE, and to get the `pkey`; 0: do not wait",
+        default="30",
+        meaning="how long to wait for the port to become ACTIVE, and to get the `pkey`; 0: do not wait; see "
+        "[A slow subnet manager](#a-slow-subnet-manager)",
         schema=_seconds(),
         example="30",
     ),

@@ -148,7 +148,7 @@ def parse_netconf(request: Request, *, lenient: bool = False, needs_device: bool
         ib_kubernetes_ready=look_up(conf, ("args", "cni", IB_KUBERNETES_KEY)) == "configured",
         pod_may_choose=parse_choices(conf.get("podMayChoose"), reader.faults),
         ipam_type=ipam_type,
-        port_timeout=reader.seconds(conf, "portTimeout", 10.0),
+        port_timeout=reader.seconds(conf, "portTimeout", 30.0),
         lock_timeout=reader.seconds(conf, "lockTimeout", 60.0),
         log_level=_read_log_level(reader, conf),
         log_file=_read_log_file(reader, conf),

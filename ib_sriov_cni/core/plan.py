@@ -24,6 +24,7 @@ from ipam.protocol.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.core.configuration import NetConf
+    from ib_sriov_cni.core.record import Record
     from ib_sriov_cni.core.values import PciAddress
 
 WITHOUT_PF = "has no PF on this machine, through which GUID and link state are set"
@@ -43,6 +44,7 @@ class VfFacts(Value):
     link_layers: tuple[str, ...] = ()  # of each port of the RDMA device: InfiniBand, Ethernet; none if it is elsewhere
     ipoib: bool = True  # ib_ipoib is loaded; looked up only if there is no netdev
     children: tuple[str, ...] = ()  # P_Key children of the netdev; read only if a P_Key is requested
+    earlier: Record | None = None  # of a try that left its GUID and link state on the VF (Record.undone_at)
     holders: dict[Guid, str] = {}  # noqa: RUF012  # who else on this node has which GUID; read only if one will be set
 
     @property
@@ -71,6 +73,17 @@ class VfFacts(Value):
             return self.netdev.port_guid
         return self.config.port_guid if self.passed_through else None
 
+    @property
+    def had_guids(self) -> tuple[Guid | None, Guid | None]:
+        """The VF's node and port GUID before any ADD: what DEL restores, and what decides whether it keeps them."""
+        earlier = self.earlier
+        return (earlier.had_node_guid, earlier.had_port_guid) if earlier else (self.node_guid, self.port_guid)
+
+    @property
+    def had_link_state(self) -> str:
+        """The link state that the PF had for the VF before any ADD; "" if it does not report it."""
+        return self.earlier.had_link_state if self.earlier else self.config.link_state
+
 
 class Plan(Value):
     """What an ADD is going to do."""
@@ -78,7 +91,8 @@ class Plan(Value):
     port_guid: Guid  # what the VF will have
     node_guid: Guid  # equal to `port_guid` unless the VF keeps two different GUIDs
     origin: str  # kept, derived, or the key that requested it
-    sets_guid: bool
+    sets_guid: bool  # differs from what the VF had before any ADD: DEL restores that
+    writes_guid: bool  # differs from what the VF has
     needs_rebind: bool
     link_state: str  # to be set; "": leave it as it is
     moves_rdma: bool
@@ -91,21 +105,22 @@ def plan_add(conf: NetConf, facts: VfFacts) -> Plan:
     """
     _refuse_unusable(conf, facts)
     guid, origin = _choose_guid(conf, facts)
-    node, port = facts.node_guid, facts.port_guid
+    has, had = (facts.node_guid, facts.port_guid), facts.had_guids
     if guid is None:
         # Kept. That saves the rebind, which takes most of an ADD's time and causes all of its races.
-        node, port = node or Guid(0), port or Guid(0)
-        change = False
+        node, port = had[0] or Guid(0), had[1] or Guid(0)
+        change = facts.earlier is not None and has != had
     else:
-        change = (node, port) != (guid, guid)
+        change = has != (guid, guid)
         node = port = guid
     return Plan(
         port_guid=port,
         node_guid=node,
         origin=origin,
-        sets_guid=change,
+        sets_guid=change or (guid is not None and had != (guid, guid)),
+        writes_guid=change,
         needs_rebind=change and not facts.passed_through,
-        link_state=_choose_link_state(conf, facts.config.link_state),
+        link_state=_choose_link_state(conf, facts),
         moves_rdma=conf.rdma_isolation and not facts.passed_through,
     )
 
@@ -225,20 +240,21 @@ def _choose_guid(conf: NetConf, facts: VfFacts) -> tuple[Guid | None, str]:
     return derive_guid(facts.pf_link.port_guid, facts.function, others | set(facts.holders)), "derived"
 
 
-def _choose_link_state(conf: NetConf, found: str) -> str:
+def _choose_link_state(conf: NetConf, facts: VfFacts) -> str:
     """Return the link state to set, "" to leave it as it is.
 
     A VF that the PF has switched off, as some HCAs start all of theirs, is switched on for the attachment like one
     without a GUID gets one: no pod can use it otherwise. Only `disable` in the configuration asks for a port that is
     down.
     """
-    wanted = conf.link_state or ("auto" if found == "disable" else "")
-    return "" if wanted == found else wanted
+    had = facts.had_link_state
+    wanted = conf.link_state or ("auto" if had == "disable" else had)
+    return "" if wanted == facts.config.link_state else wanted
 
 
 def keeps_guid(conf: NetConf, facts: VfFacts) -> bool:
-    """Return whether the VF keeps its GUIDs: none is requested, and those it has are usable."""
-    node, port = facts.node_guid, facts.port_guid
+    """Return whether the VF keeps the GUIDs that it had: none is requested, and those are usable."""
+    node, port = facts.had_guids
     return conf.guid is None and bool(node and port) and not (node and node.fault) and not (port and port.fault)
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 SCHEMA = 1
+AWAITS_PORT = "awaitsPort"  # see Record.undone_at
 
 
 class AttachmentKey(Value):
@@ -72,6 +73,23 @@ class Record(Value):
     args: str  # CNI_ARGS, likewise
     result: dict[str, object]  # once committed: our own part of ADD's result (no prevResult), in the newest version
     child_pkey: int = 0  # P_Key of the IPoIB child that the attachment has or is about to make; 0: none
+
+    @property
+    def why_unfinished(self) -> str:
+        """Why its ADD made no attachment, "" if it did."""
+        if self.undone_at is not None:
+            return "its port was not ACTIVE in time, and its VF keeps the GUID for the next try"
+        return "" if self.committed else "its ADD was never finished"
+
+    @property
+    def undone_at(self) -> float | None:
+        """When the ADD was undone but for GUID and link state, so that the port comes up for the next try; Unix time.
+
+        None for any other record. It is kept in `result`, which such an ADD does not have otherwise: older versions
+        read it as an ADD that was never finished, and restore everything.
+        """
+        found = self.result.get(AWAITS_PORT)
+        return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else None
 
 
 _MAY_BE_UNKNOWN = ("had_node_guid", "had_port_guid")

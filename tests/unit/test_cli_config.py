@@ -302,7 +302,7 @@ def test_validate_prints_what_it_comes_to(tmp_path: Path) -> None:
     assert status == 0
     rows = [line.split() for line in out.splitlines()]
     assert ["link_state", "auto", "configuration"] in rows
-    assert ["portTimeout", "10", "default"] in rows
+    assert ["portTimeout", "30", "default"] in rows
     assert ["acceptRA", "false", "default"] in rows
     assert ["podMayChoose", "guid,", "pkey,", "ips,", "mac", "default"] in rows
     assert run("validate", str(path), "-q")[1].count("\n") == 1

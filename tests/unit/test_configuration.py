@@ -63,7 +63,7 @@ def test_defaults() -> None:
         ib_kubernetes_ready=False,
         pod_may_choose=("guid", "pkey", "ips", "mac"),
         ipam_type="",
-        port_timeout=10.0,
+        port_timeout=30.0,
         lock_timeout=60.0,
         log_level="info",
         log_file="",
@@ -231,7 +231,7 @@ def test_seconds_are_a_number_in_range(key: str, wrong: object) -> None:
 def test_seconds(seconds: float) -> None:
     conf = parse(portTimeout=seconds, lockTimeout=seconds)
     assert (conf.port_timeout, conf.lock_timeout) == (seconds, seconds)
-    assert parse(portTimeout=None).port_timeout == 10.0
+    assert parse(portTimeout=None).port_timeout == 30.0
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ OF_ALL = {
 # ADD needs these too, to undo itself.
 OF_DEL = of("ib_sriov_cni.core", "device_numbers fault_collector plan") | of(
     "ib_sriov_cni.attach",
-    "devices keep_numbers pkey_interface restore_names rebind release remaining_users restore_guids return_devices",
+    "devices keep_identity keep_numbers pkey_interface restore_names rebind release remaining_users "
+    "restore_guids return_devices",
 )
 OF_ADD = of(
     "ib_sriov_cni.attach", "add configure_interface guid_holders heal liveness move_into_pod set_identity verify_rdma"

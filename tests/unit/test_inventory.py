@@ -70,6 +70,7 @@ def test_in_use(node: Node) -> None:
     ("changes", "why"),
     [
         ({"committed": False}, "never finished"),
+        ({"committed": False, "result": {"awaitsPort": 1.5}}, "its VF keeps the GUID for the next try"),
         ({"boot_id": "another"}, "before the last boot"),
         ({"netns_path": "/nowhere/at/all"}, "/nowhere/at/all is gone"),
         ({}, "back in the host's namespace"),

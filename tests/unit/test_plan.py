@@ -97,6 +97,7 @@ def test_a_vf_that_has_a_guid_keeps_it_and_is_not_bound_anew() -> None:
         node_guid=HAS,
         origin="kept",
         sets_guid=False,
+        writes_guid=False,
         needs_rebind=False,
         link_state="",
         moves_rdma=False,

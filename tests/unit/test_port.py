@@ -32,7 +32,14 @@ REPORT = PortReport(
     pkeys=(0xFFFF, 0x8001, 0),
 )
 KEPT = Plan(
-    port_guid=HAS, node_guid=HAS, origin="kept", sets_guid=False, needs_rebind=False, link_state="", moves_rdma=False
+    port_guid=HAS,
+    node_guid=HAS,
+    origin="kept",
+    sets_guid=False,
+    writes_guid=False,
+    needs_rebind=False,
+    link_state="",
+    moves_rdma=False,
 )
 
 

@@ -114,6 +114,40 @@ def test_not_in_the_table(rig: Rig) -> None:
     assert leases() == []
 
 
+def test_a_failed_try_leaves_its_guid_for_the_next(rig: Rig) -> None:
+    """The next one has the GUID already; DEL restores the old."""
+    conf: dict[str, Any] = {"pkey": PKEY, "guid": guid_of(1)}
+    first, second = rig.pod(), rig.pod()
+    refused = rig.call("ADD", first, 2, portTimeout=0.5, **conf)
+    assert refused.code == 103, refused
+    assert f"the VF keeps GUID {guid_of(1)} for the next try" in refused.out["details"]
+    rig.delete(first, 2, **conf)
+    first.delete()
+    assert rig.hca.port_guid(2) == guid_of(1)
+    assert leases() == []
+    rig.hca.knob("pkeys", TABLES.replace("2:ffff,8002", "2:ffff,8001"))
+    done = rig.call("ADD", second, 2, **conf)
+    assert done.status == 0, done
+    assert "step=unbind" not in done.stderr
+    assert pkey_of(second) == 0x8001
+    rig.delete(first, 2, **conf)  # comes late, and is the business of another attachment by now
+    assert infiniband(second) == ["net1", "net1-ib"]
+    rig.delete(second, 2, **conf)
+    rig.hca.knob("pkeys", TABLES)
+    rig.assert_as_before()
+
+
+def test_a_p_key_that_comes_late(rig: Rig) -> None:
+    """The subnet manager fills the table some time after the port is up, as UFM and ib-kubernetes do."""
+    rig.hca.knob("pkey_delay_ms", 2000)
+    pod = rig.pod()
+    rig.add(pod, 0, pkey=PKEY, guid=guid_of(1))
+    assert pkey_of(pod) == 0x8001
+    rig.delete(pod, 0, pkey=PKEY, guid=guid_of(1))
+    rig.hca.knob("pkey_delay_ms", 0)
+    rig.assert_as_before()
+
+
 def test_the_second_name_is_taken(rig: Rig) -> None:
     """Refused before anything is touched, whatever the P_Key's index may turn out to be (C8)."""
     pod = rig.pod()
