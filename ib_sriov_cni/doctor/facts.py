@@ -253,6 +253,7 @@ class Folder(Value):
     uid: int
     free_bytes: int
     free_files: int
+    private: bool = False  # process 1 sees another folder there: we are in a container that does not share it
 
 
 class HeldLock(Value):

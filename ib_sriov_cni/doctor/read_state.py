@@ -187,7 +187,23 @@ def read_folder(roots: Roots, path: str) -> Folder:
         uid=status.st_uid,
         free_bytes=space.f_bavail * space.f_frsize,
         free_files=space.f_favail if space.f_files else 1 << 30,  # 0: a file system that creates inodes as needed
+        private=exists and _is_private(f"{roots.proc}/1/root", path, status),
     )
+
+
+def _is_private(root: str, path: str, own: os.stat_result) -> bool:
+    """Return whether `path` is another folder below `root`, the host's root folder; False if that cannot be seen.
+
+    It can be seen by root in the host's PID namespace.
+    """
+    try:
+        os.stat(f"{root}/.")
+    except OSError:
+        return False
+    try:
+        return not os.path.samestat(os.stat(f"{root}{path}"), own)
+    except OSError:
+        return True
 
 
 def _read_leases(folder: str, network: str) -> list[Lease]:

@@ -22,12 +22,19 @@ NEEDS_ROOT = "run as root (only root can read the records)"
     "The directories that the plugin writes to are writable and have free space",
     "The state directory (`stateDir`, /var/lib/cni/ib-sriov), /run/ib-sriov for locks, and the leases of host-local. "
     "An ADD that cannot write its record fails before it changes anything (code 106). Mount the file system read-write "
-    "(`mount -o remount,rw`), or free some space; if the kernel remounted it read-only, see `dmesg`.",
+    "(`mount -o remount,rw`), or free some space; if the kernel remounted it read-only, see `dmesg`. Programs that "
+    "share the state but not the locks undo what the other one has not finished yet, so a container in which the "
+    "plugin or the agent runs needs these folders of the host.",
 )
 def check_folders(facts: Facts) -> Iterator[Outcome]:
     good = []
     for folder in facts.state.folders:
-        if not folder.writable:
+        if folder.private:
+            yield fail(
+                f"{folder.path} is not the host's: this container has a folder of its own there",
+                f"mount the host's {folder.path} into it: programs that do not share it take VFs from each other",
+            )
+        elif not folder.writable:
             yield fail(
                 f"{folder.path} cannot be written: {folder.reason}",
                 "mount -o remount,rw, or check the path and its mode; see dmesg; every ADD fails until then",

@@ -247,6 +247,7 @@ QUESTIONS: dict[str, Callable[[Sequence[bytes]], object]] = {
     "vf of pf": lambda data: rtnl(data).read_pf("ib0", 7, only=1),
     "addresses": lambda data: rtnl(data).read_addresses(LINK),
     "routes": lambda data: rtnl(data).read_routes(LINK),
+    "routes to": lambda data: rtnl(data).read_routes_to({"0.0.0.0/0", "::/0", "10.9.0.0/16"}),
     "add route": lambda data: rtnl(data).add_route(LINK, Route(dst="10.9.0.0/16", gw="10.0.0.1")),
     "children": lambda data: rtnl(data).read_children_of(LINK),
     "set": lambda data: rtnl(data).set_mtu(LINK, 2044),

@@ -17,6 +17,7 @@ CASES = [
         "cannot be written: mounted",
         "remount,rw",
     ),
+    case("state-dir", folder(private=True), FAIL, "is not the host's", "mount the host's"),
     case("state-dir", folder(free_bytes=4096), WARN, "only 4 KiB", "df -h"),
     case("state-dir", folder(free_files=0), FAIL, "and 0 files free", "df -i"),
     case(

@@ -324,6 +324,22 @@ def test_locks_that_cannot_be_read(tmp_path: Path) -> None:
     assert read(tmp_path).locks_unread == f"{locks}: No such file or directory"
 
 
+def test_a_folder_that_process_1_does_not_share(tmp_path: Path) -> None:
+    """In a container whose /run is its own; the root folder of process 1 is that of the host."""
+    where = roots(tmp_path)
+    for path in ("ours/run/ib-sriov", "ours/only-here", "var/lib/shared"):
+        (tmp_path / path).mkdir(parents=True)
+    inside = replace(where, root=str(tmp_path / "ours"))
+    folders = ("/run/ib-sriov", "/only-here", "/not-there-yet")
+    assert [read_folder(inside, path).private for path in folders] == [False] * 3  # process 1 cannot be seen
+    (Path(where.proc) / "1").mkdir(parents=True)
+    (Path(where.proc) / "1/root").symlink_to(tmp_path / "host")
+    (tmp_path / "host/run/ib-sriov").mkdir(parents=True)
+    assert [read_folder(inside, path).private for path in folders] == [True, True, False]
+    (tmp_path / "host/only-here").symlink_to(tmp_path / "ours/only-here")  # as a mount of the host's folder
+    assert not read_folder(inside, "/only-here").private
+
+
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     write(tmp_path / "file", "")
     assert read_folder(roots(tmp_path), "/a/b").writable
