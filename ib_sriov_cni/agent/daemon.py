@@ -46,7 +46,6 @@ class AgentSettings:
     cri_socket: str = ""
     run_dir: str = "/run/ib-sriov"
     account: str = ACCOUNT
-    proc_root: str = "/proc"
 
 
 class Daemon:
@@ -76,9 +75,7 @@ class Daemon:
         self._stop = False
         self._last_heartbeat = time.monotonic()
         self._passes = 0
-        policy = Policy(
-            grace=settings.grace, repair=settings.mend, cri_socket=settings.cri_socket, proc_root=settings.proc_root
-        )
+        policy = Policy(grace=settings.grace, repair=settings.mend, cri_socket=settings.cri_socket)
         self._reconciler = Reconciler(
             host, self._metrics, self._events, policy, stopping=lambda: self._stop, heartbeat=self._heartbeat
         )

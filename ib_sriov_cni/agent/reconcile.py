@@ -17,11 +17,12 @@ from typing import TypeVar
 from ib_sriov_cni.agent.cri import list_pods
 from ib_sriov_cni.agent.kube import Events, PodRef
 from ib_sriov_cni.agent.leases import read_unreserved
-from ib_sriov_cni.agent.liveness import ADDING, DEAD, LIVE, Processes, Verdict, Witness, judge
+from ib_sriov_cni.agent.liveness import ADDING, Verdict, Witness, judge
 from ib_sriov_cni.agent.metrics import Metrics, label
 from ib_sriov_cni.agent.pass_memory import Watch
 from ib_sriov_cni.agent.samples import read_samples
 from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.attach.liveness import DEAD, LIVE
 from ib_sriov_cni.attach.release import release_recorded
 from ib_sriov_cni.core.errors import CniError, TryAgainLater
 from ib_sriov_cni.core.fault_collector import FaultCollector
@@ -54,7 +55,6 @@ class Policy:
     grace: float  # seconds from first seeing an attachment dead to its release
     repair: bool = True  # repair live attachments
     cri_socket: str = ""  # of the runtime to ask for its pods; "": none
-    proc_root: str = "/proc"
 
 
 class Reconciler:
@@ -129,7 +129,7 @@ class Reconciler:
                 self._newest[held.key.network] = held.record
 
     def _read_witness(self) -> Witness:
-        return Witness(processes=Processes(self._policy.proc_root), pods=self._read_pods())
+        return Witness(processes=self._host.processes, pods=self._read_pods())
 
     def _read_pods(self) -> frozenset[str] | None:
         """Return the runtime's list; None without a runtime, without an answer, and for a while after a failure."""

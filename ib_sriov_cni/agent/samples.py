@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 
 from ib_sriov_cni.agent.leases import read_usage
-from ib_sriov_cni.agent.liveness import DEAD, HIDDEN, Verdict
+from ib_sriov_cni.agent.liveness import Verdict
 from ib_sriov_cni.agent.metrics import Samples
 from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.attach.liveness import DEAD, HIDDEN
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.core import values as model
 from ib_sriov_cni.core.errors import CniError

@@ -79,7 +79,7 @@ def record_differences(host: Host, record: Record, *, reservation: bool = True) 
     conf = parse_netconf(request, lenient=True)
     netns = open_sandbox(record)
     if netns is None:
-        return [Difference("namespace", f"its network namespace {record.netns_path} is gone")]
+        return [Difference("namespace", f"its network namespace is not at {record.netns_path}")]
     made = parse_result(record.result, NEWEST)
     routes = tuple([route for route in made.routes if not is_default_route(route)])
     with netns:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 DEVICE_SECONDS = 30.0  # for a VF's devices to appear after bind has returned
+RETURN_SECONDS = 5.0  # for the kernel to return the devices of a dead namespace (measured: 0.6 s)
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1
 
 

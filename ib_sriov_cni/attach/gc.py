@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ib_sriov_cni.attach.heal import release_dead
+from ib_sriov_cni.attach.liveness import Patience
 from ib_sriov_cni.core.errors import InvalidConfiguration
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.delegation.ipam_plugin import collect_addresses
@@ -28,20 +29,22 @@ def collect(host: Host, request: Request, conf: NetConf) -> None:
     valid = parse_valid(request.conf)
     # One valid attachment keeps all of its container's: some runtimes list only eth0.
     containers = {container_id for container_id, _ in valid}
-    collector = FaultCollector()
+    collector, patience = FaultCollector(), Patience()
     for key in host.records.read_keys():
         if key.network == conf.name and key.container_id not in containers:
             with host.log.step("collect", attachment=key.path) as step:
-                collector.attempt(_release, host, key, conf.lock_timeout, collector, step)
+                collector.attempt(_release, host, key, conf.lock_timeout, collector, patience, step)
     host.records.sweep(conf.name)
     if conf.ipam_type:
         collector.attempt(lambda: _collect_addresses(host, request, conf, valid))
     collector.raise_faults()
 
 
-def _release(host: Host, key: AttachmentKey, lock_timeout: float, collector: FaultCollector, step: Step) -> None:
+def _release(
+    host: Host, key: AttachmentKey, lock_timeout: float, collector: FaultCollector, patience: Patience, step: Step
+) -> None:
     before = len(collector.faults)
-    released = release_dead(host, key, lock_timeout, collector)
+    released = release_dead(host, key, lock_timeout, collector, patience)
     step.note(released=released and len(collector.faults) == before)
 
 

@@ -47,7 +47,6 @@ def refuse_duplicate_guid(host: Host, pci: PciAddress, guid: Guid) -> None:
 
 def _others(host: Host, pci: PciAddress) -> list[Record]:
     """Return the records, of this boot, of the attachments that own other VFs."""
-    boot_id = host.read_boot_id()
     owners = [key for other, key in host.ownership.read_owners() if other != pci]
     records = [host.records.read(key) for key in owners]
-    return [record for record in records if record is not None and record.boot_id == boot_id]
+    return [record for record in records if record is not None and not host.is_from_earlier_boot(record)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.liveness import is_alive
+from ib_sriov_cni.attach.liveness import HIDDEN, await_verdict
 from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.attach.release import forget, release_addresses, release_device, release_recorded
 from ib_sriov_cni.core.configuration import parse_netconf
@@ -13,6 +13,8 @@ from ib_sriov_cni.core.record import AttachmentKey, describe_attachment
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.attach.liveness import Patience, Verdict
+    from ib_sriov_cni.core.record import Record
     from ib_sriov_cni.core.values import PciAddress
 
 
@@ -20,8 +22,8 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey, lock_timeout: float) -
     """Release the dead attachment that owns the VF, if there is one, so that `key` can have it.
 
     Returns the character devices that the VF had before; empty if nothing was released. The VF's lock must be held.
-    Raises DeviceUnusable (101) if the owner is alive, and whatever keeps the VF from being returned to the host's
-    namespace.
+    Raises DeviceUnusable (101) if the owner is alive, or may be, and whatever keeps the VF from being returned to the
+    host's namespace.
     """
     owner = host.ownership.read_owner(pci)
     if owner is None:
@@ -30,13 +32,9 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey, lock_timeout: float) -
     if record is None or record.pci != pci:
         host.ownership.disclaim(pci, owner)
         return ()
-    if is_alive(host, record):
-        raise DeviceUnusable(
-            f"VF {pci} is in use by {describe_attachment(record)}",
-            "the device plugin must not allocate a VF twice; 'ib-sriov show' has details"
-            if owner != key
-            else "this attachment exists already: send DEL before a second ADD",
-        )
+    verdict = await_verdict(host, record)
+    if not verdict.is_over:
+        raise _refuse(record, key, verdict)
     had = host.sysfs.read_char_devices(pci) or record.had_char_devices
     with host.log.step("heal", vf=pci, owner=describe_attachment(record)):
         release_device(host, record, lock_timeout)
@@ -55,10 +53,32 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey, lock_timeout: float) -
     return had
 
 
-def release_dead(host: Host, key: AttachmentKey, lock_timeout: float, collector: FaultCollector) -> bool:
+def _refuse(record: Record, key: AttachmentKey, verdict: Verdict) -> DeviceUnusable:
+    if verdict.state == HIDDEN:
+        return DeviceUnusable(
+            f"VF {record.pci} belongs to {describe_attachment(record)}, and that its pod is gone is not proved: "
+            f"{verdict.why}",
+            "if that pod is gone, release the VF: ib-sriov del --force " + record.key.path,
+        )
+    return DeviceUnusable(
+        f"VF {record.pci} is in use by {describe_attachment(record)}",
+        "the device plugin must not allocate a VF twice; 'ib-sriov show' has details"
+        if record.key != key
+        else "this attachment exists already: send DEL before a second ADD",
+    )
+
+
+def release_dead(
+    host: Host,
+    key: AttachmentKey,
+    lock_timeout: float,
+    collector: FaultCollector,
+    patience: Patience | None = None,
+) -> bool:
     """Release an attachment under its VF's lock if it is dead. Returns whether it was; faults go to `collector`.
 
-    Raises TryAgainLater (11) if the VF's lock is held for longer than `lock_timeout` seconds.
+    Raises TryAgainLater (11) if the VF's lock is held for longer than `lock_timeout` seconds. `patience`: for a
+    namespace that may just be ending.
     """
     record = host.records.read(key)
     if record is None:
@@ -66,7 +86,7 @@ def release_dead(host: Host, key: AttachmentKey, lock_timeout: float, collector:
     with host.locks.take(record.pci, key.holder, lock_timeout):
         # Read again under the lock: an ADD may have been running.
         record = host.records.read(key)
-        if record is None or is_alive(host, record):
+        if record is None or not await_verdict(host, record, patience.left if patience else 0.0).is_over:
             return False
         release_recorded(host, record, lock_timeout, collector)
         return True

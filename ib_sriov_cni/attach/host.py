@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
+    from ib_sriov_cni.core.record import Record
+    from ib_sriov_cni.kernel.processes import Processes
     from ib_sriov_cni.kernel.rdma_netlink import Rdma
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
     from ib_sriov_cni.state.allocations import Allocations
@@ -90,6 +92,13 @@ class Host:
         return StrayFiles(self._state_dir)
 
     @property
+    def processes(self) -> Processes:
+        """The processes of the node, as they are at the first question."""
+        from ib_sriov_cni.kernel.processes import Processes
+
+        return Processes(self._proc)
+
+    @property
     def rdma(self) -> Rdma:
         """NETLINK_RDMA of the host's namespace."""
         if self._rdma is None:
@@ -130,6 +139,11 @@ class Host:
             finally:
                 os.close(fd)
         return self._boot_id
+
+    def is_from_earlier_boot(self, record: Record) -> bool:
+        """Return whether the record is from an earlier boot; False if the boot_id cannot be read now."""
+        boot_id = self.read_boot_id()
+        return bool(boot_id) and record.boot_id != boot_id
 
     def set_ipv6(self, netns: Netns, ifname: str, **settings: str) -> None:
         """Write settings of an interface's IPv6 in `netns`, by the names of its files (kernel: ip-sysctl.rst, conf/).

@@ -64,7 +64,7 @@ def release_device(host: Host, record: Record, lock_timeout: float) -> None:
     `lock_timeout`: seconds to wait for the lock of rebinds. Raises CniError for what failed.
     """
     pci = record.pci
-    if record.boot_id != host.read_boot_id():
+    if host.is_from_earlier_boot(record):
         host.log.debug("the record is from another boot: its devices are gone", vf=pci)
         return
     if host.ownership.read_owner(pci) != record.key:

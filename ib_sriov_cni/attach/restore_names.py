@@ -115,7 +115,7 @@ def _free_name(host: Host, pci: PciAddress | None, *, netdev: str = "", rdma: st
         return True
     with lock:
         record = host.records.read(owner)
-        if record is None or record.boot_id != host.read_boot_id() or (netdev or rdma) in _own_names(record):
+        if record is None or host.is_from_earlier_boot(record) or (netdev or rdma) in _own_names(record):
             return False
         if netdev:
             link = host.rtnl.read_link(netdev)

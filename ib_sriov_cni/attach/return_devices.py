@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from ib_sriov_cni.attach.devices import await_fact, read_host_devices
+from ib_sriov_cni.attach.devices import RETURN_SECONDS, await_fact, read_host_devices
 from ib_sriov_cni.attach.keep_numbers import Renumbering, foresee_change, keep_numbers
 from ib_sriov_cni.attach.pkey_interface import parent_name, remove_children
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.values import Link, RdmaDevice
     from ib_sriov_cni.kernel.netns import Netns
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
-
-RETURN_SECONDS = 5.0  # for the kernel to return the devices of a dead namespace (measured: 0.6 s)
 
 
 def return_devices(host: Host, record: Record, lock_timeout: float) -> None:

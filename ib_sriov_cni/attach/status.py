@@ -5,7 +5,7 @@ It has to be cheap: containerd asks every few seconds.
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.liveness import is_alive
+from ib_sriov_cni.attach.liveness import judge
 from ib_sriov_cni.core.errors import CniError, NotAvailable
 from ib_sriov_cni.core.values import is_pass_through, render_bind_commands
 from ib_sriov_cni.delegation.ipam_plugin import ask_addresses
@@ -98,7 +98,7 @@ def _read_state(host: Host, vf: PciAddress) -> str:
     owner = host.ownership.read_owner(vf)
     if owner is not None:
         record = host.records.read(owner)
-        return IN_USE if record is not None and is_alive(host, record) else FREE
+        return FREE if record is None or judge(host, record).is_over else IN_USE
     if is_pass_through(driver) or host.sysfs.read_netdev(vf):
         return FREE
     rdma = host.sysfs.read_rdma(vf)

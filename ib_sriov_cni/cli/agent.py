@@ -91,7 +91,6 @@ def command(site: Site, /, **given: Any) -> None:
         log_file=given["log_file"],
         cri_socket=given["cri_socket"].removeprefix("unix://"),
         run_dir=site.path(LOCK_FOLDER),
-        proc_root=site.path("/proc"),
     )
     with host:
         try:

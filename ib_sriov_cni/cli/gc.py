@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from ib_sriov_cni.node.inventory import Attachment
 
 EXAMPLES = """\
-An attachment is dead if its ADD never finished, if it was made before the last boot, if its network namespace is gone,
-or if its VF is already back on the host. gc returns the VF to the host, restores its GUIDs, link state and names,
-releases the addresses, and removes the record. Live attachments are not touched: gc decides again under the VF's lock.
+An attachment is dead if its ADD never finished, if it was made before the last boot, or if its VF is already back on
+the host, as when its network namespace has ended; one whose namespace cannot be seen is not. gc returns the VF to the
+host, restores its GUIDs, link state and names, releases the addresses, and removes the record. Live attachments are not
+touched: gc decides again under the VF's lock.
 
 Examples:
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ib_sriov_cni.cli.output import explain_unseen, render_age, render_time, state_style
 from ib_sriov_cni.core.values import Guid
 from ib_sriov_cni.doctor.report import render_count
-from ib_sriov_cni.node.inventory import STATES, Attachment, Inventory, PfEntry, VfEntry
+from ib_sriov_cni.node.inventory import STATES, UNKNOWN, Attachment, Inventory, PfEntry, VfEntry
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -132,6 +132,8 @@ def _vf_lines(vf: VfEntry, now: float) -> list[str]:
     where = f"network {attachment.key.network}, interface {attachment.key.ifname}"
     lines = [f"pod {attachment.name}  {where}, for {render_age(attachment.record.since, now)}"]
     rdma = f"RDMA device {vf.rdma}{'' if vf.rdma_here else ' (in the pod)'}" if vf.rdma else "no RDMA device"
+    if vf.state == UNKNOWN and vf.note:
+        lines.append(vf.note)
     return [*lines, ", ".join([*attachment.addresses, f"GUID {guid}", rdma])]
 
 

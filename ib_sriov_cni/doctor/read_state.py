@@ -10,8 +10,7 @@ import stat
 import time
 
 from ib_sriov_cni.attach.host import Host
-from ib_sriov_cni.attach.liveness import is_alive
-from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.attach.liveness import judge
 from ib_sriov_cni.core.record import AttachmentKey, Record, parse_record
 from ib_sriov_cni.core.values import PciAddress
 from ib_sriov_cni.doctor.facts import LOCK_FOLDER, Folder, HeldLock, Lease, RecordFacts, StateFacts
@@ -123,7 +122,7 @@ class _Reader:
             self.damaged.append(f"{state_dir}/{path}")
             return
         shifted = replace(record, netns_path=self._roots.path(record.netns_path))
-        this_boot = record.boot_id == host.read_boot_id()
+        this_boot = not host.is_from_earlier_boot(record)
         self.records.append(
             RecordFacts(
                 key=record.key,
@@ -131,20 +130,12 @@ class _Reader:
                 pod=record.pod,
                 since=record.since,
                 guid=record.port_guid,
-                alive=_is_alive(host, shifted),
+                alive=not judge(host, shifted).is_over,  # if that cannot be found out, it is
                 busy=str(record.pci) in self._locked,
                 this_boot=this_boot,
                 vf_exists=host.sysfs.exists(record.pci),
             )
         )
-
-
-def _is_alive(host: Host, record: Record) -> bool:
-    """Return whether the attachment is alive; True if that cannot be found out."""
-    try:
-        return is_alive(host, record)
-    except CniError:
-        return True
 
 
 def _read_record_file(path: str) -> Record:

@@ -53,6 +53,16 @@ class Sysfs:
         """Return whether there is a PCI function of that address."""
         return os.path.isdir(f"{self._devices}/{pci}")
 
+    def is_missing(self, pci: PciAddress) -> bool:
+        """Return whether there is certainly no PCI function of that address: False too if sysfs cannot be read."""
+        try:
+            os.lstat(f"{self._devices}/{pci}")
+        except FileNotFoundError:
+            return os.path.isdir(self._devices)
+        except OSError:
+            pass
+        return False
+
     def read_pf(self, pci: PciAddress) -> PciAddress | None:
         """Return a VF's PF, None for a function that has none here. DeviceUnusable (101) if there is no function."""
         device = f"{self._devices}/{pci}"
@@ -140,6 +150,11 @@ class Sysfs:
     def read_netdev(self, pci: PciAddress) -> str:
         """Return the name of the function's netdev in its namespace (not a P_Key child); empty if there is none."""
         return self._read_netdev(pci)[0]
+
+    def read_pf_netdev(self, pci: PciAddress) -> str | None:
+        """Return the name of the netdev of a VF's PF, "" if it is not in its namespace; None for a VF without a PF."""
+        pf = self._link(f"{self._devices}/{pci}/physfn")
+        return self.read_netdev(PciAddress(pf)) if pf else None
 
     def _read_netdev(self, pci: PciAddress) -> tuple[str, int]:
         """Return name and ifindex."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ib_sriov_cni.attach.check import record_differences
 from ib_sriov_cni.attach.configure_interface import add_routes, enable_ipv6
 from ib_sriov_cni.attach.heal import release_dead
-from ib_sriov_cni.attach.liveness import is_alive
+from ib_sriov_cni.attach.liveness import LIVE, judge
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.attach.rebind import bind_in_turn
 from ib_sriov_cni.core.fault_collector import FaultCollector
@@ -89,7 +89,7 @@ def _apply_to_vf(host: Host, repair: Repair, holder: str, lock_timeout: float) -
 
 def _apply_to_pod(host: Host, repair: Repair) -> bool:
     record = host.records.read(repair.key) if repair.key else None
-    if record is None or record.pci != repair.pci or not is_alive(host, record):
+    if record is None or record.pci != repair.pci or judge(host, record).state != LIVE:
         return False
     faults = record_differences(host, record, reservation=repair.kind == ADDRESS)
     if any(fault.kind == "reservation" for fault in faults):
@@ -112,7 +112,7 @@ def _apply_to_pod(host: Host, repair: Repair) -> bool:
 def _claim(host: Host, record: Record) -> bool:
     owner = host.ownership.read_owner(record.pci)
     rival = host.records.read(owner) if owner is not None else None
-    if rival is not None and rival.pci == record.pci and is_alive(host, rival):
+    if rival is not None and rival.pci == record.pci and not judge(host, rival).is_over:
         return False
     host.ownership.claim(record.pci, record.key)
     return True

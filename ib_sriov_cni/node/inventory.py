@@ -30,7 +30,7 @@ STATES = {
     NO_RDMA: "bound, but without an RDMA device",
     FOREIGN: "attached by the Go plugin, according to its record",
     UNMANAGED: "its devices are in another namespace, and no record says whose it is",
-    UNKNOWN: "its state could not be read: run as root",
+    UNKNOWN: "cannot be decided from here: run as root, and where the namespaces of pods can be seen",
 }
 
 
@@ -41,7 +41,7 @@ class Attachment(Value):
     """A record, and whether its attachment is alive."""
 
     record: Record
-    alive: bool | None  # None: could not be read
+    alive: bool | None  # None: could not be read, or nothing proves it
     why: str  # why it is not alive, or why that could not be read
     busy: str  # who holds the VF's lock; "": nobody
     owner: bool  # whether it owns the VF

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.liveness import why_dead
+from ib_sriov_cni.attach.liveness import HIDDEN, judge
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.values import PciAddress, VfConfig, VfFunction, is_pass_through
 from ib_sriov_cni.node.contain import describe_fault, name_attachment
@@ -53,8 +53,8 @@ def read_inventory(host: Host) -> Inventory:
 def read_attachment(host: Host, record: Record) -> Attachment:
     """Return a record with the state of its attachment. Raises StateFailure (106) if the VF's lock cannot be read."""
     try:
-        why = why_dead(host, record)
-        alive: bool | None = not why
+        verdict = judge(host, record)
+        alive, why = None if verdict.state == HIDDEN else not verdict.is_over, verdict.why
     except Exception as fault:  # noqa: BLE001  # see node/contain.py
         alive, why = None, describe_fault(fault)
     return Attachment(

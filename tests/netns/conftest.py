@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,6 +24,19 @@ def ip(*arguments: str, netns: str = "") -> Any:
     place = ["-n", netns] if netns else []
     done = subprocess.run(["ip", "-j", *place, *arguments], check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+@contextmanager
+def few_descriptors(number: int) -> Iterator[None]:
+    """Limit the process to `number` more open files."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + number, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 class Sandbox:

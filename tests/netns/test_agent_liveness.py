@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.agent.liveness import ADDING, DEAD, HIDDEN, INIT_PIDS, LIVE, UNKNOWN_GRACE, Processes, Witness, judge
+from ib_sriov_cni.agent.liveness import ADDING, UNKNOWN_GRACE, Witness, judge
 from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.attach.liveness import DEAD, HIDDEN, LIVE
 from ib_sriov_cni.core.record import Record
+from ib_sriov_cni.kernel.processes import INIT_PIDS, Processes
 from ib_sriov_cni.state.locks import Locks
 from ib_sriov_cni.telemetry.log import Log
 from ipam.protocol.value import replace
 from tests.netns.conftest import Sandbox
-from tests.unit.trees import RECORD, VF, Tree
+from tests.unit.trees import PF, RECORD, VF, Tree
 
 
 class Case:
@@ -29,6 +31,7 @@ class Case:
         self.root, self.sandbox = root, sandbox
         self.tree = Tree(root / "sys")
         self.tree.add_pf()
+        self.tree.add_netdev(PF, "ib0", index=6)
         self.tree.add_vf(VF, 0)
         self.tree.add_rdma(VF, "mlx5_3")
         places = {"state_dir": root / "state", "lock_dir": root / "run", "sysfs_root": root / "sys"}

@@ -1,37 +1,53 @@
-"""attach.gc on a real namespace, with a fake sysfs: what it logs."""
+"""attach.gc on a real namespace, with a fake sysfs: what it releases, and what it logs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ib_sriov_cni.attach.gc import collect
-from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.recorded_request import make_del_request
 from ib_sriov_cni.core.configuration import parse_netconf
-from ib_sriov_cni.telemetry.log import Log
-from ipam.protocol.value import replace
+from tests.netns.attachment import Attached
 from tests.netns.conftest import Sandbox
-from tests.unit.trees import RECORD, VF, Tree
+from tests.unit.trees import VF
+
+
+@pytest.fixture
+def attached(sandbox: Sandbox, tmp_path: Path) -> Iterator[Attached]:
+    made = Attached(tmp_path, sandbox)
+    with made.host:
+        yield made
+
+
+def run_gc(attached: Attached) -> list[str]:
+    """Run GC with an empty list of valid attachments; return the lines about the attachment."""
+    request = make_del_request(attached.record)
+    collect(attached.host, request, parse_netconf(request, lenient=True))
+    return [line for line in (attached.root / "log").read_text().splitlines() if "step=collect " in line]
 
 
 @pytest.mark.parametrize("lives", [True, False])
-def test_the_log_says_what_was_released(sandbox: Sandbox, tmp_path: Path, *, lives: bool) -> None:
-    tree = Tree(tmp_path / "sys")
-    tree.add_pf()
-    tree.add_vf(VF, 0)
-    places = {"state_dir": tmp_path / "state", "lock_dir": tmp_path / "run", "sysfs_root": tmp_path / "sys"}
-    host = Host(log=Log(path=str(tmp_path / "log")), **{name: str(path) for name, path in places.items()})
-    conf = {"cniVersion": "1.1.0", "name": RECORD.key.network, "type": "ib-sriov", "cni.dev/valid-attachments": []}
-    path = sandbox.path if lives else "/run/netns/gone"
-    record = replace(
-        RECORD, committed=True, boot_id=host.read_boot_id(), netns_path=path, netns_cookie=0, conf=conf, args=""
-    )
-    host.records.write(replace(record, committed=False))
-    host.records.write(record)
-    request = make_del_request(record)
-    collect(host, request, parse_netconf(request, lenient=True))
-    lines = [line for line in (tmp_path / "log").read_text().splitlines() if "step=collect " in line]
-    assert [f"released={not lives} " in line for line in lines] == [True]
-    assert (host.records.read(record.key) is None) != lives
+def test_the_log_says_what_was_released(attached: Attached, *, lives: bool) -> None:
+    if not lives:
+        attached.sandbox.remove()
+        attached.return_devices()
+    attached.host.ownership.disclaim(VF, attached.record.key)  # then no device is touched
+    assert [f"released={not lives} " in line for line in run_gc(attached)] == [True]
+    assert (attached.host.records.read(attached.record.key) is None) != lives
+
+
+def test_c17_a_namespace_that_is_not_at_its_path_is_not_taken_for_gone(attached: Attached) -> None:
+    with attached.sandbox.open():
+        attached.sandbox.remove()
+        assert ["released=False " in line for line in run_gc(attached)] == [True]
+    assert attached.host.records.read(attached.record.key) is not None
+
+
+def test_c17_another_namespace_at_its_path_proves_nothing(
+    attached: Attached, new_sandbox: Callable[[], Sandbox]
+) -> None:
+    attached.change(netns_path=new_sandbox().path)
+    assert ["released=False " in line for line in run_gc(attached)] == [True]

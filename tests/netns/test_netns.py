@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,25 +19,12 @@ from ib_sriov_cni.kernel.netns import Inside, open_netns, open_own, try_open_net
 from ib_sriov_cni.kernel.rtnetlink import Rtnl
 from ib_sriov_cni.telemetry.log import Log
 from ipam.protocol.value import replace
-from tests.netns.conftest import Sandbox
+from tests.netns.conftest import Sandbox, few_descriptors
 from tests.unit.trees import RECORD
 
 
 def here() -> str:
     return os.readlink("/proc/thread-self/ns/net")
-
-
-@contextmanager
-def few_descriptors(number: int) -> Iterator[None]:
-    """Limit the process to `number` more open files."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open("/dev/null", os.O_RDONLY)
-    os.close(lowest)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + number, limits[1]))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_inside_and_back(sandbox: Sandbox) -> None:

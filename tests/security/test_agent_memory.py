@@ -87,7 +87,7 @@ found = {
     "repair": outcome(lambda: apply_repair(node.host, repair, lock_timeout=0)),
 }
 metrics = Metrics()
-policy = Policy(grace=60, proc_root=str(root / "proc"))
+policy = Policy(grace=60)
 agent = Reconciler(node.host, metrics, Events({}, on_failure=print, on_result=print), policy)
 agent.run_pass()
 value = metrics.registry.get_sample_value

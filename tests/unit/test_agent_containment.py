@@ -116,7 +116,7 @@ class Pair:
         now = [1000.0]
         metrics = Metrics()
         events = Events({}, on_failure=print, on_result=print)
-        policy = Policy(grace=60.0, proc_root=str(self.node.root / "proc"))
+        policy = Policy(grace=60.0)
         return Reconciler(self.host, metrics, events, policy, clock=lambda: now[0]), metrics, now
 
 

@@ -13,11 +13,12 @@ import pytest
 
 from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.leases import Usage, read_unreserved, read_usage
-from ib_sriov_cni.agent.liveness import DEAD, Processes, Witness, judge
+from ib_sriov_cni.agent.liveness import Witness, judge
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.pass_memory import FIRST_PAUSE
 from ib_sriov_cni.agent.reconcile import REPORTS_MAX, RUNTIME_PAUSE, Policy, Reconciler, record_pod
 from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.attach.liveness import DEAD
 from ib_sriov_cni.core.record import AttachmentKey, Record
 from ib_sriov_cni.state.locks import Locks
 from ib_sriov_cni.telemetry.log import Log
@@ -57,7 +58,7 @@ class Node:
             self.host,
             self.metrics,
             Events({}, on_failure=print, on_result=print),
-            Policy(grace=GRACE, proc_root=str(root / "proc")),
+            Policy(grace=GRACE),
             stopping=lambda: self.stop,
             heartbeat=self.count,
             clock=lambda: self.now,
@@ -153,7 +154,7 @@ def test_an_add_on_its_way_is_not_dead(node: Node) -> None:
         assert node.value("ib_sriov_attachments", network="ib", state="adding") == 1
         node.turn(GRACE * 2)
     assert node.host.records.read(record.key) is not None
-    witness = Witness(processes=Processes(str(node.root / "proc")))
+    witness = Witness(processes=node.host.processes)
     assert judge(node.host, record, witness).state == DEAD
 
 
@@ -220,7 +221,7 @@ def test_a_defect_in_one_part_stops_no_other(node: Node) -> None:
 
 def test_a_fault_that_lasts_is_told_once_and_counted_each_time(node: Node) -> None:
     socket = str(node.root / "none.sock")
-    policy = Policy(grace=GRACE, cri_socket=socket, proc_root=str(node.root / "proc"))
+    policy = Policy(grace=GRACE, cri_socket=socket)
     node.reconciler = Reconciler(
         node.host, node.metrics, Events({}, on_failure=print, on_result=print), policy, clock=lambda: node.now
     )

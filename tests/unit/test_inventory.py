@@ -72,21 +72,29 @@ def test_in_use(node: Node) -> None:
         ({"committed": False}, "never finished"),
         ({"committed": False, "result": {"awaitsPort": 1.5}}, "its VF keeps the GUID for the next try"),
         ({"boot_id": "another"}, "before the last boot"),
-        ({"netns_path": "/nowhere/at/all"}, "/nowhere/at/all is gone"),
-        ({}, "back in the host's namespace"),
+        ({"at_home": True, "netns_path": "/nowhere/at/all"}, "/nowhere/at/all is gone"),
+        ({"at_home": True}, "back in the host's namespace"),
     ],
 )
 def test_leftover_and_why(node: Node, changes: dict[str, Any], why: str) -> None:
-    node.take_away(VFS[0])
-    if not changes:  # `lo` is in any host's namespace: the kernel is asked too what is there
-        node.tree.add_netdev(VFS[0], "lo", index=1)
-        (node.tree.device(VFS[0]) / ".infiniband").rename(node.tree.device(VFS[0]) / "infiniband")
+    if not changes.pop("at_home", False):
+        node.take_away(VFS[0])
     node.record(VFS[0], **changes)
     vf = read_inventory(node.host).vfs[0]
     assert vf.state == inv.LEFTOVER
     assert why in vf.note
     assert vf.attachment is not None
     assert vf.attachment.state == "dead"
+
+
+def test_a_namespace_that_cannot_be_seen_is_not_taken_for_gone(node: Node) -> None:
+    node.take_away(VFS[0])
+    node.record(VFS[0], netns_path="/nowhere/at/all")
+    vf = read_inventory(node.host).vfs[0]
+    assert vf.state == inv.UNKNOWN
+    assert "not at /nowhere/at/all" in vf.note
+    assert vf.attachment is not None
+    assert (vf.attachment.alive, vf.attachment.state) == (None, "unknown")
 
 
 def test_a_living_holder_comes_before_a_dead_one(node: Node) -> None:

@@ -1,0 +1,203 @@
+"""ib_sriov_cni.attach.liveness on real namespaces and a fake sysfs: what proves that an attachment is over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ib_sriov_cni.attach.heal import heal, release_dead
+from ib_sriov_cni.attach.liveness import DEAD, HIDDEN, LIVE, LOST, await_verdict, is_unused, judge
+from ib_sriov_cni.core.errors import DeviceUnusable
+from ib_sriov_cni.core.fault_collector import FaultCollector
+from ib_sriov_cni.core.record import AttachmentKey
+from ib_sriov_cni.kernel.processes import INIT_PIDS
+from ib_sriov_cni.node.plan_repair import plan_repairs
+from ipam.protocol.value import replace
+from tests.netns.attachment import Attached
+from tests.netns.conftest import Sandbox, few_descriptors
+from tests.unit.trees import VF
+
+NEXT = AttachmentKey(network="ib", container_id="c2", ifname="net1")
+
+
+@pytest.fixture
+def attached(sandbox: Sandbox, tmp_path: Path) -> Iterator[Attached]:
+    made = Attached(tmp_path, sandbox)
+    made.host.log.info("opens its file")
+    with made.host:
+        yield made
+
+
+@pytest.fixture
+def kept(attached: Attached) -> Iterator[None]:
+    """The pod's namespace lives on without a path, as it looks from another mount namespace."""
+    with attached.sandbox.open():
+        attached.sandbox.remove()
+        yield
+
+
+def state(attached: Attached) -> str:
+    return judge(attached.host, attached.record).state
+
+
+def test_live(attached: Attached) -> None:
+    assert state(attached) == LIVE
+
+
+def test_a_pod_that_has_lost_its_vf(attached: Attached) -> None:
+    attached.return_devices()
+    verdict = judge(attached.host, attached.record)
+    assert (verdict.state, verdict.why) == (LOST, f"VF {VF} is back in the host's namespace")
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_path_that_is_not_there_proves_nothing(attached: Attached) -> None:
+    verdict = judge(attached.host, attached.record)
+    assert verdict.state == HIDDEN
+    assert verdict.why == (
+        f"its network namespace is not at {attached.sandbox.path}, but VF {VF} is not back in the host's namespace"
+    )
+
+
+def test_a_path_that_cannot_be_opened_proves_nothing(attached: Attached) -> None:
+    with few_descriptors(0):
+        verdict = judge(attached.host, attached.record)
+    assert verdict.state == HIDDEN
+    assert f"open network namespace {attached.sandbox.path}: Too many open files" in verdict.why
+
+
+def test_the_boot_id_that_cannot_be_read_proves_nothing(attached: Attached) -> None:
+    assert judge(attached.host_with("/nowhere"), attached.record).state == LIVE
+    assert judge(attached.host, replace(attached.record, boot_id="another")).state == DEAD
+
+
+def test_a_sysfs_that_is_not_there_proves_nothing(attached: Attached) -> None:
+    shutil.rmtree(attached.root / "sys/bus")
+    assert not attached.host.sysfs.is_missing(VF)
+
+
+def test_the_kernel_returns_the_devices_of_a_dead_namespace(attached: Attached) -> None:
+    attached.sandbox.remove()
+    assert state(attached) == HIDDEN
+    attached.return_devices()
+    verdict = judge(attached.host, attached.record)
+    assert (verdict.state, verdict.why) == (DEAD, f"its network namespace {attached.sandbox.path} is gone")
+
+
+def test_it_is_waited_for(attached: Attached) -> None:
+    attached.sandbox.remove()
+    thread = threading.Timer(0.3, attached.return_devices)
+    thread.start()
+    assert await_verdict(attached.host, attached.record).state == DEAD
+    thread.join()
+
+
+@pytest.mark.usefixtures("kept")
+def test_devices_in_the_pod_that_asks_are_not_back(attached: Attached) -> None:
+    """Called inside a pod, sysfs shows that pod's devices, but not the PF's netdev."""
+    attached.return_devices()
+    attached.hide_pf()
+    assert state(attached) == HIDDEN
+
+
+def test_a_vf_without_driver_or_without_device_is_in_no_namespace(attached: Attached) -> None:
+    (attached.tree.device(VF) / "driver").unlink()
+    assert state(attached) == LOST
+    attached.sandbox.remove()
+    assert state(attached) == DEAD
+    shutil.rmtree(attached.tree.device(VF))
+    assert state(attached) == DEAD
+
+
+def test_a_vf_with_another_driver(attached: Attached) -> None:
+    (attached.tree.device(VF) / "driver").unlink()
+    attached.tree.bind(VF, "vfio-pci")
+    assert state(attached) == LIVE
+    attached.sandbox.remove()
+    assert state(attached) == DEAD
+
+
+class Users:
+    """The users of an RDMA device, as the kernel lists them."""
+
+    def __init__(self, *users: str | int, is_there: bool = True) -> None:
+        self.users, self.is_there = list(users), is_there
+
+    def find_device(self, _name: str) -> int | None:
+        return 3 if self.is_there else None
+
+    def read_users(self, _name: str) -> list[str | int]:
+        return self.users
+
+
+@pytest.mark.parametrize(
+    ("users", "unused"),
+    [
+        (Users("mlx5_ib"), True),  # the driver has a protection domain of its own
+        (Users("mlx5_ib", "ib_ipoib"), False),
+        (Users("mlx5_ib", 4711), False),
+        (Users(is_there=False), False),
+    ],
+)
+def test_a_netdev_that_ended_with_its_namespace(users: Any, *, unused: bool) -> None:
+    """Before Linux 5.13 it does not come back."""
+    assert is_unused(users, "mlx5_3") == unused
+
+
+@pytest.mark.usefixtures("kept")
+def test_healing_needs_proof_and_says_what_to_do(attached: Attached) -> None:
+    with pytest.raises(DeviceUnusable) as caught:
+        heal(attached.host, VF, NEXT)
+    assert "VF 0000:3b:00.2 belongs to pod train/worker-0" in caught.value.msg
+    assert f"not proved: its network namespace is not at {attached.sandbox.path}" in caught.value.msg
+    assert "ib-sriov del --force ib/c1:net1" in caught.value.details
+    assert attached.host.ownership.read_owner(VF) == attached.record.key
+
+
+@pytest.mark.usefixtures("kept")
+def test_nothing_else_releases_it_either(attached: Attached) -> None:
+    collector = FaultCollector()
+    assert not release_dead(attached.host, attached.record.key, 0, collector)
+    assert plan_repairs(attached.host).repairs == ()
+    with few_descriptors(8):
+        assert not release_dead(attached.host, attached.record.key, 0, collector)
+
+
+@pytest.fixture
+def all_pids(tmp_path: Path) -> Path:
+    """A fake /proc that looks like the node's own, which shows every process."""
+    root = tmp_path / "proc"
+    (root / "self/ns").mkdir(parents=True)
+    (root / "self/ns/pid").symlink_to(INIT_PIDS)
+    return root
+
+
+def test_passed_through(sandbox: Sandbox, tmp_path: Path, all_pids: Path) -> None:
+    """No device is evidence; the processes are, if all of them can be seen."""
+    attached = Attached(tmp_path, sandbox, driver="vfio-pci")
+    assert judge(attached.host_with(str(all_pids)), attached.record).state == LIVE
+    with sandbox.open() as netns:
+        sandbox.remove()
+        (all_pids / "7/ns").mkdir(parents=True)
+        (all_pids / "7/ns/net").symlink_to(f"/proc/{os.getpid()}/fd/{netns.fd}")
+        verdict = judge(attached.host_with(str(all_pids)), attached.record)
+        assert verdict.state == HIDDEN
+        assert "a process runs in it" in verdict.why
+    shutil.rmtree(all_pids / "7")
+    assert judge(attached.host_with(str(all_pids)), attached.record).state == DEAD
+    (all_pids / "self/ns/pid").unlink()
+    verdict = judge(attached.host_with(str(all_pids)), attached.record)
+    assert (verdict.state, "not all processes" in verdict.why) == (HIDDEN, True)
+
+
+def test_another_namespace_has_its_path(attached: Attached, new_sandbox: Callable[[], Sandbox]) -> None:
+    attached.change(netns_path=new_sandbox().path)
+    assert state(attached) == HIDDEN
+    attached.return_devices()
+    assert await_verdict(attached.host, attached.record).state == DEAD
