@@ -1,6 +1,7 @@
-"""STATUS: whether an ADD could be served now; if not, why, and what to do (C18).
+"""STATUS: whether ADDs can be served here; if not, what is broken, and what to do (C18).
 
-It has to be cheap: containerd asks every few seconds.
+A runtime that gets code 50 takes the whole node for not ready, and its pods are evicted. So a node whose VFs or
+addresses are all in use is fine: that is for ADD to say. It has to be cheap: containerd asks every few seconds.
 """
 
 from __future__ import annotations
@@ -20,15 +21,14 @@ if TYPE_CHECKING:
 
 FREE, IN_USE, UNBOUND, WITHOUT_NETDEV = "free", "in use", "without driver", "without netdev here"
 HINTS = {
-    IN_USE: "delete a pod, or create more VFs (sriov_numvfs)",
     UNBOUND: f"bind them: {render_bind_commands('<VF>', '<driver>')}; `ib-sriov repair` does it where it may",
     WITHOUT_NETDEV: "modprobe ib_ipoib; a netdev that was moved away returns when its namespace ends",
 }
 
 
 def status(host: Host, request: Request, conf: NetConf) -> None:
-    """Raise NotAvailable (50), with the reasons and what to do, unless an ADD could be served."""
-    _require_free_vf(host, conf)
+    """Raise NotAvailable (50), with the reasons and what to do, unless ADDs can be served."""
+    _require_usable_vf(host, conf)
     if conf.rdma_isolation and host.rdma.read_mode() != "exclusive":
         raise NotAvailable(
             "rdmaIsolation needs the RDMA namespace mode exclusive, it is shared",
@@ -43,7 +43,7 @@ def status(host: Host, request: Request, conf: NetConf) -> None:
             raise NotAvailable(fault.msg, fault.details) from None
 
 
-def _require_free_vf(host: Host, conf: NetConf) -> None:
+def _require_usable_vf(host: Host, conf: NetConf) -> None:
     reasons, hints = [], []
     for pf in host.sysfs.read_pfs():
         reason, hint = _why_not(host, pf, conf)
@@ -63,11 +63,11 @@ def _require_free_vf(host: Host, conf: NetConf) -> None:
             "this node has no InfiniBand PF with SR-IOV",
             "does lspci list the HCA, is its driver loaded, and is SR-IOV enabled in its firmware?",
         )
-    raise NotAvailable("no VF is free: " + join_faults(reasons), join_faults([*dict.fromkeys(hints)]))
+    raise NotAvailable("no VF can be given to a pod: " + join_faults(reasons), join_faults([*dict.fromkeys(hints)]))
 
 
 def _why_not(host: Host, pf: PciAddress, conf: NetConf) -> tuple[str, str]:
-    """Return why no VF of this PF can be given to a pod, and what to do; both empty if one can."""
+    """Return why no VF of this PF can be given to a pod, and what to do; both empty if one can or was."""
     vfs = host.sysfs.read_vfs(pf)
     if not vfs:
         return "it has no VFs", f"write their number to /sys/bus/pci/devices/{pf}/sriov_numvfs"
@@ -77,12 +77,12 @@ def _why_not(host: Host, pf: PciAddress, conf: NetConf) -> tuple[str, str]:
 
 
 def _why_none_of(host: Host, vfs: list[PciAddress], conf: NetConf) -> tuple[str, str]:
-    """Return why none of these VFs can be given to a pod, and what to do; both empty if one can."""
+    """Return why none of these VFs can be given to a pod, and what to do; both empty if one can or was."""
     wanted = [vf for vf in vfs if conf.device in (None, vf)]
     if not wanted:
         return f"deviceID {conf.device} is not one of them", "is sriov_numvfs what the device plugin expects?"
     states = [_read_state(host, vf) for vf in wanted]
-    if FREE in states:
+    if FREE in states or IN_USE in states:
         return "", ""
     counts = [(state, states.count(state)) for state in HINTS if state in states]
     # The hint is for the most common state.

@@ -7,7 +7,7 @@ import sys
 
 from ipam.host_local.allocator import Holder, Refusal, allocate
 from ipam.host_local.config import parse_place, parse_settings
-from ipam.host_local.ranges import range_of, render_set
+from ipam.host_local.ranges import range_of
 from ipam.host_local.store import open_store
 from ipam.protocol.bounds import FILE_BYTES, LIST_ITEMS, describe_excess, join_faults
 from ipam.protocol.errors import (
@@ -116,27 +116,22 @@ def gc(request: Request, live: Callable[[], Iterable[str]] = tuple) -> None:
 
 
 def status(request: Request) -> None:
-    """Return if an ADD could be served. Raises NotAvailable (50) with the reason if not (H8, C18).
+    """Return if ADDs can be served, as long as addresses are free (C18).
 
-    Raises InvalidConfiguration (7) for a wrong configuration.
+    That none is free is for ADD to say: a runtime that gets code 50 takes the whole node for broken. Raises
+    NotAvailable (50) with the reason, InvalidConfiguration (7) for a wrong configuration.
     """
     settings = parse_settings(request)
     try:
-        sets = node_range_sets(settings)
+        node_range_sets(settings)
         _read_dns(settings.resolv_conf)
     except CniError as error:
         raise NotAvailable(error.msg, error.details) from None
-    from ipam.host_local.store import is_exhausted, is_writable
+    from ipam.host_local.store import is_writable
 
     place = settings.place
     if not is_writable(place):
         raise NotAvailable(f"{place.data_dir} cannot be written", "mount it read-write, or set ipam.dataDir")
-    for index, range_set in enumerate(sets):
-        if is_exhausted(place, index, range_set):
-            raise NotAvailable(
-                f"no IP addresses available in range set {index} of network {place.network}: {render_set(range_set)}",
-                f"widen the range, or release leases of dead containers in {place.data_dir}/{place.network} (GC)",
-            )
 
 
 def main() -> int:

@@ -397,7 +397,7 @@ def is_writable(place: Place) -> bool:
 
 
 def is_exhausted(place: Place, index: int, range_set: RangeSet) -> bool:
-    """Return whether a range set has no free address. Takes no lock: STATUS is called often and changes nothing.
+    """Return whether a range set has no free address. Takes no lock and changes nothing.
 
     An empty file counts as free, since the next ADD removes it.
     """

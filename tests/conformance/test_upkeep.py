@@ -11,7 +11,6 @@ import pytest
 
 from tests.conformance.runtime import Runtime, StandIn, refused, silent
 from tests.lab.commands import run as command
-from tests.lab.commands import wait
 from tests.lab.pod import Pod
 from tests.lab.rig import LEASES, STATE, Rig, guid_of, leases
 
@@ -150,15 +149,13 @@ def test_c18_no_vfs(rig: Rig) -> None:
     refused(status(rig), 50, rig.hca.pf, "no VFs", "sriov_numvfs")
 
 
-def test_c18_no_free_vf(rig: Rig) -> None:
-    """The next ADD would heal what a dead pod holds: that one counts as free."""
+def test_c18_a_full_node_is_not_broken(rig: Rig) -> None:
     pods = [rig.pod(), rig.pod()]
     for vf, pod in enumerate(pods):
         add(rig, pod, vf)
-    refused(status(rig), 50, "2 in use", "delete a pod")
+    silent(status(rig))
+    silent(status(rig, deviceID=rig.hca.pci(1)))
     refused(status(rig, deviceID="0009:00:00.1"), 50, "0009:00:00.1")
-    pods[1].delete()
-    assert wait(lambda: not status(rig).status)
     for vf, pod in enumerate(pods):
         rig.delete(pod, vf)
     rig.assert_as_before()
@@ -185,12 +182,7 @@ def test_c18_ipoib_is_not_loaded(rig: Rig) -> None:
     command(["modprobe", "ib_ipoib"])
 
 
-def test_c18_addresses_are_exhausted(rig: Rig, tmp_path: Path) -> None:
-    ipam = {"type": "host-local", "subnet": "10.58.0.0/30", "dataDir": str(tmp_path)}
-    silent(status(rig, ipam=ipam))
-    (tmp_path / "ibnet").mkdir(exist_ok=True)
-    (tmp_path / "ibnet/10.58.0.2").write_text("5eed\r\nnet1")
-    refused(status(rig, ipam=ipam), 50, "no IP addresses available", "GC")
+def test_c18_no_ranges(rig: Rig) -> None:
     refused(status(rig, ipam={"type": "host-local"}), 50, "no IP ranges")
 
 

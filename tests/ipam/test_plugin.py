@@ -307,24 +307,14 @@ def test_c18_status(tmp_path: Path) -> None:
     conf = network(tmp_path / "data", "10.0.0.0/24", "10.1.0.0/30")
     assert ask("STATUS", conf) == (0, None)
     assert os.listdir(tmp_path) == []
+
+
+def test_c18_addresses_that_are_all_in_use_are_not_broken(tmp_path: Path) -> None:
+    """A runtime makes the whole node NotReady after code 50."""
+    conf = network(tmp_path, "10.1.0.0/30")
     ask("ADD", conf)
-    answer = ask("STATUS", conf)
-    assert (answer.status, answer.code) == (1, 50)
-    assert "range set 1" in answer.msg
-    assert "10.1.0.1-10.1.0.2" in answer.msg
-    (tmp_path / "data" / "net" / "10.1.0.2").write_bytes(b"")
-    assert ask("STATUS", conf).status == 0
-
-
-def test_c18_status_finds_the_one_free_address(tmp_path: Path) -> None:
-    conf = network(tmp_path, "10.0.0.0/24")
-    folder = tmp_path / "net"
-    folder.mkdir()
-    for number in range(2, 255):
-        (folder / f"10.0.0.{number}").write_bytes(b"c\r\neth0")
-    assert ask("STATUS", conf).code == 50
-    (folder / "10.0.0.77").unlink()
-    assert ask("STATUS", conf).status == 0
+    assert "no IP addresses available" in ask("ADD", conf, "late").msg
+    assert ask("STATUS", conf) == (0, None)
 
 
 @pytest.mark.parametrize("change", [{"slices": {"flannel": "/nowhere/subnet.env"}}, {"resolvConf": "/nowhere"}])
