@@ -6,7 +6,7 @@ import time
 
 from ib_sriov_cni.attach.configure_interface import configure, set_ipv6
 from ib_sriov_cni.attach.devices import await_fact, read_netdev, read_vf_facts
-from ib_sriov_cni.attach.guid_holders import read_holders, refuse_duplicate_guid
+from ib_sriov_cni.attach.guid_holders import heal_holder, read_holders, refuse_duplicate_guid
 from ib_sriov_cni.attach.heal import heal
 from ib_sriov_cni.attach.keep_identity import find_kept_identity, undo_but_keep_identity
 from ib_sriov_cni.attach.keep_numbers import Renumbering
@@ -101,7 +101,7 @@ class _Attempt:
         self.record: Record
 
     def prepare(self) -> None:
-        """Check what can be checked without the lock, and release an earlier try of this attachment on another VF."""
+        """Check what can be checked without the lock, and release what dead attachments of other VFs hold of it."""
         previous = self.host.records.read(self.key)
         if previous is None or previous.committed:
             self.refuse_taken_name()
@@ -111,6 +111,8 @@ class _Attempt:
             find_plugin(self.conf.ipam_type, self.request.path)
         if previous is not None and previous.pci != self.pci:
             self._release_previous(previous.pci)
+        if self.conf.guid is not None:
+            heal_holder(self.host, self.pci, self.key, self.conf.guid, self.conf.lock_timeout)
         if not is_pass_through(driver):
             self.start_verifier()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ib_sriov_cni.attach.heal import heal_other
+from ib_sriov_cni.attach.liveness import LIVE, judge
 from ib_sriov_cni.core.errors import DeviceUnusable
 from ib_sriov_cni.core.record import describe_attachment
 
@@ -9,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.plan import VfFacts
-    from ib_sriov_cni.core.record import Record
+    from ib_sriov_cni.core.record import AttachmentKey, Record
     from ib_sriov_cni.core.values import Guid, PciAddress
 
 
@@ -29,6 +31,17 @@ def read_holders(host: Host, facts: VfFacts) -> dict[Guid, str]:
             holders |= {guid: words for guid in (config.node_guid, config.port_guid) if guid}
     holders |= {record.port_guid: describe_attachment(record) for record in _others(host, function.pci)}
     return {guid: words for guid, words in holders.items() if guid}
+
+
+def heal_holder(host: Host, pci: PciAddress, key: AttachmentKey, guid: Guid, lock_timeout: float) -> None:
+    """Release the dead attachment of another VF that has this GUID: a pod of a StatefulSet gets its GUID again.
+
+    One that is alive is left alone, and the plan refuses the GUID; one whose DEL or ADD is running is waited for. To be
+    called without any lock. Raises as `heal_other`.
+    """
+    for record in _others(host, pci):
+        if record.port_guid == guid and (host.locks.read_holder(record.pci) or judge(host, record).state != LIVE):
+            heal_other(host, record, key, lock_timeout)
 
 
 def refuse_duplicate_guid(host: Host, pci: PciAddress, guid: Guid) -> None:

@@ -1,4 +1,4 @@
-"""Healing: releasing what a dead attachment still holds, for the next ADD of its VF, or for GC and repair."""
+"""Healing: releasing what a dead attachment still holds, for the next ADD of its VF or GUID, or for GC and repair."""
 
 from __future__ import annotations
 
@@ -36,21 +36,40 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey, lock_timeout: float) -
     if not verdict.is_over:
         raise _refuse(record, key, verdict)
     had = host.sysfs.read_char_devices(pci) or record.had_char_devices
-    with host.log.step("heal", vf=pci, owner=describe_attachment(record)):
+    _heal(host, record, lock_timeout)
+    return had
+
+
+def heal_other(host: Host, seen: Record, key: AttachmentKey, lock_timeout: float) -> None:
+    """Release an attachment of another VF, under that VF's lock, if it is dead: `key` needs what it holds.
+
+    To be called without any lock, so that nobody who holds a VF's waits for another's. Raises TryAgainLater (11) if the lock
+    is held for longer than `lock_timeout` seconds, and what keeps the VF from being returned to the host's namespace.
+    """
+    with host.locks.take(seen.pci, key.holder, lock_timeout):
+        record = host.records.read(seen.key)
+        if record is None or record.pci != seen.pci or host.ownership.read_owner(seen.pci) != seen.key:
+            return
+        if await_verdict(host, record).is_over:
+            _heal(host, record, lock_timeout)
+
+
+def _heal(host: Host, record: Record, lock_timeout: float) -> None:
+    """Release a dead attachment that owns its VF, with the VF's lock held."""
+    with host.log.step("heal", vf=record.pci, owner=describe_attachment(record)):
         release_device(host, record, lock_timeout)
         request = make_del_request(record)
         collector = FaultCollector()
         if collector.attempt(lambda: release_addresses(host, request, parse_netconf(request, lenient=True))):
             forget(host, record)
-            return had
+            return
         # The VF is free. A fault of the dead pod's IPAM plugin must not keep the next pod from getting it.
-        host.ownership.disclaim(pci, owner)
+        host.ownership.disclaim(record.pci, record.key)
         host.log.warning(
             "a dead attachment keeps its addresses until its DEL",
             of=describe_attachment(record),
             error=collector.faults[0],
         )
-    return had
 
 
 def _refuse(record: Record, key: AttachmentKey, verdict: Verdict) -> DeviceUnusable:

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from ib_sriov_cni.attach.guid_holders import heal_holder
 from ib_sriov_cni.attach.heal import heal, release_dead
 from ib_sriov_cni.attach.liveness import DEAD, HIDDEN, LIVE, LOST, await_verdict, is_unused, judge
 from ib_sriov_cni.core.errors import DeviceUnusable
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.record import AttachmentKey
+from ib_sriov_cni.core.values import Guid, PciAddress
 from ib_sriov_cni.kernel.processes import INIT_PIDS
 from ib_sriov_cni.node.plan_repair import plan_repairs
 from ipam.protocol.value import replace
@@ -201,3 +203,18 @@ def test_another_namespace_has_its_path(attached: Attached, new_sandbox: Callabl
     assert state(attached) == HIDDEN
     attached.return_devices()
     assert await_verdict(attached.host, attached.record).state == DEAD
+
+
+def test_a_dead_holder_of_a_guid_is_released_for_its_next_life(attached: Attached) -> None:
+    """A pod of a StatefulSet gets its GUID again, on another VF."""
+    other = PciAddress("0000:3b:00.3")
+    attached.change(driver="vfio-pci", sets_guid=False)  # so that no device is touched
+    heal_holder(attached.host, other, NEXT, attached.record.port_guid, 0)
+    assert attached.host.records.read(attached.record.key) is not None  # alive
+    attached.change(boot_id=attached.record.boot_id, committed=False)
+    heal_holder(attached.host, other, NEXT, Guid(8), 0)
+    heal_holder(attached.host, VF, NEXT, attached.record.port_guid, 0)
+    assert attached.host.records.read(attached.record.key) is not None  # another GUID; its own VF
+    heal_holder(attached.host, other, NEXT, attached.record.port_guid, 0)
+    assert attached.host.records.read(attached.record.key) is None
+    assert attached.host.ownership.read_owner(VF) is None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+from tests.lab.commands import wait
 from tests.lab.emulated_hca import with_colons
 from tests.lab.modes import EXCLUSIVE, SHARED
-from tests.lab.rig import Rig, end, guid_of
+from tests.lab.rig import Rig, end, guid_of, state_of
 from tests.lab.snapshot import assert_as_before, host_snapshot
 
 GUID = guid_of(1)
@@ -48,4 +51,39 @@ def test_two_pods_at_once_never_get_one_guid(rig: Rig) -> None:
     assert [run.status for run in runs].count(0) <= 1, runs
     for vf, pod in enumerate(pods):
         rig.delete(pod, vf, guid=GUID)
+    rig.assert_as_before()
+
+
+def test_a_dead_pod_gives_its_guid_to_its_next_life_on_another_vf(rig: Rig) -> None:
+    """Two of them at once, each on the other's VF: nobody who holds a lock waits for another."""
+    old = [rig.pod(), rig.pod()]
+    for vf, pod in enumerate(old):
+        rig.add(pod, vf, guid=guid_of(vf))
+    for pod in old:
+        pod.delete()
+    new = [rig.pod(), rig.pod()]
+    runs = [end(process) for process in [rig.start("ADD", pod, 1 - vf, guid=guid_of(vf)) for vf, pod in enumerate(new)]]
+    assert [run.status for run in runs] == [0, 0], runs
+    for vf, pod in enumerate(new):
+        assert rig.check(pod, runs[vf].out, 1 - vf, guid=guid_of(vf)).status == 0
+        rig.delete(pod, 1 - vf, guid=guid_of(vf))
+    rig.assert_as_before()
+
+
+def open_files(pid: int) -> list[str]:
+    return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def test_a_guid_whose_holder_is_just_being_deleted_is_waited_for(rig: Rig) -> None:
+    old, new = rig.pod(), rig.pod()
+    rig.add(old, guid=GUID)
+    stopped = rig.start("DEL", old, trace="return_devices=stop", guid=GUID)
+    assert wait(lambda: state_of(stopped.pid) == "T", 90)
+    added = rig.start("ADD", new, 1, guid=GUID)
+    assert wait(lambda: f"/run/ib-sriov/{rig.hca.pci(0)}.lock" in open_files(added.pid), 90)
+    os.kill(stopped.pid, signal.SIGCONT)
+    assert end(stopped).status == 0
+    done = end(added)
+    assert done.status == 0, done
+    rig.delete(new, 1, guid=GUID)
     rig.assert_as_before()
