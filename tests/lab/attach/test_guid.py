@@ -71,7 +71,7 @@ def test_a_dead_pod_gives_its_guid_to_its_next_life_on_another_vf(rig: Rig) -> N
 
 
 def open_files(pid: int) -> list[str]:
-    return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return [os.path.realpath(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
 
 
 def test_a_guid_whose_holder_is_just_being_deleted_is_waited_for(rig: Rig) -> None:
