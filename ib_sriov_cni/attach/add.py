@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ib_sriov_cni.attach.configure_interface import configure, set_ipv6
-from ib_sriov_cni.attach.devices import await_fact, read_netdev, read_vf_facts
+from ib_sriov_cni.attach.devices import await_fact, read_netdev, read_pf_settings, read_vf_facts
 from ib_sriov_cni.attach.guid_holders import heal_holder, read_holders, refuse_duplicate_guid
 from ib_sriov_cni.attach.heal import heal
 from ib_sriov_cni.attach.keep_identity import find_kept_identity, undo_but_keep_identity
@@ -176,6 +176,9 @@ class _Attempt:
         self.refuse_taken_name()
         with host.log.step("read_facts", vf=self.pci) as step:
             facts = replace(self.read_facts(seen), earlier=earlier)
+            # Those of the other VFs matter only if a GUID is set.
+            kept = not facts.passed_through and keeps_guid(self.conf, facts)
+            facts = read_pf_settings(host, facts, alone=kept)
             if not keeps_guid(self.conf, facts):
                 facts = replace(facts, holders=read_holders(self.host, facts))
             if self.conf.pkey is not None and facts.netdev is not None:
@@ -240,7 +243,7 @@ class _Attempt:
             )
 
     def read_facts(self, seen: tuple[str, ...]) -> VfFacts:
-        """Read the facts. Waits up to 2 s for a netdev that the kernel is just returning from a dead namespace.
+        """Read the VF's facts. Waits up to 2 s for a netdev that the kernel is just returning from a dead namespace.
 
         A VF that has lost a device is rebound; `seen`: the character devices that it had before it was healed.
         """

@@ -21,13 +21,17 @@ from ipam.protocol.versions import NEWEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.configuration import NetConf
     from ib_sriov_cni.core.record import Record
-    from ib_sriov_cni.core.values import Guid, VfConfig
+    from ib_sriov_cni.core.values import Guid, VfConfig, VfFunction
     from ib_sriov_cni.kernel.netns import Netns
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
     from ipam.protocol.request import Request
+
+    ReadConfig = Callable[[Host, VfFunction], VfConfig | None]
 
 CHECK_SINCE = "0.4.0"
 
@@ -68,12 +72,20 @@ def _find_differences(host: Host, request: Request, conf: NetConf, netns: Netns,
     return faults + _reservation_differences(host, request, conf)
 
 
-def record_differences(host: Host, record: Record, *, reservation: bool = True) -> list[Difference]:
+def read_config(host: Host, function: VfFunction) -> VfConfig | None:
+    """Return the PF's settings of a VF, None if it does not list it. Raises KernelRefused (102)."""
+    return host.vf_configs.read(function, alone=True)[1].get(function.index)
+
+
+def record_differences(
+    host: Host, record: Record, *, reservation: bool = True, read: ReadConfig = read_config
+) -> list[Difference]:
     """Return what CHECK would find, with the record's own result in place of prevResult.
 
     Default routes are not compared: Multus takes them away, or replaces them, and only prevResult says so.
-    `reservation`: also ask the IPAM plugin whether the addresses are still reserved, as CHECK does. Raises CniError
-    where something cannot be read, such as KernelRefused (102) without the right to enter the pod's namespace.
+    `reservation`: also ask the IPAM plugin whether the addresses are still reserved, as CHECK does. `read`: where the
+    PF's settings of the VF come from, if they have been read already. Raises CniError where something cannot be read,
+    such as KernelRefused (102) without the right to enter the pod's namespace.
     """
     request = make_del_request(record)
     conf = parse_netconf(request, lenient=True)
@@ -83,7 +95,7 @@ def record_differences(host: Host, record: Record, *, reservation: bool = True) 
     made = parse_result(record.result, NEWEST)
     routes = tuple([route for route in made.routes if not is_default_route(route)])
     with netns:
-        faults = _compare(host, record, conf, netns, replace(made, routes=routes))
+        faults = _compare(host, record, conf, netns, replace(made, routes=routes), read)
     if not reservation or not version_at_least(request.version, CHECK_SINCE):
         return faults  # IPAM plugins of that version have no CHECK
     document = {**record.conf, "prevResult": render_result(made, request.version)}
@@ -99,9 +111,11 @@ def record_differences(host: Host, record: Record, *, reservation: bool = True) 
     return faults + _reservation_differences(host, asked, conf)
 
 
-def _compare(host: Host, record: Record, conf: NetConf, netns: Netns, wanted: Result) -> list[Difference]:
+def _compare(
+    host: Host, record: Record, conf: NetConf, netns: Netns, wanted: Result, read: ReadConfig = read_config
+) -> list[Difference]:
     """Compare the kernel's state with the record, and the pod's addresses and routes with `wanted`."""
-    faults = _vf_differences(host, record)
+    faults = _vf_differences(host, record, read)
     if not is_pass_through(record.driver):
         faults += _pod_differences(host, conf, record, netns, wanted)
     return faults
@@ -117,7 +131,7 @@ def _reservation_differences(host: Host, request: Request, conf: NetConf) -> lis
     return []
 
 
-def _vf_differences(host: Host, record: Record) -> list[Difference]:
+def _vf_differences(host: Host, record: Record, read: ReadConfig) -> list[Difference]:
     """Compare what the host sees: owner, driver, and the PF's GUIDs and link state for the VF."""
     pci = record.pci
     faults = []
@@ -136,7 +150,7 @@ def _vf_differences(host: Host, record: Record) -> list[Difference]:
     if function.pf is None:
         return faults
     try:
-        config = host.vf_configs.read(function, alone=True)[1].get(function.index)
+        config = read(host, function)
     except CniError as fault:
         return [*faults, Difference("pf", fault.msg)]
     if config is None:

@@ -6,6 +6,7 @@ import time
 
 from ib_sriov_cni.core.errors import DeviceUnusable
 from ib_sriov_cni.core.plan import VfFacts
+from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ def read_host_devices(host: Host, pci: PciAddress) -> tuple[RdmaDevice, Link] | 
 
 
 def read_vf_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> VfFacts:
-    """Read what plan_add decides on. Raises DeviceUnusable (101) if there is no such device, or its PF has no netdev.
+    """Read what plan_add decides on, but for the PF's settings (`read_pf_settings`).
 
-    The PF's settings are read of this VF only: those of the others matter only if a GUID is set (`read_holders`).
+    Raises DeviceUnusable (101) if there is no such device, or its PF has no netdev.
     `with_mode`: read the RDMA namespace mode too, which takes a socket of its own; otherwise it is given as shared.
     """
     function = host.sysfs.read_function(pci)
@@ -78,13 +79,12 @@ def read_vf_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> VfF
             f"VF {pci}: its PF {function.pf} has no netdev here, so the VF's GUID and link state cannot be set",
             "load ib_ipoib on the host, and keep the PF's netdev in the host's namespace",
         )
-    pf_link, configs = host.vf_configs.read(function, alone=True) if function.pf is not None else (None, {})
     rdma, netdev = host.sysfs.read_rdma(pci), read_netdev(host, pci)
     here = rdma is not None and rdma.node_guid is not None
     return VfFacts(
         function=function,
-        pf_link=pf_link,
-        configs=configs,
+        pf_link=None,
+        configs={},
         rdma=rdma,
         netdev=netdev,
         rdma_here=here,
@@ -92,6 +92,17 @@ def read_vf_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> VfF
         ipoib=netdev is not None or host.sysfs.has_module("ib_ipoib"),
         mode=host.rdma.read_mode() if rdma and with_mode else "shared",
     )
+
+
+def read_pf_settings(host: Host, facts: VfFacts, *, alone: bool) -> VfFacts:
+    """Return the facts with the PF's netdev and its settings of its VFs, or of this VF only (`alone`).
+
+    To be called once: for each read the kernel asks the firmware about every VF (mlx5_ib_get_vf_config).
+    """
+    if facts.function.pf is None:
+        return facts
+    pf_link, configs = host.vf_configs.read(facts.function, alone=alone)
+    return replace(facts, pf_link=pf_link, configs=configs)
 
 
 def await_devices(host: Host, pci: PciAddress, seconds: float = DEVICE_SECONDS) -> tuple[RdmaDevice, Link]:

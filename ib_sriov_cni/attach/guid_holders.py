@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def read_holders(host: Host, facts: VfFacts) -> dict[Guid, str]:
     """Return the GUIDs in use on this node, the VF's own left out, each with words for its holder.
 
-    Three sources, of which a later one replaces what an earlier one says: the RDMA devices in the host's namespace, the
-    PF's settings of its other VFs, and the records, which include VFs in pods and ADDs in progress.
+    `facts` have the PF's settings of all of its VFs. Three sources, of which a later one replaces what an earlier one
+    says: the RDMA devices in the host's namespace, the PF's settings of its other VFs, and the records, which include
+    VFs in pods and ADDs in progress.
     """
     function = facts.function
     own = facts.rdma.name if facts.rdma else ""
     holders = {guid: f"RDMA device {name}" for guid, name in host.sysfs.read_guids().items() if name != own}
-    configs = host.vf_configs.read(function)[1] if function.pf is not None else {}
-    for index, config in configs.items():
+    for index, config in facts.configs.items():
         if index != function.index:
             words = f"VF {index} of PF {function.pf_netdev}"
             holders |= {guid: words for guid in (config.node_guid, config.port_guid) if guid}

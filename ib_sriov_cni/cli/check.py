@@ -59,7 +59,7 @@ def command(site: Site, *, names: tuple[str, ...], everything: bool, output: str
         unseen = list(inventory.unseen)
         for attachment in chosen:
             try:
-                faults = differences(host, attachment)
+                faults = differences(host, attachment, inventory.read_config)
             except CniError as fault:
                 unseen.append(f"{attachment.name}: {fault}")
                 continue

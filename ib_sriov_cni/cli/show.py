@@ -31,7 +31,7 @@ from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.core.record import render_record
 from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.doctor.report import render_count
-from ib_sriov_cni.node.inventory import Attachment
+from ib_sriov_cni.node.inventory import Attachment, Inventory
 from ib_sriov_cni.node.live_state import Live, differences, read_live
 from ipam.protocol.bug_report import describe_defect
 
@@ -65,7 +65,7 @@ def command(site: Site, *, name: str, output: str, state_dir: str) -> None:
     with site.open_host(state_dir=state_dir) as host:
         inventory = read_attachments(host)
         attachment = find_attachment(name, inventory.attachments)
-        unseen, live, faults = _read_state(host, attachment)
+        unseen, live, faults = _read_state(host, attachment, inventory)
         record_file = host.records.file_of(attachment.key)
     if output == "json":
         print_json(
@@ -84,9 +84,12 @@ def command(site: Site, *, name: str, output: str, state_dir: str) -> None:
     exit_with(EXIT_PROBLEM if faults else EXIT_INCOMPLETE if unseen else EXIT_OK)
 
 
-def _read_state(host: Host, attachment: Attachment) -> tuple[list[str], Live | None, list[Difference]]:
+def _read_state(
+    host: Host, attachment: Attachment, inventory: Inventory
+) -> tuple[list[str], Live | None, list[Difference]]:
     try:
-        return [], read_live(host, attachment.record), differences(host, attachment)
+        read = inventory.read_config
+        return [], read_live(host, attachment.record, read), differences(host, attachment, read)
     except CniError as fault:
         return [str(fault)], None, []
     except Exception as fault:  # noqa: BLE001  # what can be said of it is said all the same

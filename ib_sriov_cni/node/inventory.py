@@ -6,12 +6,15 @@ What could not be read, mostly for lack of rights, is listed in `unseen` and nev
 
 from __future__ import annotations
 
+from ib_sriov_cni.attach.check import read_config
 from ib_sriov_cni.node.contain import NAME_BYTES
 from ipam.protocol.bounds import shorten
 from ipam.protocol.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.core.errors import CniError
     from ib_sriov_cni.core.record import AttachmentKey, Record
     from ib_sriov_cni.core.values import Guid, Link, PciAddress, Port, VfConfig, VfFunction
 
@@ -105,6 +108,7 @@ class PfEntry(Value):
     total_vfs: int  # how many VFs it can have (sriov_totalvfs)
     vfs: tuple[VfEntry, ...]
     num_vfs: int = 0  # how many it has; `vfs` may be a selection
+    refusal: CniError | None = None  # why its settings of its VFs could not be read
 
 
 class Damaged(Value):
@@ -143,3 +147,15 @@ class Inventory(Value):
     def vfs(self) -> list[VfEntry]:
         """The VFs of all PFs."""
         return [vf for pf in self.pfs for vf in pf.vfs]
+
+    def read_config(self, host: Host, function: VfFunction) -> VfConfig | None:
+        """Return the PF's settings of a VF as they were read, or read them if they were not; as attach/check.py does.
+
+        For each read the kernel asks the firmware about every VF of the PF, so a pass over many VFs reads them once.
+        """
+        for pf in self.pfs:
+            if pf.pci is not None and pf.pci == function.pf and pf.refusal is not None:
+                raise pf.refusal
+            if pf.pci is not None and pf.pci == function.pf and pf.link is not None:
+                return next((vf.config for vf in pf.vfs if vf.pci == function.pci), None)
+        return read_config(host, function)

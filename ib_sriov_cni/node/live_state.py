@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.check import record_differences
+from ib_sriov_cni.attach.check import read_config, record_differences
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.core.comparison import Difference
 from ib_sriov_cni.core.errors import CniError
@@ -11,6 +11,7 @@ from ipam.protocol.value import Value, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ib_sriov_cni.attach.check import ReadConfig
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.record import Record
     from ib_sriov_cni.core.values import Link, VfConfig
@@ -29,26 +30,26 @@ class Live(Value):
     config: VfConfig | None
 
 
-def read_live(host: Host, record: Record) -> Live:
-    """Read it from the pod's namespace and the PF.
+def read_live(host: Host, record: Record, read: ReadConfig = read_config) -> Live:
+    """Read it from the pod's namespace and the PF; `read` as for `record_differences`.
 
     Raises CniError: KernelRefused (102) without the right to enter the pod, InternalFault (100) for any exception that
     is not a CniError.
     """
     try:
-        return _read_live(host, record)
+        return _read_live(host, record, read)
     except Exception as fault:  # see node/contain.py
         raise make_error(fault) from fault
 
 
-def _read_live(host: Host, record: Record) -> Live:
+def _read_live(host: Host, record: Record, read: ReadConfig) -> Live:
     rdma = host.sysfs.read_rdma(record.pci)
     config, driver = None, ""
     if host.sysfs.exists(record.pci):
         try:
             function = host.sysfs.read_function(record.pci)
             driver = function.driver
-            config = host.vf_configs.read(function)[1].get(function.index) if function.pf is not None else None
+            config = read(host, function) if function.pf is not None else None
         except CniError:
             pass  # its PF has no netdev, which is among the differences
     live = Live(
@@ -75,7 +76,7 @@ def _read_live(host: Host, record: Record) -> Live:
             pod.close()
 
 
-def differences(host: Host, attachment: Attachment) -> list[Difference]:
+def differences(host: Host, attachment: Attachment, read: ReadConfig = read_config) -> list[Difference]:
     """Return the differences from the record, as CHECK finds them; of a dead attachment only that it is dead.
 
     Raises CniError for what cannot be read, whatever the reason.
@@ -83,6 +84,6 @@ def differences(host: Host, attachment: Attachment) -> list[Difference]:
     if attachment.alive is False:
         return [Difference("dead", attachment.why)]
     try:
-        return record_differences(host, attachment.record)
+        return record_differences(host, attachment.record, read=read)
     except Exception as fault:  # see node/contain.py
         raise make_error(fault) from fault

@@ -146,7 +146,7 @@ def _sort_attachment(
     if not attachment.alive:
         repairs.append(_release(attachment))
         return
-    faults = record_differences(host, attachment.record, reservation=reservations)
+    faults = record_differences(host, attachment.record, reservation=reservations, read=inventory.read_config)
     kinds = frozenset([fault.kind for fault in faults])
     for fault in faults:
         _sort_difference(attachment, fault, kinds, inventory, repairs, findings)

@@ -31,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.record import AttachmentKey, Record
-    from ib_sriov_cni.core.values import Link
+    from ib_sriov_cni.core.values import Link, Port, RdmaDevice
 
 
 def read_inventory(host: Host) -> Inventory:
@@ -173,18 +173,28 @@ class _Reader:
         found = []
         for pci in self.host.sysfs.read_pfs():
             try:
-                found.append(self._read_pf(pci, attachments, foreign))
+                rdma = self.host.sysfs.read_rdma(pci)
+                port = self.host.sysfs.read_port(rdma.name) if rdma else None
+                # A port of an HCA may be set to Ethernet (RoCE); such VFs belong to other plugins.
+                if port is None or port.link_layer != "Ethernet":
+                    found.append(self._read_pf(pci, rdma, port, attachments, foreign))
             except Exception as fault:  # noqa: BLE001  # see node/contain.py
                 self.unseen.append(f"PF {pci}: {describe_fault(fault)}")
-        # A port of an HCA may be set to Ethernet (RoCE); such VFs belong to other plugins.
-        found = [pf for pf in found if pf.port is None or pf.port.link_layer != "Ethernet"]
         lone = self._read_vfs(self.host.sysfs.read_lone_vfs(), {}, attachments, foreign)
         return [*found, _lone_group(lone)] if lone else found
 
-    def _read_pf(self, pci: PciAddress, attachments: list[Attachment], foreign: list[GoRecord]) -> PfEntry:
+    def _read_pf(
+        self,
+        pci: PciAddress,
+        rdma: RdmaDevice | None,
+        port: Port | None,
+        attachments: list[Attachment],
+        foreign: list[GoRecord],
+    ) -> PfEntry:
         sysfs = self.host.sysfs
-        rdma, netdev = sysfs.read_rdma(pci), sysfs.read_netdev(pci)
+        netdev = sysfs.read_netdev(pci)
         link: Link | None = None
+        refusal: CniError | None = None
         configs: dict[int, VfConfig] = {}
         vfs = sysfs.read_vfs(pci)
         if netdev:
@@ -192,6 +202,7 @@ class _Reader:
             try:
                 link, configs = self.host.vf_configs.read(pf)
             except CniError as fault:
+                refusal = fault
                 self.unseen.append(fault.msg)
         return PfEntry(
             pci=pci,
@@ -201,10 +212,11 @@ class _Reader:
             rdma=rdma.name if rdma else "",
             node_guid=rdma.node_guid if rdma else None,
             port_guid=rdma.port_guid if rdma else None,
-            port=sysfs.read_port(rdma.name) if rdma else None,
+            port=port,
             total_vfs=sysfs.read_counts(pci)[1],
             vfs=tuple(self._read_vfs(vfs, configs, attachments, foreign)),
             num_vfs=len(vfs),
+            refusal=refusal,
         )
 
     def _read_vfs(
