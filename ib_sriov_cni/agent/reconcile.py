@@ -31,6 +31,7 @@ from ib_sriov_cni.node import plan_repair as repairs
 from ib_sriov_cni.node.apply_repair import apply_repair
 from ib_sriov_cni.node.contain import describe_fault, make_error
 from ib_sriov_cni.node.inventory import Inventory
+from ib_sriov_cni.node.live_state import is_changing
 from ib_sriov_cni.node.plan_repair import Repair, RepairPlan, plan_repairs
 from ib_sriov_cni.node.read_inventory import read_inventory
 from ipam.protocol.bounds import LOG_TRACEBACK_BYTES, LOG_VALUE_BYTES, shorten
@@ -76,6 +77,7 @@ class Reconciler:
         self._stopping, self._heartbeat, self._clock = stopping, heartbeat, clock
         self._dead = Watch()
         self._differing = Watch()
+        self._found = Watch()
         self._reported: set[Hashable] = set()  # findings that were reported and still exist
         self._reports: dict[Hashable, list[float]] = {}  # attachment: when findings about it were reported
         self._faults: set[tuple[str, str]] = set()  # of this pass: part and message
@@ -179,9 +181,10 @@ class Reconciler:
         orphans = [each for each in plan.repairs if each.kind == repairs.DISOWN] if plan else []
         self._dead.see([*map(_attachment_identity, dead), *map(_repair_identity, orphans)], now)
         self._differing.see(map(_repair_identity, planned), now)
-        findings = self._try("findings", lambda: self._findings(inventory, verdicts, plan, planned))
-        if findings is not None:
-            self._report(findings)
+        found = self._try("findings", lambda: self._findings(inventory, verdicts, plan, planned))
+        told = self._try("findings", lambda: self._settle(found, inventory)) if found is not None else None
+        if told is not None:
+            self._report(told[0])
         actions: list[tuple[float, Callable[[], bool]]] = [
             (self._dead.due(_attachment_identity(record), grace[record.key]), partial(self._release, record))
             for record in dead
@@ -196,7 +199,7 @@ class Reconciler:
             if not self._differing.is_undone_repeatedly(_repair_identity(each), now)
         ]
         acted = False
-        later = float("inf")
+        later = told[1] if told is not None else float("inf")
         for due, action in actions:
             if due > self._clock():
                 later = min(later, due)
@@ -319,6 +322,24 @@ class Reconciler:
         known = {held.key for held in inventory.attachments}
         return {name: (key if key in known else None, text) for name, (key, text) in found.items()}
 
+    def _settle(self, found: Findings, inventory: Inventory) -> tuple[Findings, float]:
+        """Return the findings that have lasted, and when the others will have.
+
+        Record and world are read at different moments, so a DEL or an ADD in between looks like something wrong. What
+        is reported was so in an earlier pass too, and no call is changing it.
+        """
+        now = self._clock()
+        records = {held.key: held.record for held in inventory.attachments}
+        still = {
+            name: finding
+            for name, finding in found.items()
+            if finding[0] is None or not is_changing(self._host, records[finding[0]])
+        }
+        self._found.see(map(_finding_identity, still.items()), now)
+        due = {item[0]: self._found.due(_finding_identity(item), SETTLE) for item in still.items()}
+        told = {name: finding for name, finding in still.items() if due[name] <= now}
+        return told, min([time for time in due.values() if time > now], default=float("inf"))
+
     def _unreserved(self, inventory: Inventory, verdicts: dict[AttachmentKey, Verdict]) -> Findings:
         found: Findings = {}
         for held in inventory.attachments:
@@ -399,6 +420,12 @@ def record_pod(record: Record) -> PodRef | None:
 def _attachment_identity(record: Record) -> Hashable:
     """Return what distinguishes an attachment from a later one with the same key."""
     return record.key, record.since, record.pci
+
+
+def _finding_identity(item: tuple[Hashable, tuple[AttachmentKey | None, str]]) -> Hashable:
+    """Return what of a finding lasts: that something is wrong with an attachment, whose words may change."""
+    name, (key, _) = item
+    return name if key is None else key
 
 
 def _repair_identity(repair: Repair) -> Hashable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ib_sriov_cni.attach.check import read_config, record_differences
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.core.comparison import Difference
-from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.core.errors import CniError, TryAgainLater
 from ib_sriov_cni.node.contain import make_error
 from ipam.protocol.value import Value, replace
 
@@ -79,11 +79,43 @@ def _read_live(host: Host, record: Record, read: ReadConfig) -> Live:
 def differences(host: Host, attachment: Attachment, read: ReadConfig = read_config) -> list[Difference]:
     """Return the differences from the record, as CHECK finds them; of a dead attachment only that it is dead.
 
-    Raises CniError for what cannot be read, whatever the reason.
+    Raises CniError for what cannot be read, whatever the reason; TryAgainLater (11) if a call is changing it.
     """
     if attachment.alive is False:
         return [Difference("dead", attachment.why)]
     try:
-        return record_differences(host, attachment.record, read=read)
+        found = settled_differences(host, attachment.record, read=read)
     except Exception as fault:  # see node/contain.py
         raise make_error(fault) from fault
+    if found is None:
+        raise TryAgainLater("a call is changing it", "look again when it has ended")
+    return found
+
+
+def settled_differences(
+    host: Host, record: Record, *, reservation: bool = True, read: ReadConfig = read_config
+) -> list[Difference] | None:
+    """Return what `record_differences` finds; None if it is about to change, or has changed since `record` was read.
+
+    A DEL or an ADD at the same time makes the world differ from the record for a moment. Raises as it does.
+    """
+    try:
+        found = record_differences(host, record, reservation=reservation, read=read)
+    except Exception:
+        if is_changing(host, record):
+            return None
+        raise
+    return None if found and is_changing(host, record) else found
+
+
+def is_changing(host: Host, record: Record) -> bool:
+    """Return whether a call is working on the attachment, or has replaced or released it since `record` was read.
+
+    Raises StateFailure (106) if the VF's lock or the record cannot be read.
+    """
+    if host.locks.read_holder(record.pci):
+        return True
+    try:
+        return host.records.inspect(record.key) != record
+    except ValueError:
+        return True  # it is damaged by now

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import time
 
-from ib_sriov_cni.attach.check import record_differences
 from ib_sriov_cni.core.values import LINK_STATES, render_bind_commands
 from ib_sriov_cni.node.contain import describe_fault, name_attachment
 from ib_sriov_cni.node.inventory import BUSY, UNBOUND, UNMANAGED
+from ib_sriov_cni.node.live_state import settled_differences
 from ib_sriov_cni.node.read_inventory import read_inventory
 from ipam.protocol.bounds import LOG_VALUE_BYTES, shorten
 from ipam.protocol.result import Route
@@ -146,7 +146,9 @@ def _sort_attachment(
     if not attachment.alive:
         repairs.append(_release(attachment))
         return
-    faults = record_differences(host, attachment.record, reservation=reservations, read=inventory.read_config)
+    faults = settled_differences(host, attachment.record, reservation=reservations, read=inventory.read_config)
+    if faults is None:
+        return
     kinds = frozenset([fault.kind for fault in faults])
     for fault in faults:
         _sort_difference(attachment, fault, kinds, inventory, repairs, findings)

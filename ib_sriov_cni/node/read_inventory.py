@@ -50,18 +50,27 @@ def read_inventory(host: Host) -> Inventory:
     )
 
 
-def read_attachment(host: Host, record: Record) -> Attachment:
-    """Return a record with the state of its attachment. Raises StateFailure (106) if the VF's lock cannot be read."""
+def read_attachment(host: Host, record: Record) -> Attachment | None:
+    """Return a record with the state of its attachment; None if it has been released since it was read.
+
+    Raises StateFailure (106) if the VF's lock cannot be read.
+    """
     try:
         verdict = judge(host, record)
         alive, why = None if verdict.state == HIDDEN else not verdict.is_over, verdict.why
     except Exception as fault:  # noqa: BLE001  # see node/contain.py
         alive, why = None, describe_fault(fault)
+    busy = host.locks.read_holder(record.pci)
+    if not alive and not busy:
+        # A call that has ended meanwhile, a DEL for example, makes the world differ from a record that is older.
+        present = host.records.inspect(record.key)
+        if present != record:
+            return read_attachment(host, present) if present is not None else None
     return Attachment(
         record=record,
         alive=alive,
         why=shorten(why, LOG_VALUE_BYTES),
-        busy=host.locks.read_holder(record.pci),
+        busy=busy,
         owner=host.ownership.read_owner(record.pci) == record.key,
     )
 
@@ -88,16 +97,17 @@ class _Reader:
         return ""
 
     def read_attachments(self) -> list[Attachment]:
-        found = []
-        for key in self._read_keys():
-            try:
-                record = self._inspect(key)
-                if record is not None:
-                    found.append(read_attachment(self.host, record))
-            except Exception as fault:  # noqa: BLE001  # see node/contain.py
-                self.unseen.append(f"attachment {key.path}: {describe_fault(fault)}")
-                self.unread.add(key)
-        return found
+        found = [self._read_attachment(key) for key in self._read_keys()]
+        return [attachment for attachment in found if attachment is not None]
+
+    def _read_attachment(self, key: AttachmentKey) -> Attachment | None:
+        try:
+            record = self._inspect(key)
+            return read_attachment(self.host, record) if record is not None else None
+        except Exception as fault:  # noqa: BLE001  # see node/contain.py
+            self.unseen.append(f"attachment {key.path}: {describe_fault(fault)}")
+            self.unread.add(key)
+        return None
 
     def _read_keys(self) -> list[AttachmentKey]:
         try:
@@ -251,9 +261,11 @@ class _Reader:
     ) -> VfEntry:
         pci = function.pci
         rdma = self.host.sysfs.read_rdma(pci)
+        netdev = self.host.sysfs.read_netdev(pci)
+        self._read_new_owner(pci, attachments)
         entry = VfEntry(
             function=function,
-            netdev=self.host.sysfs.read_netdev(pci),
+            netdev=netdev,
             rdma=rdma.name if rdma else "",
             rdma_here=rdma is not None and rdma.node_guid is not None,
             node_guid=rdma.node_guid if rdma else None,
@@ -265,6 +277,14 @@ class _Reader:
         )
         state, note = self._state(entry, foreign)
         return replace(entry, state=state, note=note)
+
+    def _read_new_owner(self, pci: PciAddress, attachments: list[Attachment]) -> None:
+        """Add the attachment that owns the VF if it was made after the others were read."""
+        owner = self.host.ownership.read_owner(pci)
+        known = {*self.unread, *[held.key for held in attachments], *[damaged.key for damaged in self.damaged_records]}
+        if owner is not None and owner not in known:
+            new = self._read_attachment(owner)
+            attachments += [new] if new is not None else []
 
     def _state(self, vf: VfEntry, foreign: list[GoRecord]) -> tuple[str, str]:
         """Return a VF's state, and details of it."""

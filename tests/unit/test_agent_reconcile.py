@@ -16,7 +16,7 @@ from ib_sriov_cni.agent.leases import Usage, read_unreserved, read_usage
 from ib_sriov_cni.agent.liveness import Witness, judge
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.pass_memory import FIRST_PAUSE
-from ib_sriov_cni.agent.reconcile import REPORTS_MAX, RUNTIME_PAUSE, Policy, Reconciler, record_pod
+from ib_sriov_cni.agent.reconcile import REPORTS_MAX, RUNTIME_PAUSE, SETTLE, Policy, Reconciler, record_pod
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.liveness import DEAD
 from ib_sriov_cni.core.record import AttachmentKey, Record
@@ -35,7 +35,7 @@ class Node:
         self.root = root
         self.now = 1000.0
         self.acts = 0
-        tree = Tree(root / "sys")
+        self.tree = tree = Tree(root / "sys")
         tree.add_pf()
         tree.add_rdma(PF, "mlx5_0", minor=0)
         tree.add_vf(VF, 0)
@@ -99,9 +99,10 @@ def node(tmp_path: Path) -> Node:
 
 def test_a_dead_attachment_is_released_after_the_grace_period(node: Node) -> None:
     record = node.attach()
-    assert node.turn() == GRACE
+    node.turn()
     assert node.value("ib_sriov_attachments", network="ib", state="dead") == 1
-    assert node.turn(GRACE - 1) == 1
+    assert node.turn(SETTLE) == GRACE - SETTLE
+    assert node.turn(GRACE - SETTLE - 1) == 1
     assert node.host.records.read(record.key) is not None
     assert node.leased() == ["10.0.0.2"]
     assert node.turn(1) == float("inf")
@@ -120,9 +121,14 @@ def test_a_new_agent_waits_anew(tmp_path: Path) -> None:
     other = Node.__new__(Node)
     other.__dict__.update(node.__dict__)
     other.reconciler = Reconciler(
-        node.host, Metrics(), Events({}, on_failure=print, on_result=print), Policy(grace=GRACE), clock=lambda: node.now
+        node.host,
+        Metrics(),
+        Events({}, on_failure=print, on_result=print),
+        Policy(grace=GRACE),
+        clock=lambda: other.now,
     )
-    assert other.turn(GRACE) == GRACE
+    other.turn(GRACE)
+    assert other.turn(SETTLE) == GRACE - SETTLE
     assert node.leased() == ["10.0.0.2"]
 
 
@@ -130,7 +136,8 @@ def test_a_later_attachment_of_the_same_name_has_its_own_time(node: Node) -> Non
     node.attach()
     node.turn()
     node.attach(since=99.0)
-    assert node.turn(GRACE) == GRACE
+    node.turn(GRACE)
+    assert node.turn(SETTLE) == GRACE - SETTLE
     assert len(node.leased()) == 2
 
 
@@ -244,6 +251,33 @@ def test_findings_that_change_all_the_time_are_not_all_reported(node: Node) -> N
     node.now += 3600
     node.reconciler._report({("differs", KEY, "later"): (KEY, "renamed to y")})  # noqa: SLF001
     assert "renamed to y" in node.log.read_text()
+
+
+def reported(node: Node, words: str) -> bool:
+    lines = node.log.read_text().splitlines() if node.log.exists() else []
+    return any(words in line for line in lines if "msg=finding" in line)
+
+
+def test_what_a_del_leaves_for_a_moment_is_not_reported(node: Node) -> None:
+    """The address is released, the record not yet: only what lasts is told."""
+    facts: dict[str, Any] = {"netns_path": "/proc/self/ns/net", "netns_cookie": 0}
+    facts["result"] = {"ips": [{"address": "10.0.0.9/29"}]}
+    record = node.attach(boot_id="now", **facts)
+    (node.tree.device(VF) / "net").rename(node.root / "net")
+    node.turn()
+    assert not reported(node, "10.0.0.9")
+    with Locks(str(node.root / "run")).take(VF, "c1 net1", 0):
+        node.turn(SETTLE)
+    assert not reported(node, "10.0.0.9")
+    node.host.ownership.disclaim(VF, record.key)
+    node.host.records.forget(record.key)
+    node.turn(SETTLE)
+    assert not reported(node, "10.0.0.9")
+    node.attach(boot_id="now", **facts)
+    node.turn()
+    node.turn(SETTLE)
+    assert reported(node, "address 10.0.0.9 is not reserved")
+    node.host.close()
 
 
 def test_an_owner_without_record_is_disowned_after_the_grace_period(node: Node) -> None:

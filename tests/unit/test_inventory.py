@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 
+from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.core.record import AttachmentKey, Record
 from ib_sriov_cni.core.values import Guid
 from ib_sriov_cni.node import inventory as inv
 from ib_sriov_cni.node.plan_repair import plan_repairs
 from ib_sriov_cni.node.read_inventory import read_inventory
+from ib_sriov_cni.state.locks import Locks
+from ib_sriov_cni.state.records import Records
+from ib_sriov_cni.telemetry.log import Log
 from tests.unit.node import VFS, Node
 from tests.unit.trees import PF, tree, write
 
@@ -105,6 +110,59 @@ def test_a_living_holder_comes_before_a_dead_one(node: Node) -> None:
     assert vf.state == inv.IN_USE
     assert vf.attachment is not None
     assert vf.attachment.name == "train/new"
+
+
+class Ending(Locks):
+    """A DEL ends just before somebody looks who holds the lock."""
+
+    def __init__(self, node: Node, record: Record) -> None:
+        super().__init__(str(node.root / "run/ib-sriov"))
+        self.records, self.record = node.host.records, record
+
+    def read_holder(self, pci: str) -> str:
+        self.records.forget(self.record.key)
+        return super().read_holder(pci)
+
+
+class Late(Records):
+    """An ADD ends just after the records were listed."""
+
+    def read_keys(self) -> list[AttachmentKey]:
+        return []
+
+
+class OtherHost(Host):
+    """The node's host, with another door."""
+
+    def __init__(self, node: Node, *, locks: Locks | None = None, records: Records | None = None) -> None:
+        root = node.root
+        super().__init__(
+            log=Log(level="error"),
+            state_dir=str(node.state),
+            lock_dir=str(root / "run/ib-sriov"),
+            sysfs_root=str(root / "sys"),
+            proc_root=str(root / "proc"),
+        )
+        self.locks, self.records = locks or self.locks, records or self.records
+
+
+def test_an_attachment_that_is_released_meanwhile_is_not_dead(node: Node) -> None:
+    """Its VF is back before its record is removed."""
+    record = node.record(VFS[0])
+    node.host.ownership.disclaim(VFS[0], record.key)
+    with OtherHost(node, locks=Ending(node, record)) as host:
+        found = read_inventory(host)
+    assert found.attachments == ()
+    assert found.vfs[0].state == inv.FREE
+
+
+def test_an_attachment_that_is_made_meanwhile_is_found_by_its_vf(node: Node) -> None:
+    node.take_away(VFS[0])
+    record = node.record(VFS[0])
+    with OtherHost(node, records=Late(str(node.state))) as host:
+        found = read_inventory(host)
+    assert [held.key for held in found.attachments] == [record.key]
+    assert found.vfs[0].state == inv.IN_USE
 
 
 def test_busy_while_the_lock_is_held(node: Node) -> None:
