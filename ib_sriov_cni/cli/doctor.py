@@ -110,7 +110,7 @@ def _parse_ids(_context: click.Context, _parameter: click.Parameter, found: tupl
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for driver and firmware, in each of two stages.",
+    help="How long to wait for driver and firmware, in each of two stages; longer on a machine that is slow.",
 )
 @click.option(
     "--explain",

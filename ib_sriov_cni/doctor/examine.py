@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from ib_sriov_cni import __version__
 from ib_sriov_cni.doctor import read_hca
 from ib_sriov_cni.doctor.facts import AllFacts, HcaFacts
@@ -9,6 +11,7 @@ from ib_sriov_cni.doctor.read_config import read_configs
 from ib_sriov_cni.doctor.read_node import read_node
 from ib_sriov_cni.doctor.read_state import read_state
 from ib_sriov_cni.doctor.reader_processes import Answers, read_bounded
+from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,13 +19,23 @@ if TYPE_CHECKING:
 
     from ib_sriov_cni.doctor.facts import ConfigFacts, Network, Options, PortFacts, Roots
 
-SM_SECONDS = 4.0  # for all subnet managers together; a working one answers in milliseconds
+YARDSTICK_SECONDS = 0.05  # for a usual machine to start a process and have it compute a little
+YARDSTICK_STEPS = 200_000
+MAX_SLOWNESS = 20.0  # times a usual machine
 OWN_SYSFS = "/sys"  # what libibverbs reads, whatever the roots are
 NOT_OWN_SYSFS = {"verbs": "libibverbs reads this machine's /sys only"}
 
 
-def read_all_facts(roots: Roots, options: Options) -> AllFacts:
-    """Read every topic, within about twice `options.seconds`."""
+def measure_slowness() -> float:
+    """Return how many times longer than a usual machine this one takes now for the same work: 1 to MAX_SLOWNESS."""
+    begun = time.monotonic()
+    read_bounded({"work": lambda: sum(range(YARDSTICK_STEPS))}, YARDSTICK_SECONDS * MAX_SLOWNESS)
+    return min(max(1.0, (time.monotonic() - begun) / YARDSTICK_SECONDS), MAX_SLOWNESS)
+
+
+def read_all_facts(roots: Roots, options: Options, slowness: Callable[[], float] = measure_slowness) -> AllFacts:
+    """Read every topic, within about twice `options.seconds`, times how slow the machine is: slow is not broken."""
+    options = replace(options, seconds=round(options.seconds * slowness(), 1))
     first = read_bounded(
         {"hca": lambda: read_hca.read_hcas(roots), "config": lambda: read_configs(roots, options)}, options.seconds
     )
@@ -52,7 +65,7 @@ def _make_fabric_readers(
         return read_hca.read_ports(roots, names, whole_tables)
 
     def sm() -> object:
-        return read_hca.ask_subnet_managers(roots, hca.hcas, ports(tuple(pfs)), min(SM_SECONDS, options.seconds * 0.7))
+        return read_hca.ask_subnet_managers(roots, hca.hcas, ports(tuple(pfs)), options.seconds * 0.7)
 
     # One PF and one VF show whether the library and the device nodes work; opening all of them would take too long.
     sample = tuple([name for name in [*pfs[:1], *vfs[:1]] if name])

@@ -41,8 +41,8 @@ RDMA_MODE = "RDMA namespace mode"
     "answers",
     "Kernel, driver and firmware answer in time",
     "Everything is read in separate processes with a deadline (`--timeout`). A process that does not return is waiting "
-    "in the driver: see `dmesg` (mlx5_core: timeouts, health) and `devlink health`; reset the HCA or reboot. If the "
-    "machine is just slow, use a larger `--timeout`.",
+    "in the driver: see `dmesg` (mlx5_core: timeouts, health) and `devlink health`; reset the HCA or reboot. On a "
+    "machine that is slow at the moment, which is measured, the deadline is up to 20 times longer.",
 )
 def check_answers(facts: Facts) -> Iterator[Outcome]:
     for topic in facts.all.hung:

@@ -292,6 +292,7 @@ class ProgramFacts(Value):
     kind: str  # "ours", "go", "unknown"
     version: str
     fault: str
+    slow: str = ""  # that it did not answer in time
 
 
 class DevicePlugin(Value):

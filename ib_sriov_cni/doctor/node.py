@@ -37,6 +37,11 @@ def check_plugin(facts: Facts) -> Iterator[Outcome]:
         )
     elif program.fault:
         yield fail(f"{program.path}: {program.fault}", "ib-sriov install replaces it")
+    elif program.slow:
+        yield warn(
+            f"{program.path} version: {program.slow}",
+            f"time it: if `{program.path} version` hangs, look at its disk (dmesg); else use a larger --timeout",
+        )
     elif program.kind == "ours" and program.version != facts.all.own_version:
         yield warn(
             f"{program.path} is version {program.version}, the doctor is {facts.all.own_version}",
@@ -53,7 +58,8 @@ def check_plugin(facts: Facts) -> Iterator[Outcome]:
 @checks.add(
     "kubelet",
     "kubelet accepts device plugins, and one is registered",
-    "Each device plugin has a socket next to kubelet's in /var/lib/kubelet/device-plugins. If there is none, the "
+    "Each device plugin has a socket in /var/lib/kubelet/plugins_registry, or next to kubelet's in "
+    "/var/lib/kubelet/device-plugins. If there is none, the "
     "SR-IOV device plugin's DaemonSet does not run on this node, or its configuration selects none of the devices (see "
     "its log, and /etc/pcidp/config.json).",
 )

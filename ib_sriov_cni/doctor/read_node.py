@@ -3,7 +3,8 @@
 <CNI_PATH>/ib-sriov                                     this plugin, or the Go plugin of the same name
 <CNI_PATH>/multus, multus-shim                          thin Multus, or the shim of thick Multus
 /run/multus/multus.sock                                 the daemon of thick Multus
-/var/lib/kubelet/device-plugins/*.sock                  kubelet's socket, and each device plugin's
+/var/lib/kubelet/device-plugins/*.sock                  kubelet's socket, and those of device plugins
+/var/lib/kubelet/plugins_registry/*.sock                those of device plugins that kubelet finds itself, as SR-IOV's
 /var/lib/kubelet/device-plugins/kubelet_internal_checkpoint     {"Data": {"RegisteredDevices": {resource: [id]}}}
 /run/k8s.cni.cncf.io/devinfo/dp/<resource>-<id>-device.json     what the device plugin says of a VF
 """
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 GO_MARK = b"\xff Go buildinf:"  # debug/buildinfo of the Go toolchain
 MULTUS_SOCKETS = ("/run/multus/multus.sock", "/run/multus/socket/multus.sock")
 KUBELET_FOLDER = "/var/lib/kubelet/device-plugins"
+REGISTRY = "/var/lib/kubelet/plugins_registry"  # kubelet's plugin watcher looks here (pkg/kubelet/pluginmanager)
+NOT_DEVICE_PLUGIN = "-reg.sock"  # CSI and DRA drivers, which register there too
 DEVINFO = "/run/k8s.cni.cncf.io/devinfo/dp"
 MAX_FILE = 1 << 24  # bytes
 
@@ -66,7 +69,7 @@ def _is_socket(path: str) -> bool:
 
 def read_program(path: str, roots: Roots, seconds: float) -> ProgramFacts:
     """Find out which plugin a file is by running it; a Go program is recognized by its build information instead."""
-    kind, version, fault = "unknown", "", ""
+    kind, version, fault, slow = "unknown", "", "", ""
     executable = os.path.isfile(path) and os.access(path, os.X_OK)
     if not executable:
         return ProgramFacts(path=path, executable=False, kind=kind, version="", fault="it cannot be executed")
@@ -89,7 +92,10 @@ def read_program(path: str, roots: Roots, seconds: float) -> ProgramFacts:
             stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as refusal:
-        fault = describe_exception(refusal) if isinstance(refusal, OSError) else f"no answer within {seconds:g} s"
+        if isinstance(refusal, OSError):
+            fault = describe_exception(refusal)
+        else:
+            slow = f"no answer within {seconds:g} s"
     else:
         words = done.stdout.decode(errors="replace").split()
         if done.returncode == 0 and words[:1] == [PLUGIN] and len(words) == 2:
@@ -97,12 +103,14 @@ def read_program(path: str, roots: Roots, seconds: float) -> ProgramFacts:
         elif done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             fault = f"it exits with status {done.returncode}: {said[-1][:200] if said else 'no output'}"
-    return ProgramFacts(path=path, executable=True, kind=kind, version=version, fault=fault)
+    return ProgramFacts(path=path, executable=True, kind=kind, version=version, fault=fault, slow=slow)
 
 
 def _read_device_plugin(roots: Roots) -> DevicePlugin:
     folder = roots.path(KUBELET_FOLDER)
-    names = list_names(folder)
+    names = [name for name in list_names(folder) if name.endswith(".sock")]
+    watched = [name for name in list_names(roots.path(REGISTRY)) if name.endswith(".sock")]
+    names += [name for name in watched if not name.endswith(NOT_DEVICE_PLUGIN)]
     resources, reason = None, ""
     try:
         with open(f"{folder}/kubelet_internal_checkpoint", "rb") as file:
@@ -115,7 +123,7 @@ def _read_device_plugin(roots: Roots) -> DevicePlugin:
         )
     return DevicePlugin(
         kubelet=os.path.isdir(folder) or os.path.isdir(roots.path("/var/lib/kubelet")),
-        sockets=tuple([name for name in names if name.endswith(".sock")]),
+        sockets=tuple(dict.fromkeys(names)),
         resources=resources,
         devinfo=tuple(_read_devinfo(roots)),
         reason=reason,

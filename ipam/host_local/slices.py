@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ipam.host_local.ranges import Range, RangeSet
 
 SUBNET_ENV = "/run/flannel/subnet.env"
+SMALL = 3  # parts of up to so many addresses are given out whole
 _SOURCES = ("flannel", "indexFile", "index")
 
 
@@ -152,12 +153,18 @@ def cut_sets(sets: tuple[RangeSet, ...], part: Slice) -> tuple[RangeSet, ...]:
 def cut_range(whole: Range, part: Slice) -> Range:
     """Return one of `count` equal parts of a range's pool; a remainder is left unused.
 
-    Raises InvalidConfiguration (7) if the part has no address to hand out.
+    Where the pool is cut, an IPv4 part begins and ends inside the subnet. x.x.x.0 and x.x.x.255 are addresses of hosts
+    there, but routers, filters and people take them for a network and its broadcast; so they are left out at the ends
+    of a part, as the Go plugin leaves them out at those of a subnet. Raises InvalidConfiguration (7) if the part has no
+    address to hand out.
     """
     first, last = whole.pool
     size = (last - first + 1) // part.count
     start = max(first + part.index * size, whole.start)
     end = min(first + (part.index + 1) * size - 1, whole.end)
+    if whole.bits == 32 and end - start >= SMALL:
+        start += start > whole.start and start & 0xFF == 0
+        end -= end < whole.end and end & 0xFF == 0xFF
     only_gateway = start == end and whole.gateway == (whole.bits, start)
     if start > end or only_gateway:
         pool = f"{render_address((whole.bits, first))}-{render_address((whole.bits, last))}"

@@ -137,6 +137,7 @@ CASES = [
     case("plugin", program(version="0.9"), WARN, "is version 0.9, the doctor is 1.0", "install"),
     case("plugin", program(kind="unknown"), SKIP, "cannot tell what"),
     case("kubelet", device_plugin(sockets=("kubelet.sock",)), WARN, "no device plugin", "SR-IOV device plugin"),
+    case("plugin", program(slow="no answer within 4 s"), WARN, "no answer within 4 s", "time it"),
     case("kubelet", device_plugin(sockets=()), FAIL, "kubelet's socket", "systemctl status kubelet"),
     case("kubelet", change("node", device_plugin=NO_KUBELET), OK, "no kubelet on this node"),
     case("device-plugin", device_plugin(resources=()), FAIL, "none of 2 VFs", "selectors"),

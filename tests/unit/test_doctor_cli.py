@@ -108,7 +108,8 @@ def test_a_firmware_that_hangs(tmp_path: Path) -> None:
     os.mkfifo(state)
     result = doctor(tmp_path, "--timeout", "2")
     assert result.exit_code == 1
-    assert "no answer within 2 s: port states" in lines(result, "FAIL")[0]
+    # The limit grows with how slow the machine is.
+    assert re.search(r"no answer within [\d.]+ s: port states", lines(result, "FAIL")[0])
     assert "OK    hca" in result.output
     assert "SKIP  pf-port" in result.output
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ib_sriov_cni.doctor import subnet_administrator as sa
-from ib_sriov_cni.doctor.examine import read_all_facts
+from ib_sriov_cni.doctor.examine import MAX_SLOWNESS, measure_slowness, read_all_facts
 from ib_sriov_cni.doctor.facts import AllFacts, Options
 from ib_sriov_cni.doctor.reader_processes import read_bounded
 from tests.unit.doctor_node import VF1, make_node, roots, write_conf
@@ -92,8 +92,8 @@ def test_the_answer(status: int, method: int, mad_status: int, words: str) -> No
 # ---- all readers together
 
 
-def facts_of(root: Path, seconds: float) -> AllFacts:
-    return read_all_facts(roots(root), Options(cni_path=("/opt/cni/bin",), seconds=seconds))
+def facts_of(root: Path, seconds: float, slowness: float = 1.0) -> AllFacts:
+    return read_all_facts(roots(root), Options(cni_path=("/opt/cni/bin",), seconds=seconds), lambda: slowness)
 
 
 def test_everything_of_a_made_node(tmp_path: Path) -> None:
@@ -123,3 +123,14 @@ def test_a_firmware_that_hangs(tmp_path: Path) -> None:
     assert facts.hca is not None
     assert facts.state is not None
     assert facts.unread["ports"] == "no answer within 2 s"
+
+
+def test_a_slow_machine_is_not_a_broken_one(tmp_path: Path) -> None:
+    """The time limit grows with what a yardstick takes."""
+    made = make_node(tmp_path)
+    state = made.device(VF1) / "infiniband/mlx5_2/ports/1/state"
+    state.unlink()
+    os.mkfifo(state)
+    facts = facts_of(tmp_path, 0.5, slowness=5.0)
+    assert facts.unread["ports"] == "no answer within 2.5 s"
+    assert 1.0 <= measure_slowness() <= MAX_SLOWNESS

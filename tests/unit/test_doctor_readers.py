@@ -216,7 +216,7 @@ def test_slices_of_flannel(tmp_path: Path) -> None:
     facts = read_configs(roots(tmp_path), Options())
     assert facts.slice_faults == ()
     assert facts.slices == ("slice 3 of 64 (/run/flannel/subnet.env)",)
-    assert facts.pools[0].size == 1024
+    assert facts.pools[0].size == 1022  # without x.x.x.0 and x.x.x.255 at its ends
 
 
 # ---- records, leases, locks
@@ -364,7 +364,7 @@ def test_whose_program_it_is(tmp_path: Path) -> None:
     assert (other.kind, other.fault) == ("unknown", "")
     broken = script(tmp_path / "c", "echo no libz >&2; exit 127")
     assert broken.fault == "it exits with status 127: no libz"
-    assert script(tmp_path / "f", "exec sleep 600", 0.5).fault == "no answer within 0.5 s"
+    assert script(tmp_path / "f", "exec sleep 600", 0.5).slow == "no answer within 0.5 s"
     go = tmp_path / "d"
     go.write_bytes(b"\x7fELF" + bytes(100) + b"\xff Go buildinf:" + bytes(100))
     os.chmod(go, 0o700)
@@ -388,13 +388,16 @@ def test_kubelet_and_multus(tmp_path: Path) -> None:
         folder / "kubelet_internal_checkpoint", json.dumps({"Data": {"RegisteredDevices": registered}, "Checksum": 1})
     )
     write(folder / "nvidia.sock", "")
+    registry = tmp_path / "var/lib/kubelet/plugins_registry"
+    for name in ("nvidia.com_ib_vfs.sock", "csi.example.com-reg.sock", "nvidia.sock"):
+        write(registry / name, "")
     info = {"type": "pci", "version": "1.1.0", "pci": {"pci-address": str(VF0), "rdma-device": "mlx5_7"}}
     write(tmp_path / "run/k8s.cni.cncf.io/devinfo/dp/x-device.json", json.dumps(info))
     write(tmp_path / "run/k8s.cni.cncf.io/devinfo/dp/torn.json", "{")
     write(tmp_path / "opt/cni/bin/multus", "")
     facts = node(tmp_path)
     assert facts.device_plugin.resources == (("nvidia.com/ib_vfs", (str(VF0),)),)
-    assert facts.device_plugin.sockets == ("nvidia.sock",)
+    assert facts.device_plugin.sockets == ("nvidia.sock", "nvidia.com_ib_vfs.sock")  # the other one is a CSI driver's
     assert facts.device_plugin.devinfo == (("x-device.json", str(VF0), "mlx5_7"),)
     assert [os.path.basename(path) for path in facts.multus] == ["multus"]
     assert (facts.kernel, facts.release) == ((6, 12), "6.12.1-amd64")
