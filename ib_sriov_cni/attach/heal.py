@@ -43,8 +43,8 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey, lock_timeout: float) -
 def heal_other(host: Host, seen: Record, key: AttachmentKey, lock_timeout: float) -> None:
     """Release an attachment of another VF, under that VF's lock, if it is dead: `key` needs what it holds.
 
-    To be called without any lock, so that nobody who holds a VF's waits for another's. Raises TryAgainLater (11) if the lock
-    is held for longer than `lock_timeout` seconds, and what keeps the VF from being returned to the host's namespace.
+    To be called without any lock, so that nobody who holds a VF's waits for another's. Raises TryAgainLater (11) if the
+    lock is held for longer than `lock_timeout` seconds, and what keeps the VF from being returned to the host.
     """
     with host.locks.take(seen.pci, key.holder, lock_timeout):
         record = host.records.read(seen.key)

@@ -12,7 +12,7 @@ import time
 
 from ib_sriov_cni.attach.devices import RETURN_SECONDS, await_fact
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
-from ib_sriov_cni.attach.remaining_users import IPOIB
+from ib_sriov_cni.attach.remaining_users import has_no_netdev
 from ib_sriov_cni.core.errors import KernelRefused
 from ib_sriov_cni.core.values import is_pass_through
 from ipam.protocol.value import Value
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.record import Record
     from ib_sriov_cni.kernel.processes import Processes
-    from ib_sriov_cni.kernel.rdma_netlink import Rdma
 
 LIVE, LOST, HIDDEN, DEAD = "live", "lost", "hidden", "dead"
 
@@ -127,7 +126,9 @@ def _has_lost_netdev(host: Host, record: Record) -> bool:
     if rdma is None or rdma.node_guid is None or sysfs.read_netdevs(pci) or not _sees_the_host(host, record):
         return False
     try:
-        return is_unused(host.rdma, rdma.name)
+        return has_no_netdev(host.rdma, rdma.name) and not any(
+            isinstance(user, int) for user in host.rdma.read_users(rdma.name)
+        )
     except KernelRefused:
         return False  # the kernel cannot say: before Linux 4.17
 
@@ -138,16 +139,6 @@ def _sees_the_host(host: Host, record: Record) -> bool:
     if netdev_of_pf is not None:
         return bool(netdev_of_pf)
     return not record.netns_cookie or host.rtnl.netns_cookie() != record.netns_cookie
-
-
-def is_unused(rdma: Rdma, name: str) -> bool:
-    """Return whether nothing uses a device: no process, and no IPoIB netdev in any namespace, each of which has a PD.
-
-    Raises KernelRefused (102).
-    """
-    if rdma.find_device(name) is None:
-        return False
-    return not any(user == IPOIB or isinstance(user, int) for user in rdma.read_users(name))
 
 
 def _judge_passed_through(host: Host, record: Record, processes: Processes | None, unseen: str) -> Verdict:

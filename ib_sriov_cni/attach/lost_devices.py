@@ -7,7 +7,7 @@ die on a kernel before 5.13, and its RDMA device if that half of the driver fail
 from __future__ import annotations
 
 from ib_sriov_cni.attach.rebind import rebind_in_turn
-from ib_sriov_cni.attach.remaining_users import IPOIB, describe_remaining_user
+from ib_sriov_cni.attach.remaining_users import describe_remaining_user, has_no_netdev
 from ib_sriov_cni.core.errors import KernelRefused
 
 TYPE_CHECKING = False
@@ -32,9 +32,7 @@ def find_lost(host: Host, facts: VfFacts) -> str:
     if not facts.rdma_here or facts.netdev is not None:
         return ""
     try:
-        users = host.rdma.read_users(facts.rdma.name)
-        # A kernel that hides the modules among the users, or has no IPoIB, shows none on any device.
-        if IPOIB in users or not any(IPOIB in host.rdma.read_users(name) for name in host.rdma.read_devices()):
+        if not has_no_netdev(host.rdma, facts.rdma.name):
             return ""
     except KernelRefused as refusal:
         host.log.debug("cannot ask who uses the VF's RDMA device", vf=facts.function.pci, error=refusal)

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.values import PciAddress, RdmaDevice
+    from ib_sriov_cni.kernel.rdma_netlink import Rdma
 
 IPOIB = "ib_ipoib"  # as the kernel names it among the users of a device
 
@@ -33,6 +34,18 @@ def describe_remaining_user(host: Host, pci: PciAddress, rdma: RdmaDevice) -> st
         if _is_in_another_namespace(pid):
             return f"process {pid} of another network namespace has RDMA device {rdma.name} open"
     return ""
+
+
+def has_no_netdev(rdma: Rdma, name: str) -> bool:
+    """Return whether a device in the host's namespace has no IPoIB netdev, wherever that may be.
+
+    Kernels that hide modules among the users show none on any device, nor is there one without ib_ipoib: that some
+    device has one is what makes it believable. Raises KernelRefused (102), as before Linux 4.17.
+    """
+    users = rdma.read_users(name)
+    if IPOIB in users or rdma.find_device(name) is None:
+        return False
+    return any(IPOIB in rdma.read_users(other) for other in rdma.read_devices())
 
 
 def _is_in_another_namespace(pid: int) -> bool:

@@ -13,13 +13,16 @@ import pytest
 
 from ib_sriov_cni.attach.guid_holders import heal_holder
 from ib_sriov_cni.attach.heal import heal, release_dead
-from ib_sriov_cni.attach.liveness import DEAD, HIDDEN, LIVE, LOST, await_verdict, is_unused, judge
+from ib_sriov_cni.attach.host import Host
+from ib_sriov_cni.attach.liveness import DEAD, HIDDEN, LIVE, LOST, await_verdict, judge
 from ib_sriov_cni.core.errors import DeviceUnusable
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.record import AttachmentKey
 from ib_sriov_cni.core.values import Guid, PciAddress
+from ib_sriov_cni.kernel.netns import Netns
 from ib_sriov_cni.kernel.processes import INIT_PIDS
 from ib_sriov_cni.node.plan_repair import plan_repairs
+from ib_sriov_cni.telemetry.log import Log
 from ipam.protocol.value import replace
 from tests.netns.attachment import Attached
 from tests.netns.conftest import Sandbox, few_descriptors
@@ -126,36 +129,64 @@ def test_a_vf_with_another_driver(attached: Attached) -> None:
 
 
 class Users:
-    """The users of an RDMA device, as the kernel lists them."""
+    """The users of RDMA devices, as the kernel lists them."""
 
-    def __init__(self, *users: str | int, is_there: bool = True) -> None:
-        self.users, self.is_there = list(users), is_there
+    def __init__(self, **users: list[str | int]) -> None:
+        self.users = users
 
-    def find_device(self, _name: str) -> int | None:
-        return 3 if self.is_there else None
+    def read_devices(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.users)}
 
-    def read_users(self, _name: str) -> list[str | int]:
+    def find_device(self, name: str) -> int | None:
+        return self.read_devices().get(name)
+
+    def read_users(self, name: str) -> list[str | int]:
+        return self.users.get(name, [])
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class HostWithUsers(Host):
+    """The attachment's host, where the kernel lists these users."""
+
+    def __init__(self, attached: Attached, users: Users) -> None:
+        root = attached.root
+        places = {"state_dir": root / "state", "lock_dir": root / "run", "sysfs_root": root / "sys"}
+        super().__init__(log=Log(level="error"), **{name: str(path) for name, path in places.items()})
+        self.users = users
+
+    def open_rdma(self, netns: Netns | None = None) -> Any:
+        assert netns is None
         return self.users
 
 
+PF_USERS: list[str | int] = ["mlx5_ib", "ib_ipoib"]
+
+
 @pytest.mark.parametrize(
-    ("users", "unused"),
+    ("users", "expected"),
     [
-        (Users("mlx5_ib"), True),  # the driver has a protection domain of its own
-        (Users("mlx5_ib", "ib_ipoib"), False),
-        (Users("mlx5_ib", 4711), False),
-        (Users(is_there=False), False),
+        (Users(mlx5_0=PF_USERS, mlx5_3=["mlx5_ib"]), DEAD),  # the driver has a protection domain of its own
+        (Users(mlx5_0=PF_USERS, mlx5_3=["mlx5_ib", "ib_ipoib"]), HIDDEN),
+        (Users(mlx5_0=PF_USERS, mlx5_3=["mlx5_ib", 4711]), HIDDEN),
+        (Users(mlx5_0=PF_USERS, other=[]), HIDDEN),  # renamed just now
+        (Users(mlx5_0=[], mlx5_3=[]), HIDDEN),  # a kernel that shows no modules
     ],
 )
-def test_a_netdev_that_ended_with_its_namespace(users: Any, *, unused: bool) -> None:
-    """Before Linux 5.13 it does not come back."""
-    assert is_unused(users, "mlx5_3") == unused
+def test_a_netdev_that_ended_with_its_namespace(attached: Attached, users: Users, expected: str) -> None:
+    """Before Linux 5.13 it does not come back: only the RDMA device does, or was there all the time."""
+    attached.return_devices(netdev=False)
+    with HostWithUsers(attached, users) as host:
+        assert judge(host, attached.record).state == LIVE
+        attached.sandbox.remove()
+        assert judge(host, attached.record).state == expected
 
 
 @pytest.mark.usefixtures("kept")
 def test_healing_needs_proof_and_says_what_to_do(attached: Attached) -> None:
     with pytest.raises(DeviceUnusable) as caught:
-        heal(attached.host, VF, NEXT)
+        heal(attached.host, VF, NEXT, 0)
     assert "VF 0000:3b:00.2 belongs to pod train/worker-0" in caught.value.msg
     assert f"not proved: its network namespace is not at {attached.sandbox.path}" in caught.value.msg
     assert "ib-sriov del --force ib/c1:net1" in caught.value.details

@@ -95,6 +95,9 @@ class Kernel:
     def read_devices(self) -> dict[str, int]:
         return dict.fromkeys(self.users or (), 1)
 
+    def find_device(self, name: str) -> int | None:
+        return self.read_devices().get(name)
+
     def read_users(self, name: str) -> list[str | int]:
         if self.users is None:
             raise KernelRefused("list the users of", name, errno.EOPNOTSUPP)
