@@ -8,7 +8,6 @@ attachment, whatever it is, is logged in one line (`_log_fault`), and the pass g
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +33,7 @@ from ib_sriov_cni.node.inventory import Inventory
 from ib_sriov_cni.node.live_state import is_changing
 from ib_sriov_cni.node.plan_repair import Repair, RepairPlan, plan_repairs
 from ib_sriov_cni.node.read_inventory import read_inventory
-from ipam.protocol.bounds import LOG_TRACEBACK_BYTES, LOG_VALUE_BYTES, shorten
+from ipam.protocol.bounds import LOG_VALUE_BYTES, shorten
 from ipam.protocol.request import parse_args
 
 T = TypeVar("T")
@@ -387,19 +386,16 @@ class Reconciler:
         return None
 
     def _log_fault(self, part: str, attachment: str, fault: Exception) -> None:
-        """Count a fault, and log it in one line, once while it lasts; a defect with its traceback."""
+        """Count a fault, and log it in one line, once while it lasts."""
         self._metrics.errors.labels(part).inc()
         words = describe_fault(fault)
         seen = (part, f"{attachment} {words}")
         if seen not in self._faults and seen not in self._previous_faults:
-            is_defect = not isinstance(fault, CniError | OSError)
-            lines = "".join(traceback.format_exception(fault)) if is_defect else ""
             self._host.log.error(
                 "a part of the pass failed",
                 part=part,
                 attachment=attachment,
                 error=words,
-                traceback=shorten(lines, LOG_TRACEBACK_BYTES),
             )
         self._faults.add(seen)
 

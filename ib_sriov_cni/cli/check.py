@@ -22,7 +22,6 @@ from ib_sriov_cni.cli.output import (
 )
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.node.live_state import differences
-from ipam.protocol.bug_report import describe_defect
 
 EXAMPLES = f"""\
 ATTACHMENT is {NAMES_OF_ATTACHMENT}.
@@ -62,9 +61,6 @@ def command(site: Site, *, names: tuple[str, ...], everything: bool, output: str
                 faults = differences(host, attachment, inventory.read_config)
             except CniError as fault:
                 unseen.append(f"{attachment.name}: {fault}")
-                continue
-            except Exception as fault:  # noqa: BLE001  # one attachment's trouble is its own
-                unseen.append(f"{attachment.name}: internal fault: {describe_defect(fault)}")
                 continue
             results.append((attachment, faults))
     if output == "json":

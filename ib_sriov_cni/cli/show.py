@@ -33,7 +33,6 @@ from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.doctor.report import render_count
 from ib_sriov_cni.node.inventory import Attachment, Inventory
 from ib_sriov_cni.node.live_state import Live, differences, read_live
-from ipam.protocol.bug_report import describe_defect
 
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
@@ -92,8 +91,6 @@ def _read_state(
         return [], read_live(host, attachment.record, read), differences(host, attachment, read)
     except CniError as fault:
         return [str(fault)], None, []
-    except Exception as fault:  # noqa: BLE001  # what can be said of it is said all the same
-        return [f"internal fault: {describe_defect(fault)}"], None, []
 
 
 def make_live_document(live: Live) -> dict[str, object]:

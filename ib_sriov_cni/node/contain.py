@@ -9,23 +9,23 @@ from __future__ import annotations
 from ib_sriov_cni.core.errors import CniError, InternalFault
 from ib_sriov_cni.core.record import describe_attachment
 from ipam.protocol.bounds import LOG_VALUE_BYTES, shorten
+from ipam.protocol.bug_report import describe_defect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.core.record import Record
 
 NAME_BYTES = 400  # of an attachment's name in a message: a pod's name and namespace have at most 253 characters each
-PACKAGES = ("ib_sriov_cni", "ipam")
 
 
 def describe_fault(fault: Exception) -> str:
-    """Return words for any exception; those of a defect have its class, its text and the line of our code, in one line.
+    """Return words for any exception, in one line; those of a defect as bug_report.py makes them.
 
     A CniError and an OSError say themselves what failed.
     """
     if isinstance(fault, CniError | OSError):
         return shorten(str(fault), LOG_VALUE_BYTES)
-    return f"internal fault: {shorten(f'{type(fault).__name__}: {fault}', LOG_VALUE_BYTES)}{_describe_place(fault)}"
+    return f"internal fault: {shorten(describe_defect(fault), LOG_VALUE_BYTES)}"
 
 
 def make_error(fault: Exception) -> CniError:
@@ -36,15 +36,3 @@ def make_error(fault: Exception) -> CniError:
 def name_attachment(record: Record) -> str:
     """Return words that name an attachment, whatever its record holds."""
     return shorten(describe_attachment(record), NAME_BYTES)
-
-
-def _describe_place(fault: Exception) -> str:
-    """Return the innermost line of our own code, in words."""
-    place = ""
-    trace = fault.__traceback__
-    while trace is not None:
-        module = str(trace.tb_frame.f_globals.get("__name__"))
-        if module.partition(".")[0] in PACKAGES:
-            place = f" ({module}, line {trace.tb_lineno})"
-        trace = trace.tb_next
-    return place

@@ -14,7 +14,7 @@ import time
 from ib_sriov_cni.telemetry import TIMELINE
 from ib_sriov_cni.telemetry.fault_points import inject_fault
 from ib_sriov_cni.telemetry.span import write_span
-from ipam.protocol.bounds import LOG_TRACEBACK_BYTES, LOG_VALUE_BYTES, MESSAGE_BYTES
+from ipam.protocol.bounds import LOG_VALUE_BYTES, MESSAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:;/@%+-~[]{}()*#?&!|<>$^'")
 ESCAPES = {"\\": "\\\\", '"': '\\"'}
 # Of fields that may be longer than LOG_VALUE_BYTES.
-BOUNDS = {"error": MESSAGE_BYTES, "hint": MESSAGE_BYTES, "traceback": LOG_TRACEBACK_BYTES}
+BOUNDS = {"error": MESSAGE_BYTES, "hint": MESSAGE_BYTES}
 
 
 class Log:

@@ -36,7 +36,6 @@ LOG_LINE_BYTES = 1 << 16  # of a line of the plugin's log; of a longer one only 
 FAULTS = 10  # named in one message, the others counted
 MESSAGE_BYTES = 4_096  # of an error's message, and of its details: kubelet repeats both in an event
 LOG_VALUE_BYTES = 2_048  # of one value in a line of the log
-LOG_TRACEBACK_BYTES = 16_384  # of a defect's traceback
 
 
 def join_faults(faults: list[str], separator: str = "; ") -> str:

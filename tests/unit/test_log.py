@@ -84,7 +84,7 @@ def test_quoting(tmp_path: Path, value: object, written: str) -> None:
     assert lines(path)[0].endswith(f" msg=m fact={written}")
 
 
-@pytest.mark.parametrize("key", ["fact", "error", "hint", "traceback"])
+@pytest.mark.parametrize("key", ["fact", "error", "hint"])
 @pytest.mark.parametrize(
     "unit", ["x", "two words ", "\\", '"', "\n", "\x1b[31m", "ü", "\u202e", "\udc80", chr(0xD800), "😀"]
 )
@@ -97,7 +97,7 @@ def test_a_value_has_a_bounded_length(tmp_path: Path, key: str, unit: str, times
     (line,) = path.read_bytes().decode().split("\n")[:-1]
     assert line.isprintable()
     value = fields(line)[key]
-    most = {"fact": 2_048, "error": 4_096, "hint": 4_096, "traceback": 16_384}[key]
+    most = {"fact": 2_048, "error": 4_096, "hint": 4_096}[key]
     assert len(value.encode()) <= most
     if len(text) > most:
         assert len(value.encode()) > most - 10
