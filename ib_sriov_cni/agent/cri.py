@@ -27,12 +27,10 @@ from h2.events import (
 )
 from h2.exceptions import H2Error
 
-from ipam.protocol.bounds import SANDBOXES, shorten
+from ipam.protocol.bounds import RUNTIME_ANSWER_BYTES, RUNTIME_WORDS_BYTES, SANDBOXES, shorten
 
 METHOD = "/runtime.v1.RuntimeService/ListPodSandbox"
 CALL_TIMEOUT = 5.0  # seconds
-ANSWER_MAX = 1 << 24  # bytes, as the runtimes bound it themselves; labels and annotations of the pods are in it
-MESSAGE_MAX = 1000  # bytes of the runtime's own words
 CHUNK = 1 << 16  # bytes
 PREFIX = struct.Struct(">?I")  # before each message: whether it is compressed, and its length
 # grpc/grpc, doc/statuscodes.md
@@ -135,8 +133,8 @@ def _read_answer(link: socket.socket, connection: H2Connection, deadline: float)
                 fields.update(_decode_fields(event.headers))
             elif isinstance(event, DataReceived):
                 body += event.data
-                if len(body) > ANSWER_MAX:
-                    raise _CallFailure(f"the answer is longer than {ANSWER_MAX} bytes")
+                if len(body) > RUNTIME_ANSWER_BYTES:
+                    raise _CallFailure(f"the answer is longer than {RUNTIME_ANSWER_BYTES} bytes")
                 connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, StreamEnded):
                 return fields, body
@@ -147,7 +145,7 @@ def _read_answer(link: socket.socket, connection: H2Connection, deadline: float)
 
 
 def _describe_defect(fault: Exception) -> str:
-    return shorten(str(fault), MESSAGE_MAX)
+    return shorten(str(fault), RUNTIME_WORDS_BYTES)
 
 
 def _left(deadline: float) -> float:
@@ -178,7 +176,7 @@ def _check_status(fields: dict[str, str]) -> None:
         raise _CallFailure("the answer ended without a grpc-status")
     if status != "0":
         name = STATUS_NAMES.get(status, f"grpc-status {status[:20]}")
-        reason = shorten(unquote(fields.get("grpc-message", "")), MESSAGE_MAX)
+        reason = shorten(unquote(fields.get("grpc-message", "")), RUNTIME_WORDS_BYTES)
         raise _CallFailure(f"the runtime refused: {name}: {reason}" if reason else f"the runtime refused: {name}")
 
 

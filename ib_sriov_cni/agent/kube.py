@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from ipam.protocol.bounds import API_ANSWER_BYTES, FILE_BYTES, LOG_VALUE_BYTES, shorten
+from ipam.protocol.bounds import API_ANSWER_BYTES, EVENT_CHARACTERS, EVENTS, FILE_BYTES, LOG_VALUE_BYTES, shorten
 from ipam.protocol.files import read_regular
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -30,8 +30,6 @@ COMPONENT = "ib-sriov-agent"
 POST_SECONDS = 10.0  # to connect, and again for the answer as a whole
 TRIES = 5  # for one event
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0  # seconds after a try that failed; doubled until one succeeds
-QUEUE_MAX = 100  # events; more are dropped
-MESSAGE_MAX = 1024  # characters in an Event's message
 CONFLICT = 409  # there is an event of that name
 TRANSIENT = (408, 429)  # and all from 500 on: not an answer to this event
 
@@ -98,7 +96,7 @@ class Events:
         self._pause = first_pause  # after the next try that fails
         self._is_failing = False
         self._closing = threading.Event()
-        self._queue: queue.Queue[dict[str, object] | None] = queue.Queue(QUEUE_MAX)
+        self._queue: queue.Queue[dict[str, object] | None] = queue.Queue(EVENTS)
         self._thread: threading.Thread | None = None
 
     @property
@@ -141,7 +139,7 @@ class Events:
             "involvedObject": {key: word for key, word in about.items() if word},
             "type": "Warning" if warning else "Normal",
             "reason": reason,
-            "message": "".join([c if c.isprintable() else "\ufffd" for c in message[:MESSAGE_MAX]]),
+            "message": "".join([c if c.isprintable() else "\ufffd" for c in message[:EVENT_CHARACTERS]]),
             "source": {"component": COMPONENT, "host": self._node},
             "reportingComponent": COMPONENT,
             "reportingInstance": self._node,

@@ -35,6 +35,7 @@ from ipam.host_local.config import parse_place, parse_settings
 from ipam.host_local.ranges import range_of, render_set
 from ipam.host_local.slices import cut_sets, find_slice
 from ipam.host_local.store import is_exhausted, lease_address
+from ipam.protocol.bounds import CONFIG_FILE_BYTES, COUNTED_ADDRESSES
 from ipam.protocol.fastjson import dumps, loads
 from ipam.protocol.request import parse_request
 from ipam.protocol.value import replace
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 
 RUNTIME_SUFFIXES = (".conf", ".conflist", ".json")
 OPTION_SUFFIXES = (*RUNTIME_SUFFIXES, ".yaml", ".yml")
-MAX_CONFIG = 1 << 20  # bytes
-MAX_COUNTED = 1 << 20  # the largest pool whose addresses are tried one by one
 # Enough for the parser of requests; the values do not matter.
 ENVIRON = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "doctor", "CNI_IFNAME": "net1", "CNI_PATH": DEFAULT_CNI_PATH}
 # What Multus and the runtime add to the configuration for one pod.
@@ -140,7 +139,7 @@ def _expand(path: str) -> list[str]:
 
 def _read_text(path: str) -> str:
     with open(path, encoding="utf-8") as file:
-        return file.read(MAX_CONFIG)
+        return file.read(CONFIG_FILE_BYTES)
 
 
 def _read_file(found: _Found, path: str, shown: str, *, from_option: bool) -> None:
@@ -307,7 +306,7 @@ def _read_pools(roots: Roots, settings: Settings) -> list[Pool]:
         size = sum(part.end - part.start + 1 for part in range_set) - len(inside)
         used = sum(address is not None and range_of(range_set, address) is not None for address in leased)
         # A set with free addresses cannot be exhausted, and going through a large one takes long.
-        exhausted = used >= size and (size > MAX_COUNTED or is_exhausted(place, index, range_set))
+        exhausted = used >= size and (size > COUNTED_ADDRESSES or is_exhausted(place, index, range_set))
         pools.append(
             Pool(network=place.network, ranges=render_set(range_set), size=size, used=used, exhausted=exhausted)
         )

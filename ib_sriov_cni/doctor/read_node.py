@@ -19,6 +19,7 @@ from ib_sriov_cni.doctor.facts import MULTUS_PROGRAMS, PLUGIN, DevicePlugin, Nod
 from ib_sriov_cni.doctor.reader_processes import describe_exception
 from ib_sriov_cni.kernel.sysfs import read_attribute
 from ib_sriov_cni.state.directory import list_names
+from ipam.protocol.bounds import NODE_FILE_BYTES
 from ipam.protocol.fastjson import loads
 
 TYPE_CHECKING = False
@@ -31,7 +32,6 @@ KUBELET_FOLDER = "/var/lib/kubelet/device-plugins"
 REGISTRY = "/var/lib/kubelet/plugins_registry"  # kubelet's plugin watcher looks here (pkg/kubelet/pluginmanager)
 NOT_DEVICE_PLUGIN = "-reg.sock"  # CSI and DRA drivers, which register there too
 DEVINFO = "/run/k8s.cni.cncf.io/devinfo/dp"
-MAX_FILE = 1 << 24  # bytes
 
 
 def read_node(roots: Roots, options: Options, networks: tuple[Network, ...]) -> NodeFacts:
@@ -75,7 +75,7 @@ def read_program(path: str, roots: Roots, seconds: float) -> ProgramFacts:
         return ProgramFacts(path=path, executable=False, kind=kind, version="", fault="it cannot be executed")
     try:
         with open(path, "rb") as file:
-            if GO_MARK in file.read(MAX_FILE):
+            if GO_MARK in file.read(NODE_FILE_BYTES):
                 return ProgramFacts(path=path, executable=True, kind="go", version="", fault="")
     except OSError as refusal:
         return ProgramFacts(path=path, executable=True, kind=kind, version="", fault=describe_exception(refusal))
@@ -114,7 +114,7 @@ def _read_device_plugin(roots: Roots) -> DevicePlugin:
     resources, reason = None, ""
     try:
         with open(f"{folder}/kubelet_internal_checkpoint", "rb") as file:
-            resources = parse_checkpoint(loads(file.read(MAX_FILE)))
+            resources = parse_checkpoint(loads(file.read(NODE_FILE_BYTES)))
     except FileNotFoundError:
         reason = "kubelet has written no checkpoint"
     except (OSError, ValueError) as fault:
@@ -151,7 +151,7 @@ def _read_devinfo(roots: Roots) -> list[tuple[str, str, str]]:
     for name in list_names(roots.path(DEVINFO)):
         try:
             with open(roots.path(f"{DEVINFO}/{name}"), "rb") as file:
-                doc = loads(file.read(MAX_FILE))
+                doc = loads(file.read(NODE_FILE_BYTES))
         except (OSError, ValueError):
             continue
         device = doc.get("pci") if isinstance(doc, dict) else None

@@ -13,12 +13,11 @@ from select import POLLIN, poll
 
 from ib_sriov_cni.core.errors import CniError
 from ib_sriov_cni.kernel import syscalls
+from ipam.protocol.bounds import READER_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-MAX_ANSWER = 1 << 26  # bytes
 
 
 class Answers:
@@ -50,7 +49,7 @@ def read_bounded(readers: Mapping[str, Callable[[], object]], seconds: float) ->
         for fd, _event in waiter.poll(int(left * 1000) + 1):
             part = os.read(fd, 1 << 16)
             received[fd] += part
-            if part and len(received[fd]) < MAX_ANSWER:
+            if part and len(received[fd]) < READER_BYTES:
                 continue
             name, pid = running.pop(fd)
             waiter.unregister(fd)

@@ -30,7 +30,17 @@ HTTP_CLIENTS = 128  # connections to its port at once; there are a probe or two 
 HTTP_REQUEST_BYTES = 8_192  # of a request up to its empty line
 API_ANSWER_BYTES = 1 << 16  # of the API server's answer to an event; only a refusal's message is of use
 SANDBOXES = 10_000  # of the container runtime's list; a node has at most some hundred pods
+RUNTIME_ANSWER_BYTES = 1 << 24  # of the container runtime's list, as the runtimes bound it: it has the pods' labels
+RUNTIME_WORDS_BYTES = 1_000  # of what the runtime says of a refusal
+EVENTS = 100  # that wait to be posted; more are dropped, as the API server does with a flood of them
+EVENT_CHARACTERS = 1_024  # of an event's message, which the API server refuses to be longer
 LOG_LINE_BYTES = 1 << 16  # of a line of the plugin's log; of a longer one only its beginning and its end are kept
+
+# ---- what the doctor looks at
+CONFIG_FILE_BYTES = 1 << 20  # of a file of network definitions
+NODE_FILE_BYTES = 1 << 24  # of the kubelet's checkpoint and of device information; of a program, where Go has its mark
+COUNTED_ADDRESSES = 1 << 20  # of a pool that are tried one by one
+READER_BYTES = 1 << 26  # of what a reader process answers: a node has thousands of VFs at most
 
 # ---- what goes out
 FAULTS = 10  # named in one message, the others counted

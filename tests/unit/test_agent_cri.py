@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ib_sriov_cni.agent.cri import ANSWER_MAX, MESSAGE_MAX, METHOD, list_pods
-from ipam.protocol.bounds import SANDBOXES
+from ib_sriov_cni.agent.cri import METHOD, list_pods
+from ipam.protocol.bounds import RUNTIME_ANSWER_BYTES, RUNTIME_WORDS_BYTES, SANDBOXES
 
 SANDBOX = "4f5e6d" * 10
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, 3.4
@@ -246,7 +246,7 @@ def test_a_refusal_without_end_is_cut(serve: Serve) -> None:
     path = serve(OPENING + headers(END_STREAM, status="200", grpc_status="2", grpc_message="x" * 15000))
     with pytest.raises(OSError, match="UNKNOWN: x") as caught:
         list_pods(path, seconds=30)
-    assert str(caught.value).count("x") <= MESSAGE_MAX + len(path)
+    assert str(caught.value).count("x") <= RUNTIME_WORDS_BYTES + len(path)
 
 
 @pytest.mark.parametrize(
@@ -289,8 +289,8 @@ def test_a_garbled_answer(serve: Serve, body: bytes, words: str) -> None:
 
 
 def test_an_answer_that_is_too_long(serve: Serve) -> None:
-    answer = OPENING + ANSWER + data(bytes(16384)) * (ANSWER_MAX // 16384 + 1) + TRAILERS
-    with pytest.raises(OSError, match=f"longer than {ANSWER_MAX} bytes"):
+    answer = OPENING + ANSWER + data(bytes(16384)) * (RUNTIME_ANSWER_BYTES // 16384 + 1) + TRAILERS
+    with pytest.raises(OSError, match=f"longer than {RUNTIME_ANSWER_BYTES} bytes"):
         list_pods(serve(answer), seconds=60)
 
 

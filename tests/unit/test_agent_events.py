@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.agent.kube import MESSAGE_MAX, QUEUE_MAX, TRIES, Events, PodRef
-from ipam.protocol.bounds import API_ANSWER_BYTES, LOG_VALUE_BYTES
+from ib_sriov_cni.agent.kube import TRIES, Events, PodRef
+from ipam.protocol.bounds import API_ANSWER_BYTES, EVENT_CHARACTERS, EVENTS, LOG_VALUE_BYTES
 
 SECONDS, SHORT, PAUSE = 30.0, 1.0, 0.01
 POD = PodRef(namespace="train", name="worker-0", uid="u-1")
@@ -394,10 +394,10 @@ def test_outside_a_cluster_there_are_none(api: Api, account: Path, missing: str)
 def test_a_server_that_is_away_keeps_nobody_waiting(api: Api, account: Path) -> None:
     """Events beyond the queue's limit are dropped, and posting never blocks."""
     ledger = Ledger(api, account, KUBERNETES_SERVICE_HOST="127.0.0.1", KUBERNETES_SERVICE_PORT="1")
-    for _ in range(QUEUE_MAX * 3):
+    for _ in range(EVENTS * 3):
         ledger.post()
     ledger.close()
-    ledger.counts(QUEUE_MAX * 2 + 1)  # some were dropped at once, the others fail one after another
+    ledger.counts(EVENTS * 2 + 1)  # some were dropped at once, the others fail one after another
     assert set(ledger.counted) - {"retried"} == {"dropped", "failed"}
     assert len(ledger.told) == 1
 
@@ -407,6 +407,6 @@ def test_long_messages_and_names(api: Api, account: Path) -> None:
     ledger.events.post(PodRef(namespace="n", name="p" * 253), reason="r", message="x" * 5000)
     ledger.close()
     ((_, _, event),) = api.got
-    assert len(event["message"]) == MESSAGE_MAX
+    assert len(event["message"]) == EVENT_CHARACTERS
     assert len(event["metadata"]["name"]) <= 253
     assert "uid" not in event["involvedObject"]
