@@ -106,7 +106,7 @@ def _why_lost(host: Host, record: Record) -> str:
     pci, sysfs = record.pci, host.sysfs
     if sysfs.is_missing(pci):
         return f"VF {pci} is gone"
-    if not sysfs.read_driver(pci):
+    if sysfs.exists(pci) and not sysfs.read_driver(pci):
         return f"VF {pci} has no driver"
     rdma = sysfs.read_rdma(pci)
     if rdma is not None and rdma.node_guid is not None and sysfs.read_netdev(pci) and _sees_the_host(host, record):
@@ -120,7 +120,7 @@ def _has_lost_netdev(host: Host, record: Record) -> bool:
     Also true if the VF has another driver now, which makes no netdev.
     """
     pci, sysfs = record.pci, host.sysfs
-    if record.driver != sysfs.read_driver(pci):
+    if sysfs.exists(pci) and record.driver != sysfs.read_driver(pci):
         return True
     rdma = sysfs.read_rdma(pci)
     if rdma is None or rdma.node_guid is None or sysfs.read_netdevs(pci) or not _sees_the_host(host, record):

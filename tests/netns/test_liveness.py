@@ -84,7 +84,9 @@ def test_the_boot_id_that_cannot_be_read_proves_nothing(attached: Attached) -> N
 
 def test_a_sysfs_that_is_not_there_proves_nothing(attached: Attached) -> None:
     shutil.rmtree(attached.root / "sys/bus")
-    assert not attached.host.sysfs.is_missing(VF)
+    assert state(attached) == LIVE
+    attached.sandbox.remove()
+    assert state(attached) == HIDDEN
 
 
 def test_the_kernel_returns_the_devices_of_a_dead_namespace(attached: Attached) -> None:
