@@ -63,10 +63,12 @@ def read_samples(
 
 
 def vf_label(vf: VfEntry, verdicts: Mapping[AttachmentKey, Verdict]) -> str:
-    """Return the state of a VF. A leftover one whose attachment the agent does not consider dead is in use."""
+    """Return the state of a VF. One whose attachment is hidden is in use: nothing proves that its pod is gone."""
     verdict = verdicts.get(vf.attachment.key) if vf.attachment is not None else None
+    if verdict is not None and verdict.state == HIDDEN and vf.state in (inv.LEFTOVER, inv.UNKNOWN):
+        return "in_use"
     if vf.state == inv.LEFTOVER and verdict is not None and verdict.state != DEAD:
-        return "in_use" if verdict.state == HIDDEN else "unhealthy"
+        return "unhealthy"
     return VF_STATES.get(vf.state, "unhealthy")
 
 

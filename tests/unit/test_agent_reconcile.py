@@ -306,6 +306,15 @@ def test_figures(node: Node) -> None:
     assert node.value("ib_sriov_leases", state="free", **labels) == 5
 
 
+def test_the_vf_of_a_hidden_attachment_is_in_use(node: Node) -> None:
+    node.attach(boot_id="now", netns_path="/nowhere")
+    (node.tree.device(VF) / "net").rename(node.root / "net")
+    node.turn()
+    node.host.close()
+    assert node.value("ib_sriov_attachments", network="ib", state="hidden") == 1
+    assert node.value("ib_sriov_vfs", pf=PF, state="in_use") == 1
+
+
 def test_a_network_that_is_released_at_first_sight_has_figures(node: Node) -> None:
     node.attach()
     node.reconciler = Reconciler(
