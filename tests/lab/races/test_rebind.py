@@ -81,8 +81,8 @@ def test_del_whose_bind_fails(rig: Rig) -> None:
 def test_names_that_dead_calls_have_exchanged(rig: Rig) -> None:
     """Two VFs bound at once come up under each other's names, and only their DELs can put that right."""
     pods = [rig.pod(), rig.pod()]
-    for vf, pod in enumerate(pods):
-        killed = rig.call("ADD", pod, vf, trace="unbind.done=kill", **{**IDENTITY, "guid": guid_of(vf)})
+    for vf in (1, 0):  # the other way round, the second ADD would bind the first one's VF, which had the lower number
+        killed = rig.call("ADD", pods[vf], vf, trace="unbind.done=kill", **{**IDENTITY, "guid": guid_of(vf)})
         assert killed.status == -signal.SIGKILL
     for vf in (1, 0):
         assert rig.hca.bind(vf) == "OK"
