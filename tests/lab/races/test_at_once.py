@@ -198,7 +198,7 @@ def test_a_stopped_add_is_named_and_holds_nobody_else_up(rig: Rig) -> None:
             holder = rf"after 0\.2 s by process {process.pid} \(container {pod.container_id}, net1, for \d+ s\)"
             assert re.search(holder, found.out["msg"]), found.out
     finally:
-        done = [call.go_on() for call in calls.values()]
+        done = [call.go_on() for call in reversed(calls.values())]  # first the one that has the lock of rebinds
     assert [found.status for found in done] == [0] * len(done), done
     at_once(partial(rig.delete, pod, vf) for vf, pod in enumerate(stuck))
     rig.assert_as_before()
