@@ -1,4 +1,4 @@
-"""VFs that are passed through to a virtual machine: what ADD answers, and that CHECK, DEL and GC live with it."""
+"""VFs and PFs that are passed through to a virtual machine: what ADD answers; CHECK, DEL and the next ADD after it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.modes import SHARED
 from tests.lab.pass_through import passed_through
-from tests.lab.rig import Rig, guid_of, leases
+from tests.lab.rig import Rig, guid_of, leases, rigs
 
 pytestmark = SHARED
 EARLIER = {
@@ -16,6 +16,12 @@ EARLIER = {
     "interfaces": [{"name": "veth0"}, {"name": "eth0", "sandbox": "/run/netns/x"}],
     "ips": [{"address": "10.244.1.7/24", "interface": 1}],
 }
+
+
+@pytest.fixture(scope="module")
+def loaded(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """Two PFs, one of which can be passed through without taking the VFs of a test along."""
+    yield from rigs(request.param, vfs=2, pfs=2)
 
 
 @pytest.fixture
@@ -39,3 +45,46 @@ def test_the_result_names_interface_namespace_and_pci_address(rig: Rig, vf: int)
     rig.delete(pod, vf)
     rig.delete(pod, vf)
     assert (rig.hca.driver(vf), leases()) == ("pci-stub", [])
+
+
+def test_a_pod_that_never_got_its_del_is_healed(rig: Rig, vf: int) -> None:
+    """Its record says that nothing of the device is to be moved or rebound."""
+    dead, living = rig.pod("dead"), rig.pod("living")
+    had = rig.hca.guids_at_pf(vf)
+    killed = rig.call("ADD", dead, vf, guid=guid_of(1), trace="set_port_guid.done=kill")
+    assert killed.status != 0
+    rig.add(living, vf, guid=guid_of(2), vfioPciMode=True)
+    assert rig.hca.guids_at_pf(vf) == (guid_of(2), guid_of(2))
+    rig.delete(living, vf)
+    assert (rig.hca.guids_at_pf(vf), rig.hca.driver(vf)) == (had, "pci-stub")
+
+
+def test_vfio_pci_mode_refuses_what_no_virtual_machine_could_use(rig: Rig) -> None:
+    pod = rig.pod()
+    refused = rig.call("ADD", pod, guid=guid_of(1), link_state="enable", vfioPciMode=True)
+    assert refused.code == 2
+    assert "vfioPciMode needs a driver that passes" in refused.out["msg"]
+    rig.assert_as_before()
+
+
+def test_a_whole_pf(rig: Rig) -> None:
+    """Only with vfioPciMode, and without what would have to be set on a PF."""
+    pf, pod = rig.hca.pfs[1].pf, rig.pod()
+    conf = rig.conf(None, deviceID=pf)
+    vfs = rig.hca.pfs[1].numvfs
+    assert rig.hca.pfs[1].set_numvfs(0) == "OK"
+    with passed_through(pf):
+        refused = rig.cni("ADD", pod, conf)
+        assert (refused.code, "is a physical function, not a VF" in refused.out["msg"]) == (101, True), refused
+        conf["vfioPciMode"] = True
+        refused = rig.cni("ADD", pod, {**conf, "link_state": "auto"})
+        assert (refused.code, f"link_state: PF {pf} has no PF" in refused.out["msg"]) == (2, True), refused
+        added = rig.cni("ADD", pod, conf)
+        assert added.status == 0, added.stdout
+        assert added.out["interfaces"] == [{"name": "net1", "sandbox": pod.netns, "pciID": pf}]
+        second = rig.cni("ADD", rig.pod(), conf)
+        assert (second.code, "is in use by" in second.out["msg"]) == (101, True), second
+        checked = rig.cni("CHECK", pod, {**conf, "prevResult": added.out})
+        assert checked.status == 0, checked.stdout
+        assert rig.cni("DEL", pod, conf).status == 0
+    assert rig.hca.pfs[1].set_numvfs(vfs) == "OK"
