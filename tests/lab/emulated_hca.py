@@ -324,7 +324,7 @@ def unload() -> None:
             raise CommandFailed(f"rmmod ibemu: {commands.complaint(['rmmod', 'ibemu'])}")
         # what the test left in init under a name of its own would meet the next test
         for each in links():
-            if each.get("linkinfo", {}).get("info_kind") in ("dummy", "veth", "bridge", "macvlan"):
+            if each.get("linkinfo", {}).get("info_kind") in ("bond", "dummy", "veth", "bridge", "macvlan"):
                 run(["ip", "link", "del", "dev", each["ifname"]], check=False)
     if Path("/sys/module/ib_core").exists():
         set_rdma_mode("shared")

@@ -46,7 +46,7 @@ ROOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 GUEST_MODULES = (
     *ROOT_MODULES,
     *("ib_ipoib", "ib_uverbs", "ib_umad", "rdma_ucm", "rdma_rxe"),
-    *("dummy", "veth", "bridge", "macvlan", "vfio-pci", "pci-stub", "virtio_net"),
+    *("dummy", "veth", "bridge", "bonding", "macvlan", "vfio-pci", "pci-stub", "virtio_net"),
     # what containerd, flannel and kube-proxy ask of a node
     *("crc32c_generic", "br_netfilter", "nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nf_tables"),
     *("nft_chain_nat", "nft_compat", "nft_ct", "nft_masq", "nft_nat", "nft_reject_inet"),

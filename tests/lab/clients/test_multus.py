@@ -11,10 +11,11 @@ import pytest
 from tests.lab.client_programs import multus, node, thick
 from tests.lab.client_programs.kube import Kube
 from tests.lab.cni import Cni, CniRun
+from tests.lab.command_line import cli
 from tests.lab.modes import EXCLUSIVE, SHARED
 from tests.lab.pass_through import passed_through
 from tests.lab.pod import Pod
-from tests.lab.rig import Rig, answers, guid_of
+from tests.lab.rig import IPV4, Rig, answers, guid_of
 
 LOG = Path("/run/ib-sriov.log")
 GUID = guid_of(1)
@@ -205,6 +206,36 @@ def test_a_pod_waits_for_ib_kubernetes(rig: Rig, call: Multus, kube: Kube) -> No
     with pytest.raises(AssertionError, match="ib-kubernetes"):
         call("ADD", pod, delegates(kube), worker=WORKER)
     assert pod.link("net1") is None
+
+
+@SHARED
+@pytest.mark.parametrize("asked", [False, True], ids=["routes-of-the-network", "default-route"])
+def test_who_has_the_default_route(rig: Rig, call: Multus, kube: Kube, asked: bool) -> None:
+    """N1: a default route of the network, as in the usual samples, does not take the pod's traffic away from eth0.
+
+    With `default-route` it is Multus that decides. Multus 4.3.0 removes no default route of any interface.
+    """
+    pod = rig.pod("a")
+    own = node.plugin("", ipam={**IPV4, "routes": [{"dst": "0.0.0.0/0"}]})
+    del own["deviceID"]
+    kube.add_network("ibnet", {"cniVersion": "1.0.0", "name": "ibnet", **own}, RESOURCE)
+    selection = {"name": "ibnet", "interface": "net1", **({"default-route": ["10.56.0.9"]} if asked else {})}
+    kube.add_pod(WORKER, f"uid-{WORKER}", [selection])
+    kube.allocate(f"uid-{WORKER}", RESOURCE, rig.hca.pci(0), {"type": "pci", "version": "1.1.0", "pci": {}})
+    conf = delegates(kube)
+    call("ADD", pod, conf, worker=WORKER)
+    defaults = [(route["dev"], route["gateway"]) for route in pod.routes() if route["dst"] == "default"]
+    if asked:
+        assert "net1" in [dev for dev, _ in defaults], defaults
+    else:
+        assert defaults == [("eth0", multus.GATEWAY), ("net1", "10.56.0.1")]
+        assert " dev eth0 " in pod.run(["ip", "route", "get", "192.0.2.1"]).stdout
+    checked = cli("check")
+    assert checked.status == 0, checked
+    call("DEL", pod, conf, worker=WORKER)
+    pod.delete()
+    multus.forget_bridge()
+    rig.assert_as_before()
 
 
 @EXCLUSIVE
