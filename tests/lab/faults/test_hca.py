@@ -5,6 +5,7 @@ The knobs are masks of VFs, so that faults of several VFs are had at the same ti
 
 from __future__ import annotations
 
+import os
 import signal
 from functools import partial
 from typing import Any
@@ -24,11 +25,13 @@ def test_faults_of_vfs_side_by_side(rig: Rig) -> None:
     pods = [rig.pod() for _ in range(5)]
     conf: list[dict[str, Any]] = [{"guid": guid_of(vf), "link_state": "enable"} for vf in range(5)]
     runs = at_once(partial(rig.call, "ADD", pod, vf, **conf[vf]) for vf, pod in enumerate(pods))
+    # A kernel before 5.11 does not pass the probe's reason on (docs/kernels.md).
+    reason = "No such device" if os.uname().release.startswith("5.10.") else "Input/output error"
     words = (
         (102, f"set node GUID {guid_of(0)} of VF 0 of PF eth100: Input/output error"),
         (102, "set link state enable of VF 1 of PF eth100: Input/output error"),
         (103, f"VF {hca.pci(2)} did not take its GUID: port GUID is "),
-        (102, f"bind to ib_qib VF {hca.pci(3)}: Input/output error"),
+        (102, f"bind to ib_qib VF {hca.pci(3)}: {reason}"),
     )
     for found, (code, sentence) in zip(runs, words, strict=False):
         assert found.code == code, found

@@ -73,6 +73,13 @@ def names_ipoib(hca: Hca, _pods: MakePod) -> bool:
     return any("ib_ipoib" in str(each.get("comm")) for each in users)
 
 
+def reports_probe(hca: Hca, _pods: MakePod) -> bool:
+    hca.knob("fail_probe", 1)
+    hca.knob("fail_probes", -1)
+    hca.unbind(0)
+    return hca.bind(0) == "EIO"
+
+
 def netdev_returns(hca: Hca, pods: MakePod) -> bool:
     pod = pods("a")
     run(["ip", "link", "set", "dev", hca.netdev(0), "netns", pod.name])
@@ -113,6 +120,7 @@ SHARED: dict[str, Probe] = {
     "An RDMA device can be renamed": lambda hca, _pods: (
         not complaint(["rdma", "dev", "set", str(hca.rdma(0)), "name", "other0"])
     ),
+    "The reason of a failed probe is that of the bind (otherwise: no such device)": reports_probe,
     "IPoIB is named among the users of an RDMA device": names_ipoib,
     "The PF reports the GUIDs that were set for its VFs": reports_guids,
 }
