@@ -180,6 +180,8 @@ class _Attempt:
             kept = not facts.passed_through and keeps_guid(self.conf, facts)
             facts = read_pf_settings(host, facts, alone=kept)
             if not keeps_guid(self.conf, facts):
+                if kept:  # a GUID waits on the PF
+                    facts = read_pf_settings(host, facts, alone=False)
                 facts = replace(facts, holders=read_holders(self.host, facts))
             if self.conf.pkey is not None and facts.netdev is not None:
                 facts = replace(facts, children=host.rtnl.read_children_of(facts.netdev))
@@ -286,8 +288,8 @@ class _Attempt:
             had_char_devices=self.devices or (rdma.char_devices if rdma else ()),
             had_node_guid=facts.node_guid,
             had_port_guid=facts.port_guid,
-            had_config_node_guid=facts.config.node_guid,
-            had_config_port_guid=facts.config.port_guid,
+            had_config_node_guid=facts.had_config_guids[0],
+            had_config_port_guid=facts.had_config_guids[1],
             had_link_state=facts.config.link_state,
             port_guid=self.plan.port_guid,
             node_guid=self.plan.node_guid,

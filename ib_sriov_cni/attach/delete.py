@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ib_sriov_cni.attach.keep_identity import is_awaited
 from ib_sriov_cni.attach.release import release, release_addresses, release_recorded
-from ib_sriov_cni.core.errors import CniError
+from ib_sriov_cni.core.errors import CniError, NotRestored
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.pod_choices import KEY as CHOICES_KEY
 from ib_sriov_cni.core.record import AttachmentKey
@@ -22,7 +22,7 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
     """Release what the attachment holds (C13). Needs no record, namespace or prevResult, and can be repeated.
 
     Raises TryAgainLater (11) if the VF's lock is held for longer than lockTimeout. Other failures do not stop it; they
-    are raised together at the end, and the record stays for the next DEL.
+    are raised together at the end, and the record stays for the next DEL. A PF that cannot be set is only logged.
     """
     key = AttachmentKey(network=conf.name, container_id=request.container_id, ifname=request.ifname)
     collector = FaultCollector()
@@ -52,6 +52,7 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
                 release(host, record, request, conf, collector)
             else:
                 collector.attempt(lambda: release_addresses(host, request, conf))
+    _report_left_settings(host, collector)
     if not collector.faults:
         collector.attempt(lambda: host.go_records.forget(key))
     collector.raise_faults()
@@ -60,6 +61,17 @@ def delete(host: Host, request: Request, conf: NetConf) -> None:
 def _is_another_request(record: Record, request: Request) -> bool:
     """Return whether the ADD asked for other addresses: the network, or the node-wide defaults, have changed since."""
     return any(record.conf.get(key) != request.conf.get(key) for key in ("ipam", CHOICES_KEY))
+
+
+def _report_left_settings(host: Host, collector: FaultCollector) -> None:
+    """Log that the PF could not be set; the pod has nothing of the VF any more, so it need not stay for that.
+
+    The VF is left without driver and its record stays: whoever comes next tries again.
+    """
+    left = [fault for fault in collector.faults if isinstance(fault, NotRestored)]
+    for fault in left:
+        host.log.warning("the record stays", error=fault.msg, hint=fault.details)
+        collector.faults.remove(fault)
 
 
 def _await_own_add(host: Host, pci: PciAddress, key: AttachmentKey, seconds: float) -> Record | None:

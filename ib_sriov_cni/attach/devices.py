@@ -76,7 +76,7 @@ def read_vf_facts(host: Host, pci: PciAddress, *, with_mode: bool = True) -> VfF
     function = host.sysfs.read_function(pci)
     if function.pf is not None and not function.pf_netdev:
         raise DeviceUnusable(
-            f"VF {pci}: its PF {function.pf} has no netdev here, so the VF's GUID and link state cannot be set",
+            f"VF {pci}: its PF {function.pf} has no netdev here, so its GUID and link state cannot be set",
             "load ib_ipoib on the host, and keep the PF's netdev in the host's namespace",
         )
     rdma, netdev = host.sysfs.read_rdma(pci), read_netdev(host, pci)
@@ -108,6 +108,8 @@ def read_pf_settings(host: Host, facts: VfFacts, *, alone: bool) -> VfFacts:
 def await_devices(host: Host, pci: PciAddress, seconds: float = DEVICE_SECONDS) -> tuple[RdmaDevice, Link]:
     """Wait for the VF's RDMA device and netdev, and return them. DeviceUnusable (101) says which did not appear."""
     with host.log.step("await_devices", vf=pci) as step:
+        if not host.sysfs.has_module("ib_ipoib"):
+            seconds = 0.0  # there will be no netdev
         found = await_fact(lambda: read_host_devices(host, pci), seconds)
         if found is None:
             rdma = host.sysfs.read_rdma(pci)

@@ -7,9 +7,10 @@ What is already released is skipped, and a fault in one part does not keep the o
 from __future__ import annotations
 
 from ib_sriov_cni.attach.recorded_request import make_del_request
-from ib_sriov_cni.attach.restore_guids import restore_config
+from ib_sriov_cni.attach.restore_guids import is_foreign, restore_config
 from ib_sriov_cni.attach.return_devices import return_devices
 from ib_sriov_cni.core.configuration import parse_netconf
+from ib_sriov_cni.core.errors import NotRestored
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.values import is_pass_through
 from ib_sriov_cni.delegation.ipam_plugin import delete_addresses
@@ -60,8 +61,10 @@ def forget(host: Host, record: Record) -> None:
 def release_device(host: Host, record: Record, lock_timeout: float) -> None:
     """Return the VF to the host's namespace as it was: driver, GUIDs, link state, names.
 
-    Does nothing if the record is from another boot, or if the VF is gone or belongs to another attachment.
-    `lock_timeout`: seconds to wait for the lock of rebinds. Raises CniError for what failed.
+    Does nothing if the record is from another boot, or if the VF is gone or belongs to another attachment. If the PF
+    keeps the pod's GUID, the VF is left without driver: two ports with one GUID, here and where the pod's successor
+    runs, would break both. `lock_timeout`: seconds to wait for the lock of rebinds. Raises NotRestored for that GUID,
+    CniError for everything else that failed.
     """
     pci = record.pci
     if host.is_from_earlier_boot(record):
@@ -74,7 +77,21 @@ def release_device(host: Host, record: Record, lock_timeout: float) -> None:
         host.log.debug("the VF is gone", vf=pci)
         return
     collector = FaultCollector()
-    collector.attempt(lambda: restore_config(host, record))
+    collector.attempt(restore_config, host, record)
     if not is_pass_through(record.driver):
-        collector.attempt(lambda: return_devices(host, record, lock_timeout))
+        is_left = any(isinstance(fault, NotRestored) for fault in collector.faults)
+        if is_left and _keeps_pods_guid(host, record):
+            collector.attempt(_unbind, host, record)
+        else:
+            collector.attempt(return_devices, host, record, lock_timeout)
     collector.raise_faults()
+
+
+def _keeps_pods_guid(host: Host, record: Record) -> bool:
+    """Return whether the VF would have the pod's GUID on the host too, now that its PF could not be set."""
+    return record.sets_guid and is_foreign(record, host.sysfs.read_rdma(record.pci))
+
+
+def _unbind(host: Host, record: Record) -> None:
+    with host.log.step("unbind", vf=record.pci, driver=host.sysfs.read_driver(record.pci)):
+        host.sysfs.unbind(record.pci)

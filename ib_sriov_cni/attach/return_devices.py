@@ -10,9 +10,10 @@ from ib_sriov_cni.attach.pkey_interface import parent_name, remove_children
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
 from ib_sriov_cni.attach.rebind import rebind_in_turn
 from ib_sriov_cni.attach.remaining_users import describe_remaining_user
+from ib_sriov_cni.attach.restore_guids import is_foreign
 from ib_sriov_cni.attach.restore_names import restore_names, temporary_netdev_name
 from ib_sriov_cni.core.device_numbers import missing_devices
-from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.core.errors import CniError, DeviceUnusable, KernelRefused
 from ib_sriov_cni.kernel.netns import Inside, open_own
 
 TYPE_CHECKING = False
@@ -28,9 +29,9 @@ def return_devices(host: Host, record: Record, lock_timeout: float) -> None:
     """Return the VF's devices to the host's namespace, with the GUIDs and names they had before the ADD.
 
     A rebind does that from wherever they are, but takes long on hardware. So they are moved where that is enough: the
-    VF has its old GUIDs, and its devices can be reached. Raises KernelRefused (102) if the rebind fails, DeviceUnusable
-    (101) if the devices do not appear after it, TryAgainLater (11) if the lock of rebinds is held for longer than
-    `lock_timeout` seconds.
+    VF has its old GUIDs, and its devices can be reached. Devices that do not appear after the rebind are only logged:
+    the VF is with its driver again, and its next ADD says what is missing. Raises KernelRefused (102) if the rebind
+    fails, TryAgainLater (11) if the lock of rebinds is held for longer than `lock_timeout` seconds.
     """
     pci = record.pci
     # Other numbers than before are a warning: a pod that cannot be deleted would be worse.
@@ -38,7 +39,7 @@ def return_devices(host: Host, record: Record, lock_timeout: float) -> None:
     how = Renumbering(devices=had or None, holder=record.key.holder, seconds=lock_timeout, may_change=True)
     with host.log.step("return_devices", vf=pci):
         found = None
-        if host.sysfs.read_driver(pci) and not (record.sets_guid and _is_foreign(record, host.sysfs.read_rdma(pci))):
+        if host.sysfs.read_driver(pci) and not (record.sets_guid and is_foreign(record, host.sysfs.read_rdma(pci))):
             found = _move_to_host(host, record, how)
         if found is not None and (user := describe_remaining_user(host, pci, found[0])):
             host.log.warning("something of the pod still uses the VF; rebinding it", vf=pci, user=user)
@@ -46,7 +47,13 @@ def return_devices(host: Host, record: Record, lock_timeout: float) -> None:
         if missing_devices(had, host.sysfs.read_char_devices(pci)) and foresee_change(host, pci, had) is None:
             found = None  # the kernel has returned the devices with other numbers, and a rebind puts that right
         if found is None:
-            found = rebind_in_turn(host, pci, record.driver, how)
+            try:
+                found = rebind_in_turn(host, pci, record.driver, how)
+            except DeviceUnusable as fault:
+                if not host.sysfs.read_driver(pci):
+                    raise
+                host.log.warning("the VF is on the host again, but not its devices", vf=pci, error=fault)
+                return
         rdma, link = found
         has = host.sysfs.read_char_devices(pci)
         if missing_devices(had, has):
@@ -56,7 +63,7 @@ def return_devices(host: Host, record: Record, lock_timeout: float) -> None:
                 had=",".join(had),
                 has=",".join(has),
             )
-        if record.sets_guid and _is_foreign(record, rdma):
+        if record.sets_guid and is_foreign(record, rdma) and not _has_what_the_pf_says(host, record, rdma):
             # Only a warning: the PF has the right GUIDs, and a pod that cannot be deleted would be worse.
             host.log.warning(
                 "the VF did not take its old GUID back", vf=pci, had=record.had_port_guid, has=rdma.port_guid
@@ -64,11 +71,13 @@ def return_devices(host: Host, record: Record, lock_timeout: float) -> None:
     restore_names(host, record, rdma, link)
 
 
-def _is_foreign(record: Record, rdma: RdmaDevice | None) -> bool:
-    """Return whether the VF has other GUIDs than before the ADD, or may have."""
-    if rdma is None or rdma.node_guid is None or rdma.port_guid is None:
-        return True  # in the pod, where they cannot be read
-    return (rdma.node_guid, rdma.port_guid) != (record.had_node_guid, record.had_port_guid)
+def _has_what_the_pf_says(host: Host, record: Record, rdma: RdmaDevice) -> bool:
+    """Return whether the VF has the port GUID that its PF has for it, which need not be the old one."""
+    try:
+        config = host.vf_configs.read_vf(host.sysfs.read_function(record.pci))
+    except CniError:
+        return False
+    return config is not None and config.port_guid == rdma.port_guid != record.port_guid
 
 
 def _move_to_host(host: Host, record: Record, how: Renumbering) -> tuple[RdmaDevice, Link] | None:

@@ -36,6 +36,7 @@ __all__ = [
     "KernelRefused",
     "LimitedConnectivity",
     "NotAvailable",
+    "NotRestored",
     "OwnNamespace",
     "PortNotReady",
     "StateFailure",
@@ -64,6 +65,15 @@ class KernelRefused(CniError):
         self.operation = operation
         self.target = target
         self.errno = errno
+
+
+class NotRestored(CniError):
+    """A VF is out of its pod, but its PF still has the pod's GUID for it, or may have: nobody else may use it yet."""
+
+    def __init__(self, msg: str, details: str = "", *, code: int) -> None:
+        """`code`: of the reason."""
+        super().__init__(msg, details)
+        self.code = code
 
 
 class VerificationFailed(CniError):

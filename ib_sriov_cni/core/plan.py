@@ -80,6 +80,13 @@ class VfFacts(Value):
         return (earlier.had_node_guid, earlier.had_port_guid) if earlier else (self.node_guid, self.port_guid)
 
     @property
+    def had_config_guids(self) -> tuple[Guid | None, Guid | None]:
+        """The node and port GUID that the PF had for the VF before any ADD."""
+        if self.earlier:
+            return self.earlier.had_config_node_guid, self.earlier.had_config_port_guid
+        return self.config.node_guid, self.config.port_guid
+
+    @property
     def had_link_state(self) -> str:
         """The link state that the PF had for the VF before any ADD; "" if it does not report it."""
         return self.earlier.had_link_state if self.earlier else self.config.link_state
@@ -89,8 +96,8 @@ class Plan(Value):
     """What an ADD is going to do."""
 
     port_guid: Guid  # what the VF will have
-    node_guid: Guid  # equal to `port_guid` unless the VF keeps two different GUIDs
-    origin: str  # kept, derived, or the key that requested it
+    node_guid: Guid  # equal to `port_guid` unless the VF had two different GUIDs, or has them on the PF
+    origin: str  # kept, configured (on the PF), derived, or the key that requested it
     sets_guid: bool  # differs from what the VF had before any ADD: DEL restores that
     writes_guid: bool  # differs from what the VF has
     needs_rebind: bool
@@ -104,20 +111,20 @@ def plan_add(conf: NetConf, facts: VfFacts) -> Plan:
     Raises DeviceUnusable (101), UnsupportedField (2) or TryAgainLater (11) with the reason and what to do.
     """
     _refuse_unusable(conf, facts)
-    guid, origin = _choose_guid(conf, facts)
+    guids, origin = _choose_guids(conf, facts)
     has, had = (facts.node_guid, facts.port_guid), facts.had_guids
-    if guid is None:
+    if guids is None:
         # Kept. That saves the rebind, which takes most of an ADD's time and causes all of its races.
         node, port = had[0] or Guid(0), had[1] or Guid(0)
         change = facts.earlier is not None and has != had
     else:
-        change = has != (guid, guid)
-        node = port = guid
+        node, port = guids
+        change = has != guids
     return Plan(
         port_guid=port,
         node_guid=node,
         origin=origin,
-        sets_guid=change or (guid is not None and had != (guid, guid)),
+        sets_guid=change or (guids is not None and had != guids),
         writes_guid=change,
         needs_rebind=change and not facts.passed_through,
         link_state=_choose_link_state(conf, facts),
@@ -207,8 +214,8 @@ def _refuse_ports(vf: str, facts: VfFacts) -> None:
         )
 
 
-def _choose_guid(conf: NetConf, facts: VfFacts) -> tuple[Guid | None, str]:
-    """Return the GUID to set, None to keep what the VF has, and its origin."""
+def _choose_guids(conf: NetConf, facts: VfFacts) -> tuple[tuple[Guid, Guid] | None, str]:
+    """Return the node and port GUID to set, None to keep what the VF has, and their origin."""
     if conf.guid is not None:
         if conf.guid in facts.holders:
             raise DeviceUnusable(
@@ -220,7 +227,10 @@ def _choose_guid(conf: NetConf, facts: VfFacts) -> tuple[Guid | None, str]:
                 f"{conf.guid_source}: {facts.function.label} {WITHOUT_PF}",
                 "request no GUID: it keeps the one that it has; nothing was changed",
             )
-        return conf.guid, conf.guid_source
+        return (conf.guid, conf.guid), conf.guid_source
+    pending = _find_pending(facts)
+    if pending is not None:
+        return pending, "configured"
     if keeps_guid(conf, facts):
         return None, "kept"
     if facts.pf_link is None:
@@ -237,7 +247,8 @@ def _choose_guid(conf: NetConf, facts: VfFacts) -> tuple[Guid | None, str]:
         for guid in (c.node_guid, c.port_guid)
         if guid is not None
     }
-    return derive_guid(facts.pf_link.port_guid, facts.function, others | set(facts.holders)), "derived"
+    guid = derive_guid(facts.pf_link.port_guid, facts.function, others | set(facts.holders))
+    return (guid, guid), "derived"
 
 
 def _choose_link_state(conf: NetConf, facts: VfFacts) -> str:
@@ -253,9 +264,31 @@ def _choose_link_state(conf: NetConf, facts: VfFacts) -> str:
 
 
 def keeps_guid(conf: NetConf, facts: VfFacts) -> bool:
-    """Return whether the VF keeps the GUIDs that it had: none is requested, and those are usable."""
-    node, port = facts.had_guids
-    return conf.guid is None and bool(node and port) and not (node and node.fault) and not (port and port.fault)
+    """Return whether the VF keeps the GUIDs it had: none is requested or waits on the PF, and those are usable."""
+    return conf.guid is None and _find_pending(facts) is None and all(map(_is_usable, facts.had_guids))
+
+
+def _find_pending(facts: VfFacts) -> tuple[Guid, Guid] | None:
+    """Return the node and port GUID that an administrator has set on the PF since the VF was last bound to its driver.
+
+    None if there are none, if an earlier try has set them, or if one of them is somebody else's. If only one of them is
+    set and the VF has no other one, it serves as both.
+    """
+    config = facts.config
+    configured = [guid for guid in (config.node_guid, config.port_guid) if _is_usable(guid)]
+    if facts.passed_through or facts.earlier is not None or any(guid in facts.holders for guid in configured):
+        return None
+    if not configured:
+        return None
+    node, port = [
+        next(guid for guid in (one, has, configured[0]) if guid is not None and _is_usable(guid))
+        for one, has in ((config.node_guid, facts.node_guid), (config.port_guid, facts.port_guid))
+    ]
+    return None if (node, port) == (facts.node_guid, facts.port_guid) else (node, port)
+
+
+def _is_usable(guid: Guid | None) -> bool:
+    return guid is not None and not guid.fault
 
 
 def derive_guid(pf_guid: Guid | None, function: VfFunction, others: set[Guid]) -> Guid:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.core.errors import DeviceUnusable, KernelRefused
 from ib_sriov_cni.core.values import Guid, VfConfig
 from ib_sriov_cni.kernel.sysfs import list_folder, read_attribute, write_attribute
 
@@ -33,7 +33,7 @@ POLICY_NAMES = {policy: state for state, policy in POLICIES.items()}
 class VfConfigs:
     """Reads and changes the PF's settings of its VFs, in whichever way the PF's driver offers. There must be a PF.
 
-    All methods raise KernelRefused (102).
+    All methods raise KernelRefused (102), and DeviceUnusable (101) if there is no way to set anything.
     """
 
     def __init__(self, rtnl: Callable[[], Rtnl], sysfs_root: str = "/sys") -> None:
@@ -51,7 +51,7 @@ class VfConfigs:
         VFs that the PF does not list are left out, and what it does not report of a VF is unknown (see VfConfig).
         """
         only = function.index if alone else None
-        link, configs = self._rtnl().read_pf(function.pf_netdev, function.pf_index, only=only)
+        link, configs = self._netlink(function).read_pf(function.pf_netdev, function.pf_index, only=only)
         folder = self._folder(function.pf)
         if folder:
             names = [str(only)] if alone else list_folder(folder)
@@ -59,13 +59,33 @@ class VfConfigs:
             configs = {index: _read_files(f"{folder}/{index}") for index in sorted(indices)}
         return link, configs
 
+    def read_vf(self, function: VfFunction) -> VfConfig | None:
+        """Return the PF's settings of this VF; None if the PF does not list it. OFED's files need no netdev."""
+        folder = self._folder(function.pf)
+        if not folder:
+            return self.read(function, alone=True)[1].get(function.index)
+        return _read_files(f"{folder}/{function.index}") if os.path.isdir(f"{folder}/{function.index}") else None
+
+    def can_set(self, function: VfFunction) -> bool:
+        """Return whether there is a way to set anything: the PF's netdev in this namespace, or OFED's files."""
+        return bool(function.pf_netdev or self._folder(function.pf))
+
+    def _netlink(self, function: VfFunction) -> Rtnl:
+        """Return rtnetlink. Raises DeviceUnusable (101) if it cannot address the PF, which has no netdev here."""
+        if not function.pf_netdev:
+            raise DeviceUnusable(
+                f"VF {function.pci}: its PF {function.pf} has no netdev here, so its GUID and link state cannot be set",
+                "load ib_ipoib on the host, and keep the PF's netdev in the host's namespace",
+            )
+        return self._rtnl()
+
     def set_link_state(self, function: VfFunction, state: str) -> None:
         """Set the VF's link state: auto, enable or disable."""
         folder = self._folder(function.pf)
         if folder:
             _write(folder, function, "policy", POLICIES[state], f"set link state {state} of")
         else:
-            self._rtnl().set_vf_link_state(function, state)
+            self._netlink(function).set_vf_link_state(function, state)
 
     def set_node_guid(self, function: VfFunction, guid: Guid) -> None:
         """Set the VF's node GUID, which takes effect when the VF is bound to its driver again."""
@@ -73,7 +93,7 @@ class VfConfigs:
         if folder:
             _write(folder, function, "node", str(guid), f"set node GUID {guid} of")
         else:
-            self._rtnl().set_vf_node_guid(function, guid)
+            self._netlink(function).set_vf_node_guid(function, guid)
 
     def set_port_guid(self, function: VfFunction, guid: Guid) -> None:
         """Set the VF's port GUID, which takes effect when the VF is bound to its driver again."""
@@ -81,7 +101,7 @@ class VfConfigs:
         if folder:
             _write(folder, function, "port", str(guid), f"set port GUID {guid} of")
         else:
-            self._rtnl().set_vf_port_guid(function, guid)
+            self._netlink(function).set_vf_port_guid(function, guid)
 
 
 def _read_files(folder: str) -> VfConfig:
