@@ -27,9 +27,9 @@ def move_rdma(host: Host, pci: PciAddress, had_name: str, netns: Netns, how: Ren
     """
 
     def act() -> None:
-        # Look the name up again by PCI address: udev may have renamed the device since.
-        name = host.sysfs.read_rdma_name(pci) or had_name
-        with host.log.step("move_rdma", rdma=name):
+        with host.log.step("move_rdma", rdma=had_name):
+            # Look the name up again by PCI address: udev may have renamed the device since.
+            name = host.sysfs.read_rdma_name(pci) or had_name
             try:
                 host.rdma.move_device(name, netns.fd)
             except KernelRefused as refusal:
