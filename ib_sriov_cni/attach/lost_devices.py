@@ -31,6 +31,8 @@ def find_lost(host: Host, facts: VfFacts) -> str:
         return "RDMA device" if is_nowhere else ""
     if not facts.rdma_here or facts.netdev is not None:
         return ""
+    if "Ethernet" in facts.link_layers or not facts.ipoib:
+        return ""  # none is made for it, and plan_add says why
     try:
         if not has_no_netdev(host.rdma, facts.rdma.name):
             return ""

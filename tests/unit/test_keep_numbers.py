@@ -144,6 +144,11 @@ def test_a_netdev_that_may_be_somewhere(tree: Tree, tmp_path: Path, users: Any) 
     assert lost(tmp_path, users) == ""
 
 
+@pytest.mark.parametrize("facts", [{"link_layers": ("Ethernet",)}, {"ipoib": False}])
+def test_a_netdev_that_no_rebind_would_make(tree: Tree, tmp_path: Path, facts: dict[str, Any]) -> None:
+    assert lost(tmp_path, {"mlx5_0": ["ib_ipoib"], "mlx5_3": []}, **facts) == ""
+
+
 def test_an_rdma_device_in_another_namespace(tree: Tree, tmp_path: Path) -> None:
     assert lost(tmp_path, {"mlx5_0": ["ib_ipoib"], "mlx5_3": []}, rdma_here=False) == ""
 
