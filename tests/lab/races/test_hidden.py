@@ -55,8 +55,11 @@ def test_add_refuses_its_vf_and_del_releases_it(rig: Rig) -> None:
     """The namespace lives on without a path: nothing proves that the pod is gone, until the runtime says so."""
     pod, other = rig.pod(), rig.pod()
     rig.add(pod, **CONF)
-    holder = subprocess.Popen(["ip", "netns", "exec", pod.name, "sleep", "600"])
+    command = ["ip", "netns", "exec", pod.name, "sh", "-c", "echo there; exec sleep 600"]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "there\n"
         run(["ip", "netns", "del", pod.name])
         refused = rig.call("ADD", other, **CONF)
         assert refused.code == 101, refused
@@ -68,4 +71,4 @@ def test_add_refuses_its_vf_and_del_releases_it(rig: Rig) -> None:
         rig.assert_as_before()
     finally:
         holder.kill()
-        holder.wait()
+        holder.communicate()
