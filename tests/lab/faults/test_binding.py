@@ -47,6 +47,7 @@ def test_a_vf_is_bound_where_that_is_forbidden(rig: Rig, forbidding: str) -> Non
     assert read(rig.hca.vf_path(0) / "driver_override") == forbidding
     rig.delete(pod)
     assert read(rig.hca.vf_path(0) / "driver_override") == forbidding
+    write(rig.hca.vf_path(0) / "driver_override", "\n")
     rig.assert_as_before()
 
 
@@ -60,4 +61,5 @@ def test_a_kill_leaves_a_vf_that_can_be_bound(rig: Rig, forbidding: str, moment:
     rig.delete(successor)
     rig.delete(pod)
     assert read(rig.hca.vf_path(0) / "driver_override") in {forbidding, DRIVER}
+    write(rig.hca.vf_path(0) / "driver_override", "\n")
     rig.assert_as_before()
