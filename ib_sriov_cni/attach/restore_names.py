@@ -35,6 +35,7 @@ def restore_names(host: Host, record: Record, rdma: RdmaDevice, link: Link) -> N
     """
     with host.log.step("restore_names", vf=record.pci, netdev=record.had_netdev, rdma=record.had_rdma):
         restore_rdma_name(host, record.pci, rdma, record.had_rdma)
+        link = read_netdev(host, record.pci) or link  # udev may have renamed it since
         if record.had_netdev and link.name != record.had_netdev:
 
             def rename_netdev(name: str) -> None:

@@ -161,7 +161,7 @@ def test_an_ipoib_that_was_unloaded(rig: Rig) -> None:
     rig.hca.rebind(1)
     rig.add(own, guid=guid_of(1))
     rig.add(kept, 1)
-    run(["modprobe", "-r", "ib_ipoib"])
+    run(["rmmod", "ib_ipoib"])
     try:
         warned(rig.call("DEL", own), f"its PF {rig.hca.pf} has no netdev here")
         warned(rig.call("DEL", kept, 1), "the VF is on the host again, but not its devices")
