@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.values import PciAddress
     from ipam.protocol.request import Request
 
-RETRY_SECONDS = 30.0  # a DEL within this time after the undoing is the runtime's answer to the failed ADD
+RETRY_SECONDS = 60.0  # a DEL within this time after the undoing is the runtime's answer to the failed ADD
 
 
 def undo_but_keep_identity(host: Host, record: Record, request: Request, conf: NetConf) -> bool:

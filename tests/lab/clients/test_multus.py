@@ -176,6 +176,7 @@ def test_what_multus_injects_reaches_us(rig: Rig, call: Multus, kube: Kube, form
 def test_kubevirt_finds_the_pci_address_of_a_vf_that_is_passed_through(rig: Rig, call: Multus, kube: Kube) -> None:
     """N4: the network status has net1 with its address and the device information, which virt-launcher reads."""
     hca, pod = rig.hca, rig.pod("a")
+    hca.sets_guid(0, hca.port_guid(0))  # the PF is asked for it while the VF has no RDMA device
     own = {**node.plugin(""), "capabilities": {"CNIDeviceInfoFile": True}}
     del own["deviceID"]
     kube.add_network("ibnet", {"cniVersion": "1.0.0", "name": "ibnet", **own}, RESOURCE)

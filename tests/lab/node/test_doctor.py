@@ -166,7 +166,9 @@ def test_vf_unbound(node: Node) -> None:
     node.hca.unbind(4)
     found = node.find("vf-driver", "FAIL")
     assert node.hca.pci(4) in found["text"]
-    run(found["hint"].partition(";")[0])
+    commands, _, otherwise = found["hint"].rpartition("; ")
+    assert otherwise == "if that fails, see dmesg"
+    run(commands)
     assert node.hca.driver(4)
     assert node.hca.settled()
 

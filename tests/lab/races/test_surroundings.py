@@ -49,8 +49,9 @@ class UserPod(Pod):
 
     def delete(self) -> None:
         super().delete()
-        self.process.kill()
-        self.process.communicate()
+        if self.process.returncode is None:
+            self.process.kill()
+            self.process.communicate()
 
 
 @pytest.fixture
