@@ -297,9 +297,14 @@ def test_add_that_heals(matrix: Matrix, points: dict[str, list[str]]) -> None:
         run = matrix.interrupted(second, case, successor=True)
         assert (run.status, run.code) == (1, 11), run
         assert_nothing_of(second)
+        dead = rig.pod()  # the interrupted ADD may have finished its healing
+        matrix.attached(dead, case)
+        dead.delete()
         matrix.killed("ADD", second, case, successor=True)
         second.delete()
         rig.delete(matrix.taken_over(first, case), case.vf, **case.successors)
+        rig.delete(dead, case.vf, **case.more)
+        assert_nothing_of(dead)
 
     matrix.run("ADD", points["ADD healing"], new_guid, act, "bct")
 
