@@ -16,32 +16,35 @@ from tests.lab.rig import Rig, at_once, end, guid_of, state_of
 
 
 def test_faults_of_vfs_side_by_side(rig: Rig) -> None:
-    """Each VF but the last has a fault of its own, which its ADD reports."""
+    """Each VF but one has a fault of its own, which its ADD reports.
+
+    The last one loses its driver: a rebind of a VF with higher device numbers is refused then, as it would lower them.
+    """
     hca = rig.hca
     hca.knob("fail_set_guid", 1 << 0)
     hca.knob("fail_set_state", 1 << 1)
     hca.knob("ignore_guid", 1 << 2)
-    hca.knob("fail_probe", 1 << 3)
+    hca.knob("fail_probe", 1 << 4)
     pods = [rig.pod() for _ in range(5)]
     conf: list[dict[str, Any]] = [{"guid": guid_of(vf), "link_state": "enable"} for vf in range(5)]
     runs = at_once(partial(rig.call, "ADD", pod, vf, **conf[vf]) for vf, pod in enumerate(pods))
     # A kernel before 5.11 does not pass the probe's reason on (docs/kernels.md).
     reason = "No such device" if os.uname().release.startswith("5.10.") else "Input/output error"
     words = (
-        (102, f"set node GUID {guid_of(0)} of VF 0 of PF eth100: Input/output error"),
-        (102, "set link state enable of VF 1 of PF eth100: Input/output error"),
-        (103, f"VF {hca.pci(2)} did not take its GUID: port GUID is "),
-        (102, f"bind to ib_qib VF {hca.pci(3)}: {reason}"),
+        (0, 102, f"set node GUID {guid_of(0)} of VF 0 of PF eth100: Input/output error"),
+        (1, 102, "set link state enable of VF 1 of PF eth100: Input/output error"),
+        (2, 103, f"VF {hca.pci(2)} did not take its GUID: port GUID is "),
+        (4, 102, f"bind to ib_qib VF {hca.pci(4)}: {reason}"),
     )
-    for found, (code, sentence) in zip(runs, words, strict=False):
-        assert found.code == code, found
-        assert sentence in found.out["msg"], found
-    assert "the next DEL tries again" in runs[3].out["details"]
-    assert runs[4].status == 0, runs[4]
-    rig.delete(pods[4], 4)
+    for vf, code, sentence in words:
+        assert runs[vf].code == code, runs[vf]
+        assert sentence in runs[vf].out["msg"], runs[vf]
+    assert "the next DEL tries again" in runs[4].out["details"]
+    assert runs[3].status == 0, runs[3]
+    rig.delete(pods[3], 3)
     # As before by itself where the VF could be put back; the one without driver needs the driver's cooperation.
     hca.knob("fail_probe", 0)
-    rig.delete(pods[3], 3)
+    rig.delete(pods[4], 4)
     # The emulated firmware ignored the old GUID as well, and that is logged.
     assert "the VF did not take its old GUID back" in runs[2].stderr
     hca.knob("ignore_guid", 0)
