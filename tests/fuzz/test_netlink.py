@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ib_sriov_cni.core.errors import KernelRefused
-from ib_sriov_cni.core.values import Guid, Link, VfConfig
+from ib_sriov_cni.core.values import Guid, Link, PodRoute, VfConfig
 from ib_sriov_cni.kernel import netlink_messages as m
 from ib_sriov_cni.kernel.netlink_socket import NetlinkError, NetlinkSocket, _decode, _messages, _raise_refusal
 from ib_sriov_cni.kernel.rdma_netlink import Rdma, _users
@@ -288,6 +288,9 @@ def assert_typed(answer: object) -> None:
         assert all(isinstance(number, int) for number in (answer.index, answer.kind, answer.mtu, answer.lower))
         assert isinstance(answer.address, bytes)
         assert isinstance(answer.port_guid, (Guid, type(None)))
+    elif isinstance(answer, PodRoute):
+        assert_typed(answer.route)
+        assert all(isinstance(number, int) for number in (answer.index, answer.protocol)), answer
     elif isinstance(answer, Route):
         assert isinstance(answer.dst, str)
         assert isinstance(answer.gw, (str, type(None)))
