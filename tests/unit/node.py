@@ -17,6 +17,19 @@ HERE = "/proc/self/ns/net"  # a network namespace that lives
 VFS = [PciAddress(f"0000:3b:00.{n}") for n in (2, 3, 4, 5)]
 
 
+class NodeHost(Host):
+    """The host whose files are below `root`; tests derive hosts with another door from it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(
+            log=Log(level="error"),
+            state_dir=str(root / "var/lib/cni/ib-sriov"),
+            lock_dir=str(root / "run/ib-sriov"),
+            sysfs_root=str(root / "sys"),
+            proc_root=str(root / "proc"),
+        )
+
+
 class Node:
     """A host below `root`, in the shape of cli.output.Site."""
 
@@ -32,13 +45,7 @@ class Node:
         write(root / "proc/sys/kernel/random/boot_id", BOOT + "\n")
         self.state = root / "var/lib/cni/ib-sriov"
         self.site = Site(str(root))
-        self.host = Host(
-            log=Log(level="error"),
-            state_dir=str(self.state),
-            lock_dir=str(root / "run/ib-sriov"),
-            sysfs_root=str(root / "sys"),
-            proc_root=str(root / "proc"),
-        )
+        self.host = NodeHost(root)
 
     def home(self, pci: str, index: int) -> None:
         """Give a VF its devices in the host's namespace."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.core.record import AttachmentKey, Record
 from ib_sriov_cni.core.values import Guid
 from ib_sriov_cni.node import inventory as inv
@@ -18,8 +17,7 @@ from ib_sriov_cni.node.plan_repair import plan_repairs
 from ib_sriov_cni.node.read_inventory import read_inventory
 from ib_sriov_cni.state.locks import Locks
 from ib_sriov_cni.state.records import Records
-from ib_sriov_cni.telemetry.log import Log
-from tests.unit.node import VFS, Node
+from tests.unit.node import VFS, Node, NodeHost
 from tests.unit.trees import PF, tree, write
 
 
@@ -131,18 +129,11 @@ class Late(Records):
         return []
 
 
-class OtherHost(Host):
+class OtherHost(NodeHost):
     """The node's host, with another door."""
 
     def __init__(self, node: Node, *, locks: Locks | None = None, records: Records | None = None) -> None:
-        root = node.root
-        super().__init__(
-            log=Log(level="error"),
-            state_dir=str(node.state),
-            lock_dir=str(root / "run/ib-sriov"),
-            sysfs_root=str(root / "sys"),
-            proc_root=str(root / "proc"),
-        )
+        super().__init__(node.root)
         self.locks, self.records = locks or self.locks, records or self.records
 
 

@@ -10,7 +10,6 @@ import pytest
 from ib_sriov_cni.attach.check import record_differences
 from ib_sriov_cni.attach.devices import read_pf_settings, read_vf_facts
 from ib_sriov_cni.attach.guid_holders import read_holders
-from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.attach.restore_guids import restore_config
 from ib_sriov_cni.core.errors import KernelRefused
 from ib_sriov_cni.core.values import Guid, Link, VfConfig
@@ -19,8 +18,7 @@ from ib_sriov_cni.kernel.rtnetlink import Rtnl
 from ib_sriov_cni.node.live_state import differences, read_live
 from ib_sriov_cni.node.plan_repair import plan_repairs
 from ib_sriov_cni.node.read_inventory import read_inventory
-from ib_sriov_cni.telemetry.log import Log
-from tests.unit.node import VFS, Node
+from tests.unit.node import VFS, Node, NodeHost
 from tests.unit.trees import PF
 
 CONFIGS = {index: VfConfig(node_guid=Guid(9), port_guid=Guid(9), link_state="auto") for index in range(4)}
@@ -42,18 +40,11 @@ class CountingRtnl(Rtnl):
         return link, {index: config for index, config in CONFIGS.items() if only in (None, index)}
 
 
-class CountingHost(Host):
+class CountingHost(NodeHost):
     """A host that notes each read of a PF in `reads`."""
 
     def __init__(self, node: Node, *, refuses: bool = False) -> None:
-        root = node.root
-        super().__init__(
-            log=Log(level="error"),
-            state_dir=str(node.state),
-            lock_dir=str(root / "run/ib-sriov"),
-            sysfs_root=str(root / "sys"),
-            proc_root=str(root / "proc"),
-        )
+        super().__init__(node.root)
         self.reads: list[str] = []
         self.refuses = refuses
 

@@ -90,19 +90,20 @@ def with_guids(node: Guid | None, port: Guid | None) -> VfFacts:
 
 # ---- decisions
 
+KEPT = Plan(
+    port_guid=HAS,
+    node_guid=HAS,
+    origin="kept",
+    sets_guid=False,
+    writes_guid=False,
+    needs_rebind=False,
+    link_state="",
+    moves_rdma=False,
+)
+
 
 def test_a_vf_that_has_a_guid_keeps_it_and_is_not_bound_anew() -> None:
-    expected = Plan(
-        port_guid=HAS,
-        node_guid=HAS,
-        origin="kept",
-        sets_guid=False,
-        writes_guid=False,
-        needs_rebind=False,
-        link_state="",
-        moves_rdma=False,
-    )
-    assert plan_add(conf(), FACTS) == expected
+    assert plan_add(conf(), FACTS) == KEPT
 
 
 def test_two_guids_that_differ_are_kept_as_they_are() -> None:

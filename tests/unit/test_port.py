@@ -10,12 +10,12 @@ import pytest
 from ib_sriov_cni.attach.verify_rdma import verify_rdma
 from ib_sriov_cni.core.comparison import child_differences, verify_pkey, verify_port
 from ib_sriov_cni.core.errors import PortNotReady, VerificationFailed
-from ib_sriov_cni.core.plan import Plan, needs_child, port_is_awaited
+from ib_sriov_cni.core.plan import needs_child, port_is_awaited
 from ib_sriov_cni.core.values import Link, PortReport, VfConfig
 from ib_sriov_cni.kernel.vf_settings import VfConfigs
 from ipam.protocol.value import replace
 from tests.unit.node import VFS, Node
-from tests.unit.test_plan import HAS, WANTED, ZERO, conf, netdev
+from tests.unit.test_plan import HAS, KEPT, WANTED, ZERO, conf, netdev
 from tests.unit.test_unreported_guids import Netlink
 from tests.unit.trees import PF, write
 
@@ -30,16 +30,6 @@ REPORT = PortReport(
     lid=5,
     sm_lid=1,
     pkeys=(0xFFFF, 0x8001, 0),
-)
-KEPT = Plan(
-    port_guid=HAS,
-    node_guid=HAS,
-    origin="kept",
-    sets_guid=False,
-    writes_guid=False,
-    needs_rebind=False,
-    link_state="",
-    moves_rdma=False,
 )
 
 

@@ -10,23 +10,13 @@ import pytest
 from ib_sriov_cni.attach.check import record_differences
 from ib_sriov_cni.attach.restore_guids import restore_config
 from ib_sriov_cni.core.record import Record, parse_record, render_record
-from ib_sriov_cni.core.values import ARPHRD_INFINIBAND, Guid, Link, VfConfig, VfFunction
+from ib_sriov_cni.core.values import Guid, Link, VfConfig, VfFunction
 from ib_sriov_cni.kernel.vf_settings import VfConfigs
 from ipam.protocol.value import replace
 from tests.unit.node import VFS, Node
-from tests.unit.trees import PF, RECORD
+from tests.unit.trees import RECORD, link_of_pf
 
-PF_LINK = Link(
-    index=2,
-    name="nopf0",
-    kind=ARPHRD_INFINIBAND,
-    flags=1,
-    mtu=2044,
-    address=bytes(20),
-    operstate="up",
-    pci=PF,
-    altnames=(),
-)
+PF_LINK = link_of_pf("nopf0", 2)
 GUID = Guid.parse("02:00:00:00:00:00:00:77")
 
 

@@ -8,24 +8,15 @@ from typing import Any
 import pytest
 
 from ib_sriov_cni.core.errors import KernelRefused
-from ib_sriov_cni.core.values import ARPHRD_INFINIBAND, Guid, Link, PciAddress, VfConfig, VfFunction
+from ib_sriov_cni.core.values import Guid, Link, PciAddress, VfConfig, VfFunction
 from ib_sriov_cni.kernel import netlink_messages as m
 from ib_sriov_cni.kernel.rtnetlink import vf_configs
 from ib_sriov_cni.kernel.vf_settings import VfConfigs
+from tests.unit.trees import link_of_pf
 
 PF, VF = PciAddress("0000:3b:00.0"), PciAddress("0000:3b:00.3")
 FUNCTION = VfFunction(pci=VF, pf=PF, index=2, driver="mlx5_core", pf_driver="mlx5_core", pf_netdev="ib0")
-LINK = Link(
-    index=4,
-    name="ib0",
-    kind=ARPHRD_INFINIBAND,
-    flags=1,
-    mtu=2044,
-    address=bytes(20),
-    operstate="up",
-    pci=PF,
-    altnames=(),
-)
+LINK = link_of_pf("ib0", 4)
 GUID = Guid.parse("02:11:22:33:44:55:66:77")
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ib_sriov_cni.core.record import AttachmentKey, Record
-from ib_sriov_cni.core.values import Guid, PciAddress
+from ib_sriov_cni.core.values import ARPHRD_INFINIBAND, Guid, Link, PciAddress
 
 PF = "0000:3b:00.0"
 GUID = "02:00:00:00:00:00:00:11"
@@ -138,3 +138,18 @@ def tree(folder: Path) -> dict[str, str]:
         elif not any(path.iterdir()):
             found[f"{name}/"] = ""
     return found
+
+
+def link_of_pf(name: str, index: int) -> Link:
+    """A PF's netdev, up."""
+    return Link(
+        index=index,
+        name=name,
+        kind=ARPHRD_INFINIBAND,
+        flags=1,
+        mtu=2044,
+        address=bytes(20),
+        operstate="up",
+        pci=PF,
+        altnames=(),
+    )
