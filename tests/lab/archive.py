@@ -13,16 +13,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cmp_to_key
 from pathlib import Path
+
+from tests.tools.apt import Archive, compare_versions
 
 # Series of kernels that are in another release of Debian than the machine's: the oldest, and the newest there is.
 NEWEST = "newest"
 FOREIGN = {"5.10": "bullseye", NEWEST: "sid"}
 # What building a module calls, beyond what the headers depend on.
 TOOLS = ("base-files", "dash", "coreutils", "sed", "grep", "mawk", "findutils", "make")
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 class LabError(Exception):
@@ -31,82 +32,6 @@ class LabError(Exception):
 
 def say(text: str) -> None:
     print(f"lab: {text}", file=sys.stderr, flush=True)
-
-
-class Archive:
-    """The packages that apt knows; with `suite`, of that release, by lists that are kept in `folder`."""
-
-    def __init__(self, suite: str = "", folder: Path | None = None) -> None:
-        self.suite = suite
-        # apt's own sandbox user cannot write below a home folder; the packages are checked by hash either way
-        self._options = ["-o", "APT::Sandbox::User=root"]
-        self._folder = folder
-        if folder is not None:
-            for name in ("lists/partial", "cache/archives/partial"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            (folder / "status").touch()  # nothing is installed
-            settings = {
-                "Dir::State::lists": folder / "lists",
-                "Dir::State::status": folder / "status",
-                "Dir::Cache": folder / "cache",
-                "Dir::Etc::sourcelist": folder / "sources.list",
-                "Dir::Etc::sourceparts": "-",
-                "Acquire::Languages": "none",
-            }
-            for name, setting in settings.items():
-                self._options += ["-o", f"{name}={setting}"]
-
-    def update(self) -> None:
-        """Fetch the lists; those of the machine only as root."""
-        if self._folder is not None:
-            (self._folder / "sources.list").write_text("".join(f"{line}\n" for line in sources(self.suite)))
-        elif os.geteuid() != 0:
-            return
-        self._apt("update")
-
-    def depends(self) -> dict[str, str]:
-        """Package name to Depends line, of every linux-* package."""
-        dump = subprocess.run(["apt-cache", *self._options, "dumpavail"], check=True, capture_output=True, text=True)
-        packages: dict[str, str] = {}
-        for stanza in dump.stdout.split("\n\n"):
-            if not stanza.startswith("Package: linux-"):
-                continue
-            name = stanza.split("\n", 1)[0].removeprefix("Package: ")
-            line = re.search(r"^Depends: (.*)$", stanza, re.MULTILINE)
-            packages[name] = line[1] if line else ""
-        return packages
-
-    def download(self, names: Iterable[str], into: Path) -> None:
-        """Download packages, without what they depend on, into a folder."""
-        self._apt("download", *names, cwd=into)
-
-    def download_whole(self, names: Iterable[str], into: Path) -> None:
-        """Download packages and all they depend on into a folder."""
-        self._apt("install", "--no-install-recommends", "--download-only", "-y", *names)
-        assert self._folder is not None
-        for deb in (self._folder / "cache/archives").glob("*.deb"):
-            deb.rename(into / deb.name)
-
-    def _apt(self, *arguments: str, cwd: Path | None = None) -> None:
-        command = ["apt-get", "-q", *self._options, *arguments]
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise LabError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
-
-
-def sources(suite: str) -> list[str]:
-    """The lines of a sources.list for another release, from the addresses that the machine's own lists have."""
-    form = "$(ORIGIN) $(LABEL) $(REPO_URI)"
-    command = ["apt-get", "indextargets", "--format", form, "Created-By: Packages"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    addresses = dict(re.findall(r"^Debian (Debian|Debian-Security) (\S+)$", shown, re.MULTILINE))
-    if "Debian" not in addresses:
-        raise LabError(f"apt has no list of Debian's archive to take the address of {suite} from: apt-get update")
-    how = f"[signed-by={KEYRING}]"
-    lines = [f"deb {how} {addresses['Debian']} {suite} main"]
-    if suite != "sid" and "Debian-Security" in addresses:
-        lines.append(f"deb {how} {addresses['Debian-Security']} {suite}-security main")
-    return lines
 
 
 def newest_release(series: str, arch: str, depends: Mapping[str, str]) -> str | None:
@@ -133,21 +58,13 @@ def newest_release(series: str, arch: str, depends: Mapping[str, str]) -> str | 
     return max(found, key=cmp_to_key(compare_versions), default=None)
 
 
-def compare_versions(one: str, two: str) -> int:
-    """-1, 0 or 1, by dpkg's rules."""
-    for relation, sign in (("lt", -1), ("gt", 1)):
-        if subprocess.run(["dpkg", "--compare-versions", one, relation, two], check=False).returncode == 0:
-            return sign
-    return 0
-
-
 def find_release(archive: Archive, series: str, arch: str) -> str:
     """The newest release of a series; the lists are fetched if they do not have it."""
-    release = newest_release(series, arch, archive.depends())
+    release = newest_release(series, arch, archive.depends("linux-"))
     if release is None:
         say("apt knows no such kernel: apt-get update")
         archive.update()
-        release = newest_release(series, arch, archive.depends())
+        release = newest_release(series, arch, archive.depends("linux-"))
     if release is None:
         raise LabError(
             f"no package linux-image-{series}*-{arch} with its linux-headers in apt's lists: try apt-get update, "
@@ -166,7 +83,7 @@ def packages_of(release: str, depends: Mapping[str, str]) -> list[str]:
 
 def fetch(archive: Archive, release: str, into: Path) -> None:
     """Download the packages and unpack them; `into` appears whole or not at all."""
-    names = packages_of(release, archive.depends())
+    names = packages_of(release, archive.depends("linux-"))
     say(f"fetching {' '.join(names)}")
     into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{release}.", dir=into.parent) as work:

@@ -35,7 +35,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.archive import FOREIGN, Archive, LabError, copy_sources, fetch, find_release, make_module, say
+from tests.lab.archive import FOREIGN, LabError, copy_sources, fetch, find_release, make_module, say
+from tests.tools.apt import Archive
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_SERIES = "6.12"

@@ -30,6 +30,7 @@ from types import FrameType
 
 from tests.lab.archive import LabError, say
 from tests.lab.kernel import Kernel, build, cache_root, fingerprint
+from tests.tools.apt import AptError
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -417,7 +418,7 @@ def main(make_guest: Callable[[], Guest]) -> int:
         guest = make_guest()
         with terminal_kept(), out_folder() as out:
             return run(guest, out)
-    except LabError as error:
+    except (AptError, LabError) as error:
         say(str(error))
         return NOT_BUILT
     except KeyboardInterrupt:
