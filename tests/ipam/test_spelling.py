@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from ipam.host_local.config import parse_place, parse_settings
 from ipam.protocol.errors import InvalidConfiguration
-from ipam.protocol.request import parse_request
+from ipam.protocol.request import Request, parse_request
 from ipam.protocol.result import parse_result
 from ipam.protocol.spelling import CONFIGURATION, IPAM, name_all, respell
+from tests.ipam.calls import environment
 
 
 def spelled(found: dict[str, Any], names: Any = CONFIGURATION) -> tuple[dict[str, object], list[str]]:
@@ -21,15 +22,8 @@ def spelled(found: dict[str, Any], names: Any = CONFIGURATION) -> tuple[dict[str
     return respell(found, names, faults), faults
 
 
-def request(conf: dict[str, Any], command: str = "ADD") -> Any:
-    environ = {
-        "CNI_COMMAND": command,
-        "CNI_CONTAINERID": "c1",
-        "CNI_NETNS": "/run/netns/x",
-        "CNI_IFNAME": "net1",
-        "CNI_PATH": "/opt/cni/bin",
-    }
-    return parse_request(environ, json.dumps(conf).encode(), known_args=frozenset())
+def request(conf: dict[str, Any], command: str = "ADD") -> Request:
+    return parse_request(environment(command), json.dumps(conf).encode(), known_args=frozenset())
 
 
 IN_CASE: dict[str, Any] = {

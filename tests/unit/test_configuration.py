@@ -17,22 +17,15 @@ from ib_sriov_cni.core.values import Guid
 from ipam.protocol.bounds import FAULTS
 from ipam.protocol.fastjson import loads
 from ipam.protocol.request import Request, parse_request
+from tests.ipam.calls import environment
 
 PCI = "0000:3b:00.2"
 GUIDS = [f"02:00:00:00:00:00:00:{n:02x}" for n in range(1, 5)]
 
 
 def request(conf: dict[str, Any], *, command: str = "ADD", args: str = "") -> Request:
-    environ = {
-        "CNI_COMMAND": command,
-        "CNI_CONTAINERID": "c1",
-        "CNI_NETNS": "/run/netns/x",
-        "CNI_IFNAME": "net1",
-        "CNI_PATH": "/opt/cni/bin",
-        "CNI_ARGS": args,
-    }
     stdin = json.dumps({"cniVersion": "1.1.0", "name": "ib", "type": "ib-sriov", **conf}).encode()
-    return parse_request(environ, stdin, known_args=KNOWN_ARGS, names=KNOWN)
+    return parse_request(environment(command, args=args), stdin, known_args=KNOWN_ARGS, names=KNOWN)
 
 
 def parse(*, cni_args: str = "", **conf: Any) -> NetConf:

@@ -11,19 +11,28 @@ from tests.lab.rig import Rig, guid_of
 IDENTITY: dict[str, Any] = {"guid": guid_of(1)}
 
 
+def set_link_state(rig: Rig, state: str) -> None:
+    run(f"ip link set {rig.hca.pf_netdev} vf 0 state {state}")
+
+
+def assert_disabled_as_before(rig: Rig) -> None:
+    """The link state that the test has set is restored, and all else is as when the HCA was loaded."""
+    assert rig.hca.link_state(0) == "disable"
+    set_link_state(rig, "auto")
+    rig.assert_as_before()
+
+
 @SHARED
 def test_a_disabled_vf_is_enabled_for_the_attachment(rig: Rig) -> None:
     """Some HCAs start with all VFs disabled on the PF. Without link_state such a VF gets auto, and DEL restores it."""
-    run(f"ip link set {rig.hca.pf_netdev} vf 0 state disable")
+    set_link_state(rig, "disable")
     pod = rig.pod()
     result = rig.add(pod, **IDENTITY)
     assert rig.hca.link_state(0) == "auto"
     assert rig.hca.port_state(0) == "ACTIVE"
     assert rig.check(pod, result, **IDENTITY).status == 0
     rig.delete(pod, **IDENTITY)
-    assert rig.hca.link_state(0) == "disable"
-    run(f"ip link set {rig.hca.pf_netdev} vf 0 state auto")
-    rig.assert_as_before()
+    assert_disabled_as_before(rig)
 
 
 def test_a_slow_subnet_manager_is_waited_for(rig: Rig) -> None:
@@ -38,7 +47,7 @@ def test_a_slow_subnet_manager_is_waited_for(rig: Rig) -> None:
 def test_a_try_that_is_too_short_leaves_its_guid_for_the_next(rig: Rig) -> None:
     """The VF keeps GUID and link state, so that the subnet manager goes on; the next pod's DEL restores all of it."""
     rig.hca.knob("sm_delay_ms", 600_000)
-    run(f"ip link set {rig.hca.pf_netdev} vf 0 state disable")
+    set_link_state(rig, "disable")
     first, second = rig.pod(), rig.pod()
     refused = rig.call("ADD", first, portTimeout=0.5, **IDENTITY)
     assert refused.code == 103, refused
@@ -58,9 +67,7 @@ def test_a_try_that_is_too_short_leaves_its_guid_for_the_next(rig: Rig) -> None:
     assert second.link() is not None
     assert rig.check(second, done.out, **IDENTITY).status == 0
     rig.delete(second, **IDENTITY)
-    assert rig.hca.link_state(0) == "disable"
-    run(f"ip link set {rig.hca.pf_netdev} vf 0 state auto")
-    rig.assert_as_before()
+    assert_disabled_as_before(rig)
 
 
 def test_another_pod_does_not_inherit_the_guid(rig: Rig) -> None:
