@@ -1,7 +1,8 @@
 """The agent as a process: a pass starts on a netdev event, when an action is due, or when the interval is over.
 
 Files in the run directory: `agent.lock`, held while it runs, so that a node has only one agent; `agent.offset`, how
-much of the plugin's log has been read (ib_sriov_cni.agent.call_log).
+much of the plugin's log has been read (ib_sriov_cni.agent.call_log); `node-index`, this node's number in the cluster
+(ib_sriov_cni.agent.node_index).
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ib_sriov_cni.agent.api_server import ACCOUNT, ApiServer
 from ib_sriov_cni.agent.call_log import CallLog
-from ib_sriov_cni.agent.kube import ACCOUNT, Events
+from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.metrics import Metrics
+from ib_sriov_cni.agent.node_index import NodeIndex
 from ib_sriov_cni.agent.rare_warning import RareWarning
 from ib_sriov_cni.agent.reconcile import Policy, Reconciler
 from ib_sriov_cni.agent.systemd import Systemd
@@ -44,6 +47,7 @@ class AgentSettings:
     events: bool = True
     log_file: str = ""
     cri_socket: str = ""
+    cluster_cidr: str = ""
     run_dir: str = "/run/ib-sriov"
     account: str = ACCOUNT
 
@@ -61,14 +65,15 @@ class Daemon:
         self._lock = take_lock(settings.run_dir)
         self._systemd = Systemd(environ)
         self._metrics = Metrics(log=bool(settings.log_file))
+        api = ApiServer(environ, root=settings.account)
         self._events = Events(
-            environ if settings.events else {},
+            api if settings.events else ApiServer({}),
             on_failure=lambda error: host.log.warning(
                 "posting a Kubernetes event failed; not logged again until one succeeds", error=error
             ),
             on_result=lambda result: self._metrics.events.labels(result).inc(),
-            root=settings.account,
         )
+        self._node_index = NodeIndex(api, settings.cluster_cidr, f"{settings.run_dir}/node-index", host.log)
         self._calls = CallLog(settings.log_file, f"{settings.run_dir}/agent.offset") if settings.log_file else None
         self._calls_lock = threading.Lock()
         self._calls_fault = ""
@@ -88,6 +93,8 @@ class Daemon:
             before_scrape=self.read_calls,
             on_refusal=self._on_refused_request,
         )
+        if settings.cluster_cidr:
+            self._node_index.start()
 
     @property
     def port(self) -> int:
@@ -120,6 +127,7 @@ class Daemon:
     def close(self) -> None:
         """Stop serving and release the agent lock."""
         self._web.close()
+        self._node_index.close()
         self._events.close()
         if self._calls:
             self._calls.close()

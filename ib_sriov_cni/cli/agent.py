@@ -10,6 +10,7 @@ import click
 from ib_sriov_cni.cli.output import Failure, Site, describe_os_error, pass_site, state_dir_option
 from ib_sriov_cni.doctor.facts import DEFAULT_CNI_PATH, LOCK_FOLDER
 from ib_sriov_cni.telemetry.log import LEVELS
+from ipam.protocol.address import parse_cidr
 
 EXAMPLES = """\
 Examples:
@@ -52,6 +53,12 @@ Examples:
     default="",
     help="Also ask this container runtime (CRI) which pods exist; by default no runtime is asked.",
 )
+@click.option(
+    "--cluster-cidr",
+    metavar="CIDR",
+    default="",
+    help=f"The cluster's pod CIDR: write this node's number in it to {LOCK_FOLDER}/node-index, for slices.",
+)
 @click.option("--repair/--no-repair", default=True, show_default=True, help="Repair live attachments, or only report.")
 @click.option("--events/--no-events", default=True, show_default=True, help="Create Kubernetes events if run as a pod.")
 @click.option(
@@ -82,6 +89,11 @@ def command(site: Site, /, **given: Any) -> None:
     os.environ["CNI_PATH"] = given["cni_path"] or os.environ.get("CNI_PATH") or DEFAULT_CNI_PATH
     log = Log(level=given["log_level"], context={"cmd": "agent"})
     host = site.open_host_with(log, state_dir=given["state_dir"])
+    if given["cluster_cidr"]:
+        try:
+            parse_cidr(given["cluster_cidr"])
+        except ValueError as fault:
+            raise click.BadParameter(str(fault), param_hint="--cluster-cidr") from None
     settings = AgentSettings(
         listen=given["listen"],
         grace=given["grace"],
@@ -90,6 +102,7 @@ def command(site: Site, /, **given: Any) -> None:
         events=given["events"],
         log_file=given["log_file"],
         cri_socket=given["cri_socket"].removeprefix("unix://"),
+        cluster_cidr=given["cluster_cidr"],
         run_dir=site.path(LOCK_FOLDER),
     )
     with host:

@@ -115,7 +115,7 @@ def _advise(found: Configuration) -> list[str]:
     ipam = _object(conf.get("ipam"))
     if ipam.get("type") == "host-local" and ipam.get("slices") is None:
         text = "host-local without slices: every node assigns the same addresses; with more than one node, add "
-        advice.append(text + '"slices": {"flannel": true} (docs/ipam.md), or use whereabouts')
+        advice.append(text + '"slices" by flannel or by podCIDR (docs/ipam.md), or use whereabouts')
     return advice
 
 

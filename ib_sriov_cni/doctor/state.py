@@ -238,7 +238,7 @@ def check_address_ranges(facts: Facts) -> Iterator[Outcome]:
     "This node's slice of the addresses is known",
     "`slices` gives each node a part of the subnet, according to flannel's /run/flannel/subnet.env or a file with the "
     "node's number. flanneld writes the former when it starts (`kubectl -n kube-flannel get pods`); the latter you "
-    "have to provide.",
+    "have to provide, or the node agent with `--cluster-cidr`.",
 )
 def check_slices(facts: Facts) -> Iterator[Outcome]:
     for text, hint in facts.readable_config.slice_faults:

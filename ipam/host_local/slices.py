@@ -99,7 +99,7 @@ def _unreadable(source: SliceSource, reason: str) -> TryAgainLater:
     hint = (
         "flanneld writes this file when it starts"
         if source.kind == "flannel"
-        else "write this node's index to this file"
+        else "write this node's index to this file; the node agent does so with --cluster-cidr"
     )
     return TryAgainLater(f"this node's slice is unknown: {source.path}: {reason}", hint)
 
@@ -130,11 +130,15 @@ def parse_flannel(text: str) -> tuple[int, int]:
     for family in ("", "IPV6_"):
         names = (f"FLANNEL_{family}NETWORK", f"FLANNEL_{family}SUBNET")
         if names[0] in entries and names[1] in entries:
-            return _flannel_index(names, entries[names[0]], entries[names[1]])
+            return number_subnet(names, entries[names[0]], entries[names[1]])
     raise ValueError("FLANNEL_NETWORK and FLANNEL_SUBNET must both be set")
 
 
-def _flannel_index(names: tuple[str, str], network: str, subnet: str) -> tuple[int, int]:
+def number_subnet(names: tuple[str, str], network: str, subnet: str) -> tuple[int, int]:
+    """Return which of the network's subnets this one is, from 0, and how many of its size there are.
+
+    Raises ValueError, which calls them by `names`, if one is not a CIDR or the subnet is not inside the network.
+    """
     try:
         (bits, base), wide = parse_cidr(network)
         (family, number), narrow = parse_cidr(subnet)

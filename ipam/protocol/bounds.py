@@ -28,6 +28,7 @@ NETLINK_ANSWERS = 20_000  # of any other dump
 # ---- what comes to the node agent
 HTTP_CLIENTS = 128  # connections to its port at once; there are a probe or two and a Prometheus or two
 HTTP_REQUEST_BYTES = 8_192  # of a request up to its empty line
+NODE_ANSWER_BYTES = 1 << 22  # of the API server's answer about a node, whose status lists its images
 API_ANSWER_BYTES = 1 << 16  # of the API server's answer to an event; only a refusal's message is of use
 SANDBOXES = 10_000  # of the container runtime's list; a node has at most some hundred pods
 RUNTIME_ANSWER_BYTES = 1 << 24  # of the container runtime's list, as the runtimes bound it: it has the pods' labels

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ib_sriov_cni.agent.api_server import ApiServer
 from ib_sriov_cni.agent.cri import list_pods
 from ib_sriov_cni.agent.kube import Events, PodRef
 from tests.fuzz.budget import TALLY, descriptors, search
@@ -130,7 +131,8 @@ def test_answers_of_the_api_server(cluster: Cluster, answer: bytes, pod: PodRef)
     cluster.answers.answer = answer
     words: list[str] = []
     results: list[str] = []
-    events = Events(cluster.environ, on_failure=words.append, on_result=results.append, root=cluster.root)
+    api = ApiServer(cluster.environ, root=cluster.root)
+    events = Events(api, on_failure=words.append, on_result=results.append)
     TALLY.add(2)
     for _ in range(2):
         events.post(pod, reason="InfiniBandReleased", message="m\n\udcff")

@@ -67,9 +67,11 @@ def test_the_plugin_takes_it(conf: dict[str, Any]) -> None:
     if conf.get("ipam", {}).get("type") == "host-local":
         settings = parse_settings(request)
         if settings.slices is not None:
-            # the third of three nodes with flannel's usual /24 each
+            # the third of three nodes with the usual /24 each
             subnet_env = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.2.1/24\n"
-            part = find_slice(settings.slices, lambda _path: subnet_env)
+            files = {"/run/flannel/subnet.env": subnet_env, "/run/ib-sriov/node-index": "2\n"}
+            part = find_slice(settings.slices, files.__getitem__)
+            assert (part.index, part.count) == (2, 256)
             assert cut_sets(settings.sets, part)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import click
 import pytest
 import yaml
 
+from ib_sriov_cni.agent.daemon import AgentSettings
 from ib_sriov_cni.cli import main
 from ib_sriov_cni.cli.output import Site
+from ipam.host_local.slices import number_subnet
 from tests.manifests.schemas import CUSTOM, custom_schema, faults, versions
 from tests.manifests.sources import (
     KUBERNETES,
@@ -130,7 +133,7 @@ def test_the_alerts_are_the_ones_we_have() -> None:
     assert f'job="{jobs[0]["replacement"]}"' in json.dumps(alerts).replace(chr(92), "")
 
 
-@pytest.mark.parametrize("overlay", ["plain", "isolation", "monitoring"])
+@pytest.mark.parametrize("overlay", ["plain", "isolation", "monitoring", "pod-cidr"])
 def test_the_programs_take_their_arguments(overlay: str) -> None:
     spec = daemonset(overlay)["spec"]["template"]["spec"]
     (settings,) = [thing["data"] for thing in build(KUBERNETES / "overlays" / overlay) if thing["kind"] == "ConfigMap"]
@@ -142,7 +145,7 @@ def test_the_programs_take_their_arguments(overlay: str) -> None:
         command.make_context(name, words, obj=Site())
 
 
-@pytest.mark.parametrize("overlay", ["plain", "isolation", "monitoring"])
+@pytest.mark.parametrize("overlay", ["plain", "isolation", "monitoring", "pod-cidr"])
 def test_the_pieces_fit(overlay: str) -> None:
     things = {thing["kind"]: thing for thing in build(KUBERNETES / "overlays" / overlay)}
     spec = daemonset(overlay)["spec"]["template"]["spec"]
@@ -169,6 +172,8 @@ def test_rights_are_the_least() -> None:
     """docs/hardening.md says what each is for; what is added here must be added there."""
     (role,) = [thing for thing in build(KUBERNETES / "base") if thing["kind"] == "ClusterRole"]
     assert role["rules"] == [{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}]
+    (role,) = [thing for thing in build(KUBERNETES / "overlays/pod-cidr") if thing["kind"] == "ClusterRole"]
+    assert role["rules"][1:] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]
     page = (ROOT / "docs/hardening.md").read_text()
     for container in [*daemonset("plain")["spec"]["template"]["spec"]["initContainers"], agent("plain")]:
         context = container["securityContext"]
@@ -179,6 +184,16 @@ def test_rights_are_the_least() -> None:
             assert f"`{capability}`" in page
     for volume in daemonset("plain")["spec"]["template"]["spec"]["volumes"]:
         assert f"`{volume['hostPath']['path']}`" in page
+
+
+def test_the_slices_are_those_of_the_clusters_pod_cidrs() -> None:
+    """The file is the one that the agent writes, and every node of a cluster with /24 for each has a slice."""
+    things = {thing["kind"]: thing for thing in build(KUBERNETES / "overlays/pod-cidr")}
+    slices = json.loads(things["NetworkAttachmentDefinition"]["spec"]["config"])["ipam"]["slices"]
+    last = str(list(ip_network(things["ConfigMap"]["data"]["CLUSTER_CIDR"]).subnets(new_prefix=24))[-1])
+    numbered = number_subnet(("cluster", "node"), things["ConfigMap"]["data"]["CLUSTER_CIDR"], last)
+    assert numbered == (slices["count"] - 1, slices["count"])
+    assert slices["indexFile"] == f"{AgentSettings.run_dir}/node-index"
 
 
 def test_jobs_ask_for_the_network_and_for_its_resource() -> None:

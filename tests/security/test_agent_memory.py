@@ -47,6 +47,7 @@ print(json.dumps(found))
 """
 AGENT = """
 import json, pathlib, resource, sys
+from ib_sriov_cni.agent.api_server import ApiServer
 from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.reconcile import Policy, Reconciler
@@ -88,7 +89,7 @@ found = {
 }
 metrics = Metrics()
 policy = Policy(grace=60)
-events, now = Events({}, on_failure=print, on_result=print), [0.0]
+events, now = Events(ApiServer({}), on_failure=print, on_result=print), [0.0]
 agent = Reconciler(node.host, metrics, events, policy, clock=lambda: now[0])
 agent.run_pass()
 now[0] += 60  # what lasts is reported

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ib_sriov_cni.agent.api_server import ApiServer
 from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.metrics import Metrics
 from ib_sriov_cni.agent.pass_memory import FIRST_PAUSE
@@ -115,7 +116,7 @@ class Pair:
     def agent(self) -> tuple[Reconciler, Metrics, list[float]]:
         now = [1000.0]
         metrics = Metrics()
-        events = Events({}, on_failure=print, on_result=print)
+        events = Events(ApiServer({}), on_failure=print, on_result=print)
         policy = Policy(grace=60.0)
         return Reconciler(self.host, metrics, events, policy, clock=lambda: now[0]), metrics, now
 

@@ -2,77 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ib_sriov_cni.agent.kube import TRIES, Events, PodRef
 from ipam.protocol.bounds import API_ANSWER_BYTES, EVENT_CHARACTERS, EVENTS, LOG_VALUE_BYTES
+from tests.unit.api_double import Api, client, make_account, make_certificate, serving
 
 SECONDS, SHORT, PAUSE = 30.0, 1.0, 0.01
 POD = PodRef(namespace="train", name="worker-0", uid="u-1")
 
 
-class Api(HTTPServer):
-    """An API server that accepts events, or refuses them."""
-
-    def __init__(self, certificate: Path, key: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.got: list[tuple[str, str, Any]] = []
-        self.status = 201
-        self.port = int(self.server_address[1])
-
-    def handle_error(self, *_what: object) -> None:
-        """Ignore it: a client that rejects the certificate is part of the test."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Api
-
-    def do_POST(self) -> None:
-        event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.got.append((self.path, self.headers["Authorization"], event))
-        answer = b"{}" if self.server.status == 201 else b'{"message": "events is forbidden"}'
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_what: object) -> None:
-        """Keep the server's log out of the test output."""
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    files = folder / "ca.crt", folder / "key"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    subprocess.run([*command, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
-    return files
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
 def api(certificate: tuple[Path, Path]) -> Iterator[Api]:
-    server = Api(*certificate)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(certificate) as server:
+        yield server
 
 
 class Garbler:
@@ -272,25 +227,17 @@ def test_a_defect_does_not_end_the_thread(api: Api, account: Path) -> None:
 
 @pytest.fixture
 def account(tmp_path: Path, certificate: tuple[Path, Path]) -> Path:
-    folder = tmp_path / "account"
-    folder.mkdir()
-    (folder / "token").write_text("t0ken\n")
-    (folder / "ca.crt").write_text(certificate[0].read_text())
-    return folder
+    return make_account(tmp_path, certificate)
 
 
 class Ledger:
     def __init__(self, api: Api | Garbler, account: Path, seconds: float = SECONDS, **environ: str) -> None:
         self.told: list[str] = []
         self.counted: list[str] = []
-        where = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
-        environ = {**where, "NODE_NAME": "node-7", **environ}
         self.events = Events(
-            environ,
+            client(api.port, account, seconds, **environ),
             on_failure=self.told.append,
             on_result=self.counted.append,
-            root=str(account),
-            seconds=seconds,
             first_pause=PAUSE,
         )
 
@@ -367,11 +314,7 @@ def test_the_token_is_read_each_time(api: Api, account: Path) -> None:
 
 
 def test_a_server_that_is_not_the_clusters_gets_no_token(api: Api, account: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-subj", "/CN=other", "-days", "2", "-keyout", str(tmp_path / "key"), "-out", str(other)]
-    subprocess.run(command, check=True, capture_output=True)
-    (account / "ca.crt").write_text(other.read_text())
+    (account / "ca.crt").write_text(make_certificate(tmp_path, "other")[0].read_text())
     ledger = Ledger(api, account)
     ledger.post()
     ledger.close()

@@ -14,6 +14,7 @@ import click
 import pytest
 import yaml
 
+from ib_sriov_cni.agent.api_server import ApiServer
 from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.metrics import TABLE, Metrics
 from ib_sriov_cni.cli.agent import command
@@ -82,7 +83,7 @@ def test_the_page_has_every_event() -> None:
     reasons = set(re.findall(r'"(InfiniBand\w+)"', source))
     assert len(reasons) == 5
     assert set(re.findall(r"`(InfiniBand\w+)`", PAGE)) == reasons
-    assert Events({}, on_failure=print, on_result=print).enabled is False
+    assert Events(ApiServer({}), on_failure=print, on_result=print).enabled is False
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ib_sriov_cni.agent.api_server import ApiServer
 from ib_sriov_cni.agent.kube import Events
 from ib_sriov_cni.agent.leases import Usage, read_unreserved, read_usage
 from ib_sriov_cni.agent.liveness import Witness, judge
@@ -57,7 +58,7 @@ class Node:
         self.reconciler = Reconciler(
             self.host,
             self.metrics,
-            Events({}, on_failure=print, on_result=print),
+            Events(ApiServer({}), on_failure=print, on_result=print),
             Policy(grace=GRACE),
             stopping=lambda: self.stop,
             heartbeat=self.count,
@@ -123,7 +124,7 @@ def test_a_new_agent_waits_anew(tmp_path: Path) -> None:
     other.reconciler = Reconciler(
         node.host,
         Metrics(),
-        Events({}, on_failure=print, on_result=print),
+        Events(ApiServer({}), on_failure=print, on_result=print),
         Policy(grace=GRACE),
         clock=lambda: other.now,
     )
@@ -230,7 +231,11 @@ def test_a_fault_that_lasts_is_told_once_and_counted_each_time(node: Node) -> No
     socket = str(node.root / "none.sock")
     policy = Policy(grace=GRACE, cri_socket=socket)
     node.reconciler = Reconciler(
-        node.host, node.metrics, Events({}, on_failure=print, on_result=print), policy, clock=lambda: node.now
+        node.host,
+        node.metrics,
+        Events(ApiServer({}), on_failure=print, on_result=print),
+        policy,
+        clock=lambda: node.now,
     )
     # After a failure the runtime is not asked for a while, which doubles each time.
     for pause in (0, RUNTIME_PAUSE - 1, 1, 2 * RUNTIME_PAUSE - 1, 1):
@@ -318,7 +323,7 @@ def test_the_vf_of_a_hidden_attachment_is_in_use(node: Node) -> None:
 def test_a_network_that_is_released_at_first_sight_has_figures(node: Node) -> None:
     node.attach()
     node.reconciler = Reconciler(
-        node.host, node.metrics, Events({}, on_failure=print, on_result=print), Policy(grace=0)
+        node.host, node.metrics, Events(ApiServer({}), on_failure=print, on_result=print), Policy(grace=0)
     )
     node.turn()
     assert node.leased() == []
