@@ -8,7 +8,12 @@ from ib_sriov_cni.attach.configure_interface import configure, set_ipv6
 from ib_sriov_cni.attach.devices import await_fact, read_netdev, read_pf_settings, read_vf_facts
 from ib_sriov_cni.attach.guid_holders import heal_holder, read_holders, refuse_duplicate_guid
 from ib_sriov_cni.attach.heal import heal
-from ib_sriov_cni.attach.keep_identity import find_kept_identity, undo_but_keep_identity
+from ib_sriov_cni.attach.keep_identity import (
+    continue_record,
+    find_kept_identity,
+    is_only_slow,
+    undo_but_keep_identity,
+)
 from ib_sriov_cni.attach.keep_numbers import Renumbering
 from ib_sriov_cni.attach.move_into_pod import find_new_netdev, move_rdma
 from ib_sriov_cni.attach.pkey_interface import make_child, parent_name
@@ -27,7 +32,6 @@ from ib_sriov_cni.core.errors import (
     CniError,
     DeviceUnusable,
     InvalidEnvironment,
-    PortNotReady,
     TryAgainLater,
     VerificationFailed,
 )
@@ -299,11 +303,7 @@ class _Attempt:
             args=self.request.environ.get("CNI_ARGS", ""),
             result={},
         )
-        if earlier is None:
-            return record
-        had = {name: item for name, item in earlier.__dict__.items() if name.startswith("had_")}
-        had["had_char_devices"] = record.had_char_devices
-        return replace(record, **had, link_state=record.link_state or earlier.link_state)
+        return record if earlier is None else continue_record(record, earlier)
 
     def reserve_addresses(self) -> None:
         """Have the IPAM plugin reserve addresses, if there is one."""
@@ -430,9 +430,7 @@ class _Attempt:
 
     def keep_identity(self, fault: BaseException) -> bool:
         """Undo all but GUID and link state if only the port was not up in time. Returns whether that is done."""
-        if not isinstance(fault, PortNotReady) or not fault.is_slow:
-            return False
-        if not (self.record.sets_guid or self.record.link_state):
+        if not is_only_slow(fault, self.record):
             return False
         if not undo_but_keep_identity(self.host, self.record, self.request, self.conf):
             return False

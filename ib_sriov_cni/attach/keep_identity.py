@@ -14,12 +14,15 @@ import time
 
 from ib_sriov_cni.attach.release import release_addresses
 from ib_sriov_cni.attach.return_devices import return_devices
+from ib_sriov_cni.core.errors import PortNotReady
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.core.record import AWAITS_PORT, describe_attachment
 from ipam.protocol.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.configuration import NetConf
     from ib_sriov_cni.core.record import Record
@@ -27,6 +30,18 @@ if TYPE_CHECKING:
     from ipam.protocol.request import Request
 
 RETRY_SECONDS = 60.0  # a DEL within this time after the undoing is the runtime's answer to the failed ADD
+
+
+def is_only_slow(fault: BaseException, record: Record) -> TypeGuard[PortNotReady]:
+    """Return whether an ADD failed only because the port was not up in time, and has set what may be kept."""
+    return isinstance(fault, PortNotReady) and fault.is_slow and bool(record.sets_guid or record.link_state)
+
+
+def continue_record(record: Record, earlier: Record) -> Record:
+    """Return the record of an ADD that goes on from an earlier try: DEL restores what the VF had before that one."""
+    had = {name: item for name, item in earlier.__dict__.items() if name.startswith("had_")}
+    had["had_char_devices"] = record.had_char_devices
+    return replace(record, **had, link_state=record.link_state or earlier.link_state)
 
 
 def undo_but_keep_identity(host: Host, record: Record, request: Request, conf: NetConf) -> bool:

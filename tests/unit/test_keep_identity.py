@@ -9,26 +9,52 @@ from pathlib import Path
 import pytest
 
 from ib_sriov_cni.attach.delete import delete
-from ib_sriov_cni.attach.keep_identity import RETRY_SECONDS, find_kept_identity
+from ib_sriov_cni.attach.keep_identity import (
+    RETRY_SECONDS,
+    continue_record,
+    find_kept_identity,
+    is_only_slow,
+    undo_but_keep_identity,
+)
 from ib_sriov_cni.core.configuration import parse_netconf
+from ib_sriov_cni.core.errors import PortNotReady, VerificationFailed
 from ib_sriov_cni.core.plan import Plan, plan_add
 from ib_sriov_cni.core.record import AWAITS_PORT, Record
-from ib_sriov_cni.core.values import Guid, VfConfig
+from ib_sriov_cni.core.values import Guid, Link, VfConfig
+from ib_sriov_cni.kernel.netns import Netns
+from ib_sriov_cni.kernel.rtnetlink import Rtnl
 from ib_sriov_cni.kernel.vf_settings import VfConfigs
 from ipam.protocol.request import Request
 from ipam.protocol.value import replace
-from tests.unit.node import VFS, Node
+from tests.unit.node import VFS, Node, NodeHost
 from tests.unit.test_plan import FACTS, HAS, WANTED, ZERO, conf, config
 from tests.unit.test_unreported_guids import Netlink
-from tests.unit.trees import RECORD
+from tests.unit.trees import RECORD, link_of_pf
 
 VF = VFS[1]
 KEPT = Guid.parse("02:00:00:00:00:00:00:02")  # what VF 1 of the node has
+DEVICES = ("uverbs2", "issm2", "umad2")  # likewise
+
+
+NETDEV = link_of_pf("ibvf1", 11)  # of VF 1 of the node
+
+
+class KnownRtnl(Rtnl):
+    """The kernel's answers, and one for the netdev of VF 1, which is made."""
+
+    def read_link(self, which: int | str) -> Link | None:
+        return NETDEV if which == NETDEV.name else super().read_link(which)
+
+
+class KnownHost(NodeHost):
+    def open_rtnl(self, netns: Netns | None = None) -> Rtnl:
+        return super().open_rtnl(netns) if netns else KnownRtnl()
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     made = Node(tmp_path)
+    made.host = KnownHost(tmp_path)
     with made.host:
         netlink = Netlink({1: VfConfig(node_guid=KEPT, port_guid=KEPT, link_state="auto")})
         made.host.vf_configs = VfConfigs(lambda: netlink, str(tmp_path / "sys"))  # type: ignore[arg-type, return-value]
@@ -51,6 +77,59 @@ def request(record: Record) -> Request:
         container_id=record.key.container_id,
         ifname="net1",
     )
+
+
+def failed(node: Node, **changes: object) -> Record:
+    """Write the record of an ADD whose port is not ACTIVE in time: the VF has the GUID that it has set."""
+    had = dict.fromkeys(("had_node_guid", "had_port_guid", "had_config_node_guid", "had_config_port_guid"), ZERO)
+    facts = {"committed": False, "result": {}, "port_guid": KEPT, "node_guid": KEPT, "rdma_isolation": False}
+    names = {"had_netdev": NETDEV.name, "had_altnames": (), "had_rdma": "mlx5_2", "had_char_devices": DEVICES}
+    return node.record(VF, **{**facts, **had, **names, **changes})  # type: ignore[arg-type]
+
+
+def undone(node: Node, record: Record) -> bool:
+    asked = request(record)
+    return undo_but_keep_identity(node.host, record, asked, parse_netconf(asked))
+
+
+def test_undoing_rebinds_nothing_and_notes_what_the_vf_had(node: Node) -> None:
+    """A rebind would start the subnet manager's work anew."""
+    record = failed(node)
+    assert undone(node, record)
+    assert (node.tree.driver("mlx5_core") / "unbind").read_text() == ""
+    kept = node.host.records.read(record.key)
+    assert kept is not None
+    assert kept.undone_at is not None
+    assert replace(kept, result={}) == record
+    assert find_kept_identity(node.host, VF) == kept
+
+
+def test_a_vf_that_cannot_be_returned_keeps_nothing(node: Node) -> None:
+    node.unbind(VF)  # and no driver takes it: this sysfs is a made one
+    record = failed(node)
+    assert not undone(node, record)
+    assert node.host.records.read(record.key) == record
+
+
+@pytest.mark.parametrize(
+    ("is_slow", "sets_guid", "link_state", "kept"),
+    [(True, True, "", True), (True, False, "auto", True), (True, False, "", False), (False, True, "auto", False)],
+)
+def test_what_is_kept_for_the_next_try(is_slow: bool, sets_guid: bool, link_state: str, kept: bool) -> None:
+    """Nothing if another try cannot help, or if nothing was set."""
+    fault, record = PortNotReady("port 1 is INIT"), replace(RECORD, sets_guid=sets_guid, link_state=link_state)
+    fault.is_slow = is_slow
+    assert is_only_slow(fault, record) is kept
+    assert not is_only_slow(VerificationFailed("port 1 has another GUID"), record)
+
+
+def test_the_next_record_has_what_the_vf_had_before_the_first_try() -> None:
+    first = replace(RECORD, had_port_guid=ZERO, had_link_state="disable", had_netdev="ib7", link_state="auto")
+    second = replace(RECORD, had_port_guid=KEPT, had_link_state="auto", had_char_devices=("uverbs9",), pod="train/next")
+    third = continue_record(second, first)
+    assert (third.had_port_guid, third.had_link_state, third.had_netdev) == (ZERO, "disable", "ib7")
+    assert (third.link_state, third.had_char_devices, third.pod) == ("auto", ("uverbs9",), "train/next")
+    assert continue_record(replace(second, link_state="enable"), first).link_state == "enable"
 
 
 def test_the_next_add_takes_it_over(node: Node) -> None:
