@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 
+from ib_sriov_cni.attach.devices import DEVICE_SECONDS, await_devices, await_fact
+from ib_sriov_cni.attach.rebind import rebind
 from ib_sriov_cni.core.device_numbers import free_numbers, missing_devices, predict_devices
 from ib_sriov_cni.core.errors import DeviceUnusable
 from ipam.protocol.value import Value
@@ -20,13 +22,17 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from ib_sriov_cni.attach.host import Host
-    from ib_sriov_cni.core.values import PciAddress
+    from ib_sriov_cni.core.values import Link, PciAddress, RdmaDevice
     from ib_sriov_cni.state.locks import Lock
 
     T = TypeVar("T")
 
 
-PAUSE = 0.05  # seconds between looks at a lower number that another call is about to take
+# Seconds:
+PAUSE = 0.05  # between looks at a lower number that another call is about to take
+LATE = 2.0  # for umad devices to appear after uverbs device and netdev
+EXCHANGE = 5.0  # for another VF to give up a number of this one, which is without driver meanwhile
+SETTLE = 2.0  # for a namespace that is ending to have returned its RDMA device
 
 
 class Renumbering(Value):
@@ -39,20 +45,27 @@ class Renumbering(Value):
 
 
 def keep_numbers(
-    host: Host, pci: PciAddress, how: Renumbering, act: Callable[[], T], *, operation: str, again: bool = False
+    host: Host,
+    pci: PciAddress,
+    how: Renumbering,
+    act: Callable[[], T],
+    *,
+    operation: str,
+    again: Callable[[], T] | None = None,
 ) -> T:
     """Call `act`, which makes the VF's devices anew, under the node's lock of rebinds; return what it returns.
 
-    `operation` names it in messages. With `again` it is called a second time if that gives the VF its numbers back.
-    Raises TryAgainLater (11) if the lock is held for too long; DeviceUnusable (101) if the VF's devices get other
-    numbers: before `act` if that can be foreseen, else after it.
+    `operation` names it in messages. If the VF gets other numbers all the same, it is rebound once it can have its own
+    (`_exchange`), and then `again` is called: an RDMA device that returns from a namespace that ends takes no
+    lock, and can take a number at that moment. Raises TryAgainLater (11) if the lock is held for too long;
+    DeviceUnusable (101) if the VF's devices get other numbers: before `act` if that can be foreseen, else after it.
     """
     with host.log.step("lock_rebind", vf=pci):
         lock = _take_lock(host, pci, how)
-    with lock:
-        devices = host.sysfs.read_char_devices(pci) if how.devices is None else how.devices
+    try:
+        devices = _wanted_devices(host, pci, how)
         change = foresee_change(host, pci, devices)
-        if change is not None and not how.may_change:
+        if change is not None and not how.may_change and not await_numbers(host, pci, devices):
             from ib_sriov_cni.attach.number_gap import describe_gap
 
             raise DeviceUnusable(
@@ -61,10 +74,14 @@ def keep_numbers(
                 f"this was not done. {describe_gap(host, pci, devices)}",
             )
         found = act()
+        if again is not None and not how.may_change and missing_devices(devices, host.sysfs.read_char_devices(pci)):
+            host.log.warning("another device took a number of the VF's; rebinding it", vf=pci, devices=_words(devices))
+            driver = host.sysfs.read_driver(pci)
+            rebind(host, pci, driver, lambda: _exchange(host, pci, devices, how, lock))
+            found = again()
         has = host.sysfs.read_char_devices(pci)
-        if again and missing_devices(devices, has) and foresee_change(host, pci, devices) is None:
-            found = act()  # somebody who takes no lock had the number for a moment
-            has = host.sysfs.read_char_devices(pci)
+    finally:
+        lock.release()
     if missing_devices(devices, has) and not how.may_change:
         raise DeviceUnusable(
             f"VF {pci} had {_words(devices)}; after {operation} it has {_words(has)}, and its container has the old "
@@ -73,6 +90,50 @@ def keep_numbers(
             "pod",
         )
     return found
+
+
+def rebind_in_turn(
+    host: Host, pci: PciAddress, driver: str, how: Renumbering, *, appear_seconds: float = DEVICE_SECONDS
+) -> tuple[RdmaDevice, Link]:
+    """Rebind the VF, with the node's lock of rebinds, and return its devices in the host's namespace.
+
+    Raises as `rebind` and `keep_numbers`, and DeviceUnusable (101) if the devices do not appear within
+    `appear_seconds`.
+    """
+    count = len(_wanted_devices(host, pci, how))
+
+    def read() -> tuple[RdmaDevice, Link]:
+        return await_all_devices(host, pci, count, appear_seconds)
+
+    def act() -> tuple[RdmaDevice, Link]:
+        rebind(host, pci, driver)
+        return read()
+
+    return keep_numbers(host, pci, how, act, operation="a rebind", again=read)
+
+
+def await_all_devices(
+    host: Host, pci: PciAddress, count: int, seconds: float = DEVICE_SECONDS
+) -> tuple[RdmaDevice, Link]:
+    """Wait for the VF's RDMA device and netdev, and then up to LATE seconds for `count` character devices.
+
+    Raises DeviceUnusable (101) if RDMA device or netdev do not appear within `seconds`.
+    """
+    rdma, link = await_devices(host, pci, seconds)
+    if len(rdma.char_devices) < count:
+        # The kernel makes them one after the other.
+        await_fact(lambda: len(host.sysfs.read_char_devices(pci)) >= count or None, LATE)
+    return rdma, link
+
+
+def bind_in_turn(host: Host, pci: PciAddress, driver: str, *, holder: str, seconds: float) -> None:
+    """Bind a VF that has no driver, with the node's lock of rebinds: it must not get the numbers of a VF in between.
+
+    Raises TryAgainLater (11) and KernelRefused (102).
+    """
+    with host.locks.take_for_rebind(holder, seconds):
+        host.sysfs.bind(pci, driver)
+        await_fact(lambda: host.sysfs.read_char_devices(pci) or None, LATE)
 
 
 def _take_lock(host: Host, pci: PciAddress, how: Renumbering) -> Lock:
@@ -92,13 +153,36 @@ def _take_lock(host: Host, pci: PciAddress, how: Renumbering) -> Lock:
 
 def _is_awaited(host: Host, pci: PciAddress, how: Renumbering) -> bool:
     """Return whether a running call is about to take a lower number that is free. Fills such gaps of killed calls."""
-    devices = host.sysfs.read_char_devices(pci) if how.devices is None else how.devices
+    devices = _wanted_devices(host, pci, how)
     if foresee_change(host, pci, devices) is None:
         return False
     # Only now: what it imports is rarely needed.
     from ib_sriov_cni.attach.number_gap import bind_interrupted
 
     return not bind_interrupted(host, pci, devices)
+
+
+def await_numbers(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> bool:
+    """Wait up to SETTLE seconds until the VF would have `devices` if they were made anew. Returns whether it would."""
+    return bool(await_fact(lambda: foresee_change(host, pci, devices) is None or None, SETTLE))
+
+
+def _exchange(host: Host, pci: PciAddress, devices: tuple[str, ...], how: Renumbering, lock: Lock) -> None:
+    """Wait until the VF, which is without driver, would get `devices`; at most EXCHANGE seconds.
+
+    A dead attachment's VF that has one of them is rebound: it gets its own back, which this VF had. If a call is
+    releasing that VF already, it does so; the lock of rebinds is released for it meanwhile.
+    """
+    from ib_sriov_cni.attach.number_gap import rebind_holders
+
+    deadline = time.monotonic() + EXCHANGE
+    while foresee_change(host, pci, devices) is not None:
+        rebind_holders(host, pci, devices)
+        if foresee_change(host, pci, devices) is None or time.monotonic() > deadline:
+            return
+        lock.release()
+        time.sleep(PAUSE)
+        lock.take_over(host.locks.take_for_rebind(how.holder, how.seconds))
 
 
 def foresee_change(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -108,6 +192,10 @@ def foresee_change(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> tup
         return None
     predicted = predict_devices(devices, now, used)
     return predicted if missing_devices(devices, predicted) else None
+
+
+def _wanted_devices(host: Host, pci: PciAddress, how: Renumbering) -> tuple[str, ...]:
+    return host.sysfs.read_char_devices(pci) if how.devices is None else how.devices
 
 
 def _words(devices: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ die on a kernel before 5.13, and its RDMA device if that half of the driver fail
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.rebind import rebind_in_turn
+from ib_sriov_cni.attach.keep_numbers import rebind_in_turn
 from ib_sriov_cni.attach.remaining_users import describe_remaining_user, has_no_netdev
 from ib_sriov_cni.core.errors import KernelRefused
 

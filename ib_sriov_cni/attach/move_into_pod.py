@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 
 from ib_sriov_cni.attach.devices import await_fact, read_netdev
-from ib_sriov_cni.attach.keep_numbers import keep_numbers
-from ib_sriov_cni.attach.restore_names import temporary_rdma_name
+from ib_sriov_cni.attach.keep_numbers import await_all_devices, keep_numbers
+from ib_sriov_cni.attach.restore_names import restore_rdma_name, temporary_rdma_name
 from ib_sriov_cni.core.errors import KernelRefused, VerificationFailed
 
 TYPE_CHECKING = False
@@ -38,7 +38,12 @@ def move_rdma(host: Host, pci: PciAddress, had_name: str, netns: Netns, how: Ren
                 host.rdma.set_name(name, temporary_rdma_name(pci))
                 host.rdma.move_device(temporary_rdma_name(pci), netns.fd)
 
-    keep_numbers(host, pci, how, act, operation="the move of its RDMA device")
+    def again() -> None:
+        rdma, _ = await_all_devices(host, pci, len(how.devices or ()))
+        restore_rdma_name(host, pci, rdma, had_name)
+        act()
+
+    keep_numbers(host, pci, how, act, operation="the move of its RDMA device", again=again)
 
 
 def find_new_netdev(host: Host, pci: PciAddress, pod: Rtnl) -> tuple[Link, bool]:

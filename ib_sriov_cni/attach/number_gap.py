@@ -1,8 +1,10 @@
-"""A device number that is free below a VF's own, so that a rebind would give it to the VF: why, and filling it."""
+"""A VF that cannot have its device numbers: a lower one is free, or another VF has them. Why, and what helps."""
 
 from __future__ import annotations
 
 from ib_sriov_cni.attach.devices import await_fact
+from ib_sriov_cni.attach.liveness import await_verdict
+from ib_sriov_cni.attach.rebind import rebind
 from ib_sriov_cni.core.device_numbers import free_numbers, parse_device
 from ib_sriov_cni.core.errors import KernelRefused, TryAgainLater
 from ib_sriov_cni.core.record import describe_attachment
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.core.record import Record
 
 APPEAR_SECONDS = 10.0  # for the devices of a VF that was bound
+DEATH_SECONDS = 1.0  # for a namespace to end
 NAMED = 3  # VFs in a message
 
 
@@ -39,6 +42,30 @@ def bind_interrupted(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> b
     except TryAgainLater:
         return False
     return True
+
+
+def rebind_holders(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> None:
+    """Rebind the VFs of dead attachments that have one of `devices`, which are those of VF `pci`.
+
+    To be called with the lock of rebinds: a VF whose own lock is held is left to its holder. A VF without a record is
+    left alone: a pod may be about to get it, and a kill in the middle would leave it without driver for good.
+    """
+    for name, key in host.ownership.read_owners():
+        other = PciAddress(name)
+        if other == pci or not set(devices).intersection(host.sysfs.read_char_devices(other)):
+            continue
+        try:
+            with host.locks.take(other, key.holder, 0):
+                record = host.records.read(key)
+                if record is None or record.pci != other or not await_verdict(host, record, DEATH_SECONDS).is_over:
+                    continue
+                host.log.warning("rebinding the VF of a dead attachment: it has device numbers of another VF", vf=other)
+                rebind(host, other, host.sysfs.read_driver(other) or record.driver)
+                await_fact(lambda other=other: host.sysfs.read_char_devices(other) or None, APPEAR_SECONDS)  # type: ignore[misc]
+        except TryAgainLater:
+            continue
+        except KernelRefused as refusal:
+            host.log.warning("a VF of a dead attachment could not be rebound", vf=other, error=refusal)
 
 
 def describe_gap(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> str:

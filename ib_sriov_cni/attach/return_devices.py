@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 
 from ib_sriov_cni.attach.devices import RETURN_SECONDS, await_fact, read_host_devices
-from ib_sriov_cni.attach.keep_numbers import Renumbering, foresee_change, keep_numbers
+from ib_sriov_cni.attach.keep_numbers import Renumbering, await_numbers, keep_numbers, rebind_in_turn
 from ib_sriov_cni.attach.pkey_interface import parent_name, remove_children
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
-from ib_sriov_cni.attach.rebind import rebind_in_turn
 from ib_sriov_cni.attach.remaining_users import describe_remaining_user
 from ib_sriov_cni.attach.restore_guids import is_foreign
 from ib_sriov_cni.attach.restore_names import restore_names, temporary_netdev_name
@@ -44,8 +43,10 @@ def return_devices(host: Host, record: Record, lock_timeout: float) -> None:
         if found is not None and (user := describe_remaining_user(host, pci, found[0])):
             host.log.warning("something of the pod still uses the VF; rebinding it", vf=pci, user=user)
             found = None
-        if missing_devices(had, host.sysfs.read_char_devices(pci)) and foresee_change(host, pci, had) is None:
-            found = None  # the kernel has returned the devices with other numbers, and a rebind puts that right
+        # The kernel has returned the devices with other numbers, and a rebind puts that right, if the VF can have its
+        # own: an ADD may be about to give them up (keep_numbers).
+        if missing_devices(had, host.sysfs.read_char_devices(pci)) and await_numbers(host, pci, had):
+            found = None
         if found is None:
             try:
                 found = rebind_in_turn(host, pci, record.driver, how)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.rebind import rebind_in_turn
+from ib_sriov_cni.attach.keep_numbers import rebind_in_turn
 from ib_sriov_cni.attach.restore_names import restore_rdma_name
 from ib_sriov_cni.core.comparison import identity_differences
 from ib_sriov_cni.core.errors import VerificationFailed

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ib_sriov_cni.attach.check import record_differences
 from ib_sriov_cni.attach.configure_interface import add_routes, enable_ipv6
 from ib_sriov_cni.attach.heal import release_dead
+from ib_sriov_cni.attach.keep_numbers import bind_in_turn
 from ib_sriov_cni.attach.liveness import LIVE, judge
 from ib_sriov_cni.attach.pod_namespace import open_sandbox
-from ib_sriov_cni.attach.rebind import bind_in_turn
 from ib_sriov_cni.core.fault_collector import FaultCollector
 from ib_sriov_cni.node.contain import make_error
 from ib_sriov_cni.node.plan_repair import (

@@ -148,8 +148,14 @@ class Lock:
         self.release()
 
     def release(self) -> None:
-        """Release the lock; to be called once."""
-        os.close(self._fd)
+        """Release the lock, if it is not released yet."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def take_over(self, other: Lock) -> None:
+        """Hold the lock of `other`, which then holds none. This one must have been released."""
+        self._fd, other._fd = other._fd, -1
 
 
 def _failure(path: str, fault: OSError, hint: str) -> StateFailure:

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from ib_sriov_cni.attach.host import Host
-from ib_sriov_cni.attach.keep_numbers import Renumbering
+from ib_sriov_cni.attach.keep_numbers import Renumbering, rebind_in_turn
 from ib_sriov_cni.attach.lost_devices import find_lost
-from ib_sriov_cni.attach.rebind import rebind_in_turn
 from ib_sriov_cni.core.errors import DeviceUnusable, KernelRefused
 from ib_sriov_cni.core.plan import VfFacts
 from ib_sriov_cni.core.values import Link, PciAddress

@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.commands import wait
 from tests.lab.emulated_hca import NO_GUID
-from tests.lab.matrix.test_steps import assert_nothing_of, new_guid, patiently
+from tests.lab.matrix.test_steps import assert_nothing_of, new_guid
 from tests.lab.rig import Rig, at_once, guid_of, rigs, steps_of
 from tests.lab.snapshot import differences, host_snapshot
 
@@ -57,15 +57,15 @@ def survive(rig: Rig, command: str, vf: int, moment: str) -> None:
     """A call dies at the moment; the next call, or the next pod's ADD, ends well."""
     pod = rig.pod()
     if command == "DEL":
-        dead = patiently(lambda: rig.call("ADD", pod, vf, trace="verify_rdma=kill", **settings(vf)))
+        dead = rig.call("ADD", pod, vf, trace="verify_rdma=kill", **settings(vf))
         assert dead.status == KILLED, f"{moment}: {dead}"
-    died = patiently(lambda: rig.call(command, pod, vf, trace=f"{moment}=kill", **settings(vf)))
+    died = rig.call(command, pod, vf, trace=f"{moment}=kill", **settings(vf))
     assert died.status == KILLED, f"{moment}: {died}"
     if vf % 2:
         pod.delete()
         successor = rig.pod()
         more = {**settings(vf), "guid": guid_of(0x80 + vf)}
-        added = patiently(lambda: rig.call("ADD", successor, vf, **more))
+        added = rig.call("ADD", successor, vf, **more)
         assert added.status == 0, added
         rig.delete(successor, vf, **more)
     rig.delete(pod, vf, **settings(vf))

@@ -129,20 +129,6 @@ def points(loaded: Rig) -> dict[str, list[str]]:
     }
 
 
-def patiently(call: Callable[[], CniRun]) -> CniRun:
-    """Repeat an ADD as the kubelet does, if it was refused because its VF's device numbers have changed.
-
-    A namespace that ends returns its RDMA device without asking anybody, and may take the numbers of a VF that is being
-    moved at that moment: eight cases share the host here, and the namespaces of some end.
-    """
-    found = call()
-    for _ in range(9):
-        if found.code != 101 or "its container has the old ones" not in found.out["msg"]:
-            break
-        found = call()
-    return found
-
-
 class Matrix:
     """The calls that a case is made of, each with what must come out."""
 
@@ -180,38 +166,34 @@ class Matrix:
 
     def killed(self, command: str, pod: Pod, case: Case, *, successor: bool = False, **more: Any) -> None:
         settings = {**(case.successors if successor else case.more), **more}
-        run = patiently(lambda: self.rig.call(command, pod, case.vf, trace=f"{case.moment}=kill", **settings))
+        run = self.rig.call(command, pod, case.vf, trace=f"{case.moment}=kill", **settings)
         assert run.status == -signal.SIGKILL, run
 
     def failed(self, command: str, pod: Pod, case: Case, *, successor: bool = False, **more: Any) -> None:
         settings = {**(case.successors if successor else case.more), **more}
-        run = patiently(lambda: self.rig.call(command, pod, case.vf, trace=f"{case.moment}=fail", **settings))
+        run = self.rig.call(command, pod, case.vf, trace=f"{case.moment}=fail", **settings)
         assert run.status == 1, run
         assert f"fault injected at {case.moment}" in run.out["msg"], run
 
     def interrupted(self, pod: Pod, case: Case, *, successor: bool = False) -> CniRun:
         """An ADD that is held up at the moment until SIGTERM has come."""
         settings = case.successors if successor else case.more
-
-        def call() -> CniRun:
-            process = self.rig.start("ADD", pod, case.vf, trace=f"{case.moment}=stop", **settings)
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            process.terminate()
-            os.kill(process.pid, signal.SIGCONT)
-            return end(process)
-
-        return patiently(call)
+        process = self.rig.start("ADD", pod, case.vf, trace=f"{case.moment}=stop", **settings)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        process.terminate()
+        os.kill(process.pid, signal.SIGCONT)
+        return end(process)
 
     def attached(self, pod: Pod, case: Case) -> None:
         """An attachment whose ADD died when all was done but the slow look at the port: cheap, and as hard to undo."""
-        run = patiently(lambda: self.rig.call("ADD", pod, case.vf, trace="verify_rdma=kill", **case.more))
+        run = self.rig.call("ADD", pod, case.vf, trace="verify_rdma=kill", **case.more)
         assert run.status == -signal.SIGKILL, run
 
     def whole(self, pod: Pod, case: Case) -> None:
         self.added(pod, case.vf, **case.more)
 
     def added(self, pod: Pod, vf: int, *, trace: str = "", **settings: Any) -> None:
-        run = patiently(lambda: self.rig.call("ADD", pod, vf, trace=trace, **settings))
+        run = self.rig.call("ADD", pod, vf, trace=trace, **settings)
         assert run.status == 0, run
 
     def collected(self, pod: Pod, case: Case, **more: Any) -> None:

@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -332,6 +332,43 @@ def test_a_move_beside_a_rebind_or_a_move(rig: Rig, other: str) -> None:
         assert done.status == 0, done
     assert all_numbers(rig) == had
     at_once([partial(rig.delete, pods[0], 0, **asks(0)), partial(rig.delete, pods[1], 1)])
+    assert all_numbers(rig) == had
+    rig.assert_as_before()
+
+
+def exchange_numbers(rig: Rig, low: int, high: int) -> None:
+    """Give two VFs each other's numbers, as a namespace that ends at the wrong moment can do."""
+    had = numbers(rig, low), numbers(rig, high)
+    for vf in (low, high):
+        assert rig.hca.unbind(vf) == "OK"
+    for vf in (high, low):
+        assert rig.hca.bind(vf) == "OK"
+    assert rig.hca.settled()
+    assert (numbers(rig, high), numbers(rig, low)) == had
+
+
+@EXCLUSIVE
+@pytest.mark.parametrize("del_is_running", [False, True])
+def test_numbers_that_a_dying_pod_has_taken(rig: Rig, del_is_running: bool) -> None:
+    """Its RDMA device returns from its namespace without any lock. ADD gets the numbers back from its VF."""
+    had = all_numbers(rig)
+    dead, pod = rig.pod(), rig.pod()
+    rig.add(dead, 0)
+    with ExitStack() as stack:
+        add = stack.enter_context(stopped(rig, "ADD", pod, 1, "move_rdma"))
+        dead.delete()
+        assert wait(lambda: names(rig.hca.vf_path(0) / "net"))
+        exchange_numbers(rig, 0, 1)
+        calls = [add]
+        if del_is_running:
+            calls.append(stack.enter_context(stopped(rig, "DEL", dead, 0, "return_devices")))
+        add.send_signal(signal.SIGCONT)
+        assert wait(lambda: add.poll() is not None or not rig.hca.driver(1), 60)
+    for done in map(end, calls):
+        assert done.status == 0, done
+    assert all_numbers(rig) == had
+    rig.delete(dead, 0)
+    rig.delete(pod, 1)
     assert all_numbers(rig) == had
     rig.assert_as_before()
 
