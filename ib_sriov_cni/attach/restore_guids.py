@@ -11,7 +11,7 @@ import time
 
 from ib_sriov_cni.attach.devices import await_fact
 from ib_sriov_cni.core.errors import CniError, DeviceUnusable, KernelRefused, NotRestored
-from ib_sriov_cni.core.values import GUID_MAX, Guid
+from ib_sriov_cni.core.values import GUID_MAX, Guid, is_pass_through
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ def _is_same(one: Guid, other: Guid) -> bool:
 def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConfig | None) -> None:
     """Restore both GUIDs where the PF has what the ADD has set, or does not report what it has."""
     node, port = old_guids(record)
+    if is_pass_through(record.driver) and (node.fault or port.fault):
+        node, port = _replace_unknown(host, function, node, port)
     configs = host.vf_configs
     if _needs_restoring(host, record, now.node_guid if now else None, record.node_guid, node):
         with host.log.step("restore_node_guid", guid=node):
@@ -115,6 +117,20 @@ def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConf
     if _needs_restoring(host, record, now.port_guid if now else None, record.port_guid, port):
         with host.log.step("restore_port_guid", guid=port):
             _restore_guid(host, record, function, now, port, lambda guid: configs.set_port_guid(function, guid))
+
+
+def _replace_unknown(host: Host, function: VfFunction, node: Guid, port: Guid) -> tuple[Guid, Guid]:
+    """Put the GUID that an ADD would derive in the place of what a VF that is passed through had, where that is unknown.
+
+    Such a VF cannot be asked for its own GUID, and its PF does not know one that came from the firmware. The ADD has
+    written over it, so with zero the VF would be without a GUID when it is bound next, whatever it had before.
+    """
+    try:
+        derived = _derive_guid(host, function)
+    except CniError as fault:
+        host.log.debug("what the VF had is unknown, and no GUID can be derived", vf=function.pci, error=fault)
+        return node, port
+    return derived if node.fault else node, derived if port.fault else port
 
 
 def _needs_restoring(host: Host, record: Record, now: Guid | None, ours: Guid, old: Guid) -> bool:

@@ -175,6 +175,34 @@ def test_a_record_of_the_go_plugin_does_not_say_what_was_set(node: Node) -> None
     assert pf.guids == (OWN, OWN)
 
 
+@pytest.mark.parametrize("had", [ZERO, None])
+def test_a_vf_that_is_passed_through_is_not_left_without_a_guid(node: Node, had: Guid | None) -> None:
+    """What it had is unknown: it has no RDMA device to ask, and its PF does not know a GUID of the firmware's."""
+    unknown = dict.fromkeys(("had_node_guid", "had_port_guid", "had_config_node_guid", "had_config_port_guid"), had)
+    record, pf = attached(node, both(PODS), driver="vfio-pci", **unknown)
+    release_device(node.host, record, 0.0)
+    assert pf.guids == (DERIVED, DERIVED)
+    # What was derived by the ADD stays, what was never set is not, and a known GUID is restored.
+    record, pf = attached(
+        node, both(DERIVED), driver="vfio-pci", **{**unknown, "node_guid": DERIVED, "port_guid": DERIVED}
+    )
+    release_device(node.host, record, 0.0)
+    assert (pf.guids, pf.tried) == ((DERIVED, DERIVED), [])
+    record, pf = attached(node, both(ZERO), driver="vfio-pci", **unknown)
+    release_device(node.host, record, 0.0)
+    assert (pf.guids, pf.tried) == ((ZERO, ZERO), [])
+    record, pf = attached(node, both(PODS), driver="vfio-pci", **{**unknown, "had_node_guid": THEIRS})
+    release_device(node.host, record, 0.0)
+    assert pf.guids == (THEIRS, DERIVED)
+
+
+def test_a_vf_that_is_passed_through_gets_no_guid_that_another_one_has(node: Node) -> None:
+    record, pf = attached(node, both(PODS), driver="vfio-pci")
+    node.record(VFS[2], "other", port_guid=DERIVED, node_guid=DERIVED)
+    release_device(node.host, record, 0.0)
+    assert pf.guids == (ZERO, ZERO)
+
+
 def test_a_link_state_that_is_refused_is_left(node: Node) -> None:
     record, pf = attached(node, both(PODS, "enable"), lambda value: value == "auto", link_state="enable")
     restore_config(node.host, record)
