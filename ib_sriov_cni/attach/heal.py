@@ -27,6 +27,10 @@ def heal(host: Host, pci: PciAddress, key: AttachmentKey, lock_timeout: float) -
     """
     owner = host.ownership.read_owner(pci)
     if owner is None:
+        if host.sysfs.read_override(pci):  # perhaps of an ADD that was killed before it had a record
+            from ib_sriov_cni.attach.driver_override import restore_override
+
+            restore_override(host, pci)
         return ()
     record = host.records.read(owner)
     if record is None or record.pci != pci:

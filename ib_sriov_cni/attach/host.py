@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ib_sriov_cni.kernel.rdma_netlink import Rdma
     from ib_sriov_cni.kernel.rtnetlink import Rtnl
     from ib_sriov_cni.state.allocations import Allocations
+    from ib_sriov_cni.state.overrides import Overrides
     from ib_sriov_cni.state.stray_files import StrayFiles
     from ib_sriov_cni.telemetry.log import Log
 
@@ -45,6 +46,7 @@ class Host:
         self.sysfs = Sysfs(sysfs_root, proc_root)
         self.vf_configs = VfConfigs(lambda: self.rtnl, sysfs_root)
         self.locks = Locks(lock_dir)
+        self._lock_dir = lock_dir
         self._state_dir = state_dir or DEFAULT_STATE_DIR
         self.records = Records(self._state_dir)
         self.ownership = Ownership(self._state_dir)
@@ -83,6 +85,13 @@ class Host:
         from ib_sriov_cni.state.allocations import Allocations
 
         return Allocations(self._kubelet_dir)
+
+    @property
+    def overrides(self) -> Overrides:
+        """What driver_override of VFs was before a rebind that is not over."""
+        from ib_sriov_cni.state.overrides import Overrides
+
+        return Overrides(self._lock_dir)
 
     @property
     def stray_files(self) -> StrayFiles:

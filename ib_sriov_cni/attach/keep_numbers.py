@@ -131,8 +131,10 @@ def bind_in_turn(host: Host, pci: PciAddress, driver: str, *, holder: str, secon
 
     Raises TryAgainLater (11) and KernelRefused (102).
     """
+    from ib_sriov_cni.attach.driver_override import bind
+
     with host.locks.take_for_rebind(holder, seconds):
-        host.sysfs.bind(pci, driver)
+        bind(host, pci, driver)
         await_fact(lambda: host.sysfs.read_char_devices(pci) or None, LATE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ib_sriov_cni.attach.devices import await_fact
+from ib_sriov_cni.attach.driver_override import bind
 from ib_sriov_cni.attach.liveness import await_verdict
 from ib_sriov_cni.attach.rebind import rebind
 from ib_sriov_cni.core.device_numbers import free_numbers, parse_device
@@ -119,7 +120,7 @@ def _bind(host: Host, record: Record) -> None:
     with host.locks.take(pci, record.key.holder, 0):
         try:
             with host.log.step("bind_interrupted", vf=pci):
-                host.sysfs.bind(pci, record.driver)
+                bind(host, pci, record.driver)
                 await_fact(lambda: host.sysfs.read_char_devices(pci) or None, APPEAR_SECONDS)
         except KernelRefused as refusal:
             host.log.warning("a VF that a killed call has unbound stays without driver", vf=pci, error=refusal)

@@ -28,30 +28,9 @@ def rebind(host: Host, pci: PciAddress, driver: str, meanwhile: Callable[[], Non
     if host.sysfs.is_bindable(pci, driver):
         _rebind(host, pci, driver, meanwhile)
         return
-    # A kill before the last line leaves the VF to this driver, which is what the next rebind needs.
-    was = host.sysfs.read_override(pci)
-    with host.log.step("set_override", vf=pci, driver=driver, was=was):
-        _set_override(host, pci, driver, was)
-    try:
-        _rebind(host, pci, driver, meanwhile)
-    finally:
-        _restore_override(host, pci, was)
+    from ib_sriov_cni.attach.driver_override import let_in
 
-
-def _set_override(host: Host, pci: PciAddress, driver: str, was: str) -> None:
-    try:
-        host.sysfs.set_override(pci, driver)
-    except KernelRefused as refusal:
-        other = f"driver_override of the VF says {was}" if was else "sriov_drivers_autoprobe of its PF is 0"
-        refusal.details = f"{other}, so {driver} could not be bound again; nothing was unbound"
-        raise
-
-
-def _restore_override(host: Host, pci: PciAddress, was: str) -> None:
-    try:
-        host.sysfs.set_override(pci, was)
-    except KernelRefused as refusal:
-        host.log.warning("driver_override could not be restored", vf=pci, was=was, error=refusal)
+    let_in(host, pci, driver, lambda: _rebind(host, pci, driver, meanwhile))
 
 
 def _rebind(host: Host, pci: PciAddress, driver: str, meanwhile: Callable[[], None] | None) -> None:

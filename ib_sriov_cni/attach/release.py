@@ -84,6 +84,10 @@ def release_device(host: Host, record: Record, lock_timeout: float) -> None:
             collector.attempt(_unbind, host, record)
         else:
             collector.attempt(return_devices, host, record, lock_timeout)
+        if host.sysfs.read_override(pci):  # perhaps of a killed call
+            from ib_sriov_cni.attach.driver_override import restore_override
+
+            restore_override(host, pci)
     collector.raise_faults()
 
 

@@ -120,7 +120,7 @@ def _restore_guids(host: Host, record: Record, function: VfFunction, now: VfConf
 
 
 def _replace_unknown(host: Host, function: VfFunction, node: Guid, port: Guid) -> tuple[Guid, Guid]:
-    """Put the GUID that an ADD would derive in the place of what a VF that is passed through had, where that is unknown.
+    """Return the GUID that an ADD would derive in the place of what a VF that is passed through had and nobody knows.
 
     Such a VF cannot be asked for its own GUID, and its PF does not know one that came from the firmware. The ADD has
     written over it, so with zero the VF would be without a GUID when it is bound next, whatever it had before.

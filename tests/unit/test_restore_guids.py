@@ -178,7 +178,8 @@ def test_a_record_of_the_go_plugin_does_not_say_what_was_set(node: Node) -> None
 @pytest.mark.parametrize("had", [ZERO, None])
 def test_a_vf_that_is_passed_through_is_not_left_without_a_guid(node: Node, had: Guid | None) -> None:
     """What it had is unknown: it has no RDMA device to ask, and its PF does not know a GUID of the firmware's."""
-    unknown = dict.fromkeys(("had_node_guid", "had_port_guid", "had_config_node_guid", "had_config_port_guid"), had)
+    names = ("had_node_guid", "had_port_guid", "had_config_node_guid", "had_config_port_guid")
+    unknown: dict[str, Any] = dict.fromkeys(names, had)
     record, pf = attached(node, both(PODS), driver="vfio-pci", **unknown)
     release_device(node.host, record, 0.0)
     assert pf.guids == (DERIVED, DERIVED)

@@ -49,7 +49,7 @@ def test_the_result_names_interface_namespace_and_pci_address(rig: Rig, vf: int)
 
 
 def test_del_leaves_a_guid_which_is_not_the_pods(rig: Rig) -> None:
-    """The firmware's, which the PF does not know, was written over; with zero the VF would have none when it is bound."""
+    """The firmware's, which the PF does not know, was written over; with zero it would have none when it is bound."""
     assert NO_GUID not in {rig.hca.node_guid(0), rig.hca.port_guid(0)}
     pod = rig.pod()
     with passed_through(rig.hca.pci(0)):

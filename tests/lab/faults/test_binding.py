@@ -52,14 +52,31 @@ def test_a_vf_is_bound_where_that_is_forbidden(rig: Rig, forbidding: str) -> Non
 
 
 @SHARED
-@pytest.mark.parametrize("moment", ["unbind", "bind", "bind.done"])
+@pytest.mark.parametrize("moment", ["set_override.done", "unbind", "bind", "bind.done"])
 def test_a_kill_leaves_a_vf_that_can_be_bound(rig: Rig, forbidding: str, moment: str) -> None:
     pod, successor = rig.pod(), rig.pod()
     killed = rig.call("ADD", pod, trace=f"{moment}=kill", guid=guid_of(1))
     assert killed.status == -signal.SIGKILL, killed
+    assert read(rig.hca.vf_path(0) / "driver_override") == DRIVER
     rig.add(successor, guid=guid_of(2))
+    assert read(rig.hca.vf_path(0) / "driver_override") == forbidding
     rig.delete(successor)
     rig.delete(pod)
-    assert read(rig.hca.vf_path(0) / "driver_override") in {forbidding, DRIVER}
+    assert read(rig.hca.vf_path(0) / "driver_override") == forbidding
+    write(rig.hca.vf_path(0) / "driver_override", "\n")
+    rig.assert_as_before()
+
+
+@SHARED
+def test_a_killed_del_too(rig: Rig, forbidding: str) -> None:
+    """The VF is with its driver again, with the GUID it had: the next DEL rebinds nothing."""
+    pod = rig.pod()
+    rig.add(pod, guid=guid_of(1))
+    killed = rig.call("DEL", pod, trace="bind.done=kill")
+    assert killed.status == -signal.SIGKILL, killed
+    assert read(rig.hca.vf_path(0) / "driver_override") == DRIVER
+    assert rig.hca.settled()
+    rig.delete(pod)
+    assert read(rig.hca.vf_path(0) / "driver_override") == forbidding
     write(rig.hca.vf_path(0) / "driver_override", "\n")
     rig.assert_as_before()
