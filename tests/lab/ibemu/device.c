@@ -10,7 +10,7 @@ static int em_query_device(struct ib_device *ibdev, struct ib_device_attr *a, st
 
 	memset(a, 0, sizeof(*a));
 	a->fw_ver = 1ULL << 32;
-	a->sys_image_guid = cpu_to_be64(0x0002c90300e1b000ULL + fn->hca->id * 0x100);
+	a->sys_image_guid = cpu_to_be64(em_base_guid(fn->hca));
 	a->max_mr_size = ~0ULL;
 	a->page_size_cap = PAGE_SIZE;
 	a->vendor_id = EM_VENDOR;

@@ -6,7 +6,7 @@
 static char *prefix = "ibemu_";
 module_param(prefix, charp, 0644);
 MODULE_PARM_DESC(prefix, "RDMA device name prefix");
-KNOB(vf_guid_base, ullong, 0, 0644, "preset VF GUIDs: base + 256*pf + vf (0: all zeros)");
+KNOB(vf_guid_base, ullong, 0, 0644, "preset VF GUIDs: base + 65536*node + 256*pf + vf (0: all zeros)");
 KNOB(vf_state, int, IFLA_VF_LINK_STATE_AUTO, 0644, "first VF link state: 0 auto, 1 enable, 2 disable");
 KNOB(ports, uint, 1, 0444, "ports of each VF (1-2); nothing is plugged into the second one");
 KNOB(probe_delay_ms, uint, 0, 0644, "sleep this long in a VF's probe");
@@ -22,6 +22,12 @@ KNOB(refuse_rdma_rename, int, 0, 0644, "errno with which renaming any RDMA devic
 
 static atomic_t next_number;
 
+/* The node GUID of a PF. */
+u64 em_base_guid(const struct em_hca *hca)
+{
+	return 0x0002c90300e1b000ULL + ((u64)em_node << 16) + hca->id * 0x100;
+}
+
 /* ---- PCI driver ---------------------------------------------------------- */
 
 static int em_register(struct em_fn *fn)
@@ -30,7 +36,7 @@ static int em_register(struct em_fn *fn)
 	int ret;
 
 	spin_lock_irq(&fab_lock);
-	fab_lid[fn->lid] = fn;
+	fab_lid[EM_SLOT(fn->lid)] = fn;
 	spin_unlock_irq(&fab_lock);
 	if (renumber)
 		snprintf(name, sizeof(name), "%s%d", prefix, atomic_inc_return(&next_number) + 99);
@@ -39,10 +45,11 @@ static int em_register(struct em_fn *fn)
 	ret = ib_register_device(&fn->ibdev, name, NULL);
 	spin_lock_irq(&fab_lock);
 	if (ret)
-		fab_lid[fn->lid] = NULL;
+		fab_lid[EM_SLOT(fn->lid)] = NULL;
 	fn->registered = !ret;
 	if (fn->registered)
 		em_start_port(fn);
+	em_tell_ports();
 	spin_unlock_irq(&fab_lock);
 	return ret;
 }
@@ -71,7 +78,8 @@ static void em_remove(struct pci_dev *pdev)
 	if (registered)
 		ib_unregister_device(&fn->ibdev);
 	spin_lock_irq(&fab_lock);
-	fab_lid[fn->lid] = NULL;
+	fab_lid[EM_SLOT(fn->lid)] = NULL;
+	em_tell_ports();
 	spin_unlock_irq(&fab_lock);
 	ib_dealloc_device(&fn->ibdev);
 	pci_disable_device(pdev);
@@ -90,7 +98,7 @@ static int em_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	struct em_hca *hca = (struct em_hca *)pdev->bus->sysdata;
 	int vf = pdev->is_virtfn ? pci_iov_vf_id(pdev) : -1, i, ret;
-	u64 base = 0x0002c90300e1b000ULL + hca->id * 0x100;
+	u64 base = em_base_guid(hca);
 	struct em_fn *fn;
 
 	if (vf >= 0 && probe_delay_ms)
@@ -112,7 +120,7 @@ static int em_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	fn->hca = hca;
 	fn->vf = vf;
 	fn->plain = !pdev->is_virtfn && pdev->devfn;
-	fn->lid = hca->id * 0x100 + (fn->plain ? pdev->devfn : EM_SM_LID + 2 + vf);
+	fn->lid = (em_node << EM_NODE_SHIFT) + hca->id * 0x100 + (fn->plain ? pdev->devfn : EM_SM_LID + 2 + vf);
 	fn->ethernet = HIT(ethernet, vf);
 	fn->no_netdev = em_once(&lose_netdev, vf);
 	INIT_DELAYED_WORK(&fn->late, em_late);
@@ -122,7 +130,7 @@ static int em_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		fn->node_guid = base;
 		fn->port_guid = base + 1;
 		for (i = 0; i < EM_MAX_VF; i++) {
-			u64 g = vf_guid_base ? vf_guid_base + hca->id * 0x100 + i : 0;
+			u64 g = vf_guid_base ? vf_guid_base + (em_node << 16) + hca->id * 0x100 + i : 0;
 
 			hca->vf[i] = (struct em_vfcfg){ g, g, .state = vf_state };
 		}
@@ -223,11 +231,14 @@ static int __init em_init(void)
 	ret = register_kprobe(&em_rename_probe);
 	if (ret)
 		return ret;
-	ret = em_add_hcas();
+	ret = em_start_wire();
+	if (!ret)
+		ret = em_add_hcas();
 	if (!ret)
 		ret = pci_register_driver(&em_driver);
 	if (ret) {
 		em_del_hcas();
+		em_stop_wire();
 		unregister_kprobe(&em_rename_probe);
 	}
 	return ret;
@@ -237,6 +248,7 @@ static void __exit em_exit(void)
 {
 	pci_unregister_driver(&em_driver);
 	em_del_hcas();
+	em_stop_wire();
 	unregister_kprobe(&em_rename_probe);
 }
 

@@ -2,12 +2,15 @@
 /* ibemu: state and P_Keys of a port, and what the subnet manager makes of them */
 #include "ibemu.h"
 
-static void em_event(struct em_fn *fn, enum ib_event_type type)
+/* Something of a registered function's port has changed. */
+void em_event(struct em_fn *fn, enum ib_event_type type)
 {
 	struct ib_event ev = { .device = &fn->ibdev, .element.port_num = 1, .event = type };
 
 	ib_dispatch_event(&ev);
+	em_tell_ports();
 }
+
 /* ---- P_Keys -------------------------------------------------------------- */
 
 /* Row 0 is every PF's, row n + 1 that of VF n of every PF. */
@@ -27,13 +30,13 @@ bool em_pkeys_match(u16 a, u16 b)
 	return (a & 0x7fff) && !((a ^ b) & 0x7fff) && (a | b) & 0x8000;
 }
 
-/* The first entry of fn's table that may talk to key; -1 if none. */
-int em_find_pkey(const struct em_fn *fn, u16 key)
+/* The first entry of a port's table that may talk to key; -1 if none. */
+int em_find_pkey(const struct em_port *port, u16 key)
 {
 	int i;
 
 	for (i = 0; i < EM_PKEYS; i++)
-		if (em_pkeys_match(em_pkey(fn, i), key))
+		if (em_pkeys_match(port->pkey[i], key))
 			return i;
 	return -1;
 }
@@ -207,7 +210,7 @@ MODULE_PARM_DESC(sm_ignores_vfs, "the subnet manager serves no VF; their ports s
 
 void em_gid(const struct em_fn *fn, union ib_gid *gid)
 {
-	gid->global.subnet_prefix = cpu_to_be64(0xfe80000000000000ULL);
+	gid->global.subnet_prefix = cpu_to_be64(EM_SUBNET);
 	gid->global.interface_id = cpu_to_be64(fn->port_guid);
 }
 

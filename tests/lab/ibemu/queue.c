@@ -106,6 +106,14 @@ static void em_flush_rq(struct em_qp *qp)
 	}
 }
 
+/* The QP is in the error state: what was posted ends. */
+void em_set_error(struct em_qp *qp)
+{
+	qp->state = IB_QPS_ERR;
+	em_flush_far(qp);
+	em_flush_rq(qp);
+}
+
 static int em_post_send(struct ib_qp *ibqp, const struct ib_send_wr *wr,
 			const struct ib_send_wr **bad)
 {
@@ -124,6 +132,13 @@ static int em_post_send(struct ib_qp *ibqp, const struct ib_send_wr *wr,
 			ret = -EINVAL;
 			break;
 		}
+		if (qp->far.sq && qp->state != IB_QPS_ERR && em_peer(qp->dlid)) {
+			ret = em_post_far(qp, wr, src.len);
+			if (!ret)
+				continue;
+			*bad = wr;
+			break;
+		}
 		wc.opcode = wr->opcode == IB_WR_RDMA_READ ? IB_WC_RDMA_READ :
 			    wr->opcode == IB_WR_RDMA_WRITE ||
 			    wr->opcode == IB_WR_RDMA_WRITE_WITH_IMM ? IB_WC_RDMA_WRITE : IB_WC_SEND;
@@ -136,10 +151,8 @@ static int em_post_send(struct ib_qp *ibqp, const struct ib_send_wr *wr,
 		if (wc.status || wr->send_flags & IB_SEND_SIGNALED ||
 		    qp->init.sq_sig_type == IB_SIGNAL_ALL_WR)
 			em_complete(ibqp->send_cq, &wc, false);
-		if (wc.status && qp->state != IB_QPS_ERR) {
-			qp->state = IB_QPS_ERR;
-			em_flush_rq(qp);
-		}
+		if (wc.status && qp->state != IB_QPS_ERR)
+			em_set_error(qp);
 	}
 	spin_unlock_irqrestore(&fab_lock, flags);
 	return ret;
@@ -195,6 +208,9 @@ static int em_create_qp(struct ib_qp *ibqp, struct ib_qp_init_attr *init, struct
 	qp->rq = kvcalloc(qp->size, sizeof(*qp->rq), GFP_KERNEL);
 	if (!qp->rq)
 		return -ENOMEM;
+	ret = em_init_far(qp);
+	if (ret)
+		goto free;
 	switch (init->qp_type) {
 	case IB_QPT_GSI:
 		ibqp->qp_num = 1;
@@ -210,9 +226,12 @@ static int em_create_qp(struct ib_qp *ibqp, struct ib_qp_init_attr *init, struct
 	default:
 		ret = -EOPNOTSUPP;
 	}
-	if (ret < 0)
-		kvfree(qp->rq);
-	return min(ret, 0);
+	if (ret >= 0)
+		return 0;
+	kvfree(qp->far.sq);
+free:
+	kvfree(qp->rq);
+	return ret;
 }
 
 static int em_destroy_qp(struct ib_qp *ibqp, struct ib_udata *udata)
@@ -231,9 +250,11 @@ static int em_destroy_qp(struct ib_qp *ibqp, struct ib_udata *udata)
 			list_del(&m->list);
 			kfree(m);
 		}
+	list_del_init(&qp->far.work);
 	em_purge(ibqp->send_cq, qp);
 	em_purge(ibqp->recv_cq, qp);
 	spin_unlock_irqrestore(&fab_lock, flags);
+	kvfree(qp->far.sq);
 	kvfree(qp->rq);
 	return 0;
 }
@@ -299,9 +320,10 @@ static int em_modify_qp(struct ib_qp *ibqp, struct ib_qp_attr *a, int mask, stru
 		qp->dlid = rdma_ah_get_dlid(&a->ah_attr);
 	qp->state = new;
 	if (new == IB_QPS_ERR)
-		em_flush_rq(qp);
+		em_set_error(qp);
 	if (new == IB_QPS_RESET) {
 		qp->head = qp->tail = 0;
+		em_reset_far(qp);
 		em_purge(ibqp->send_cq, qp);
 		em_purge(ibqp->recv_cq, qp);
 	}

@@ -8,7 +8,7 @@ KNOB(mcast_mtu, uint, 2048, 0644, "MTU of the multicast groups, 256-4096; the po
 static struct { union ib_gid gid; u32 qkey; u16 pkey; } fab_group[EM_GROUPS];
 static int fab_groups;
 
-static int em_sa_mcmember(const struct em_fn *fn, u8 *d, ib_sa_comp_mask mask)
+static int em_sa_mcmember(const struct em_port *from, u8 *d, ib_sa_comp_mask mask)
 {
 	union ib_gid gid;
 	u16 pkey = EM_PKEY;
@@ -21,7 +21,7 @@ static int em_sa_mcmember(const struct em_fn *fn, u8 *d, ib_sa_comp_mask mask)
 		pkey = get_unaligned_be16(d + 40);
 	else if (gid.raw[3] == 0x1b)		/* IPoIB's signature (RFC 4391): the P_Key follows */
 		pkey = get_unaligned_be16(gid.raw + 4);
-	if (em_find_pkey(fn, pkey | 0x8000) < 0)
+	if (em_find_pkey(from, pkey | 0x8000) < 0)
 		return 0x0200;			/* invalid request */
 	for (i = 0; i < fab_groups; i++)
 		if (!memcmp(&fab_group[i].gid, &gid, 16))
@@ -47,12 +47,12 @@ static int em_sa_mcmember(const struct em_fn *fn, u8 *d, ib_sa_comp_mask mask)
 }
 
 /* Give an entry of a's table by which it can talk to b, of the wanted partition if one is; 0 if none. */
-static u16 em_shared_pkey(const struct em_fn *a, const struct em_fn *b, u16 wanted)
+static u16 em_shared_pkey(const struct em_port *a, const struct em_port *b, u16 wanted)
 {
 	int i;
 
 	for (i = 0; i < EM_PKEYS; i++) {
-		u16 key = em_pkey(a, i);
+		u16 key = a->pkey[i];
 
 		if (!(wanted && (key ^ wanted) & 0x7fff) && em_find_pkey(b, key) >= 0)
 			return key;
@@ -60,38 +60,25 @@ static u16 em_shared_pkey(const struct em_fn *a, const struct em_fn *b, u16 want
 	return 0;
 }
 
-static int em_sa_path(const struct em_fn *fn, u8 *d, ib_sa_comp_mask mask)
+static int em_sa_path(const struct em_port *from, u8 *d, ib_sa_comp_mask mask)
 {
 	struct sa_path_rec rec = { .rec_type = SA_PATH_REC_TYPE_IB };
-	struct em_fn *to = NULL;
-	union ib_gid gid;
+	struct em_port to, source;
 	u16 pkey;
-	int i;
 
 	ib_sa_unpack_path(d, &rec);
 	rec.rec_type = SA_PATH_REC_TYPE_IB;
-	for (i = 0; i < ARRAY_SIZE(fab_lid) && !to; i++) {
-		if (!fab_lid[i] || em_state(fab_lid[i]) != IB_PORT_ACTIVE)
-			continue;
-		em_gid(fab_lid[i], &gid);
-		if (mask & IB_SA_PATH_REC_DGID ? !memcmp(&gid, &rec.dgid, 16) :
-		    i == be32_to_cpu(sa_path_get_dlid(&rec)))
-			to = fab_lid[i];
-	}
-	if (!to)
+	if (!em_find_port(be32_to_cpu(sa_path_get_dlid(&rec)),
+			  mask & IB_SA_PATH_REC_DGID ? &rec.dgid : NULL, &to))
 		return 0x0300;			/* no records */
-	pkey = em_shared_pkey(fn, to, mask & IB_SA_PATH_REC_PKEY ? be16_to_cpu(rec.pkey) : 0);
+	pkey = em_shared_pkey(from, &to, mask & IB_SA_PATH_REC_PKEY ? be16_to_cpu(rec.pkey) : 0);
 	if (!pkey)
 		return 0x0300;
-	em_gid(to, &rec.dgid);
-	sa_path_set_dlid(&rec, to->lid);
-	for (i = 0; i < ARRAY_SIZE(fab_lid); i++) {
-		if (!fab_lid[i])
-			continue;
-		em_gid(fab_lid[i], &gid);
-		if (!memcmp(&gid, &rec.sgid, 16))
-			sa_path_set_slid(&rec, fab_lid[i]->lid);
-	}
+	rec.dgid.global.subnet_prefix = cpu_to_be64(EM_SUBNET);
+	rec.dgid.global.interface_id = cpu_to_be64(to.guid);
+	sa_path_set_dlid(&rec, to.lid);
+	if (em_find_port(0, &rec.sgid, &source))
+		sa_path_set_slid(&rec, source.lid);
 	rec.pkey = cpu_to_be16(pkey);
 	rec.mtu_selector = rec.rate_selector = rec.packet_life_time_selector = 2;
 	rec.mtu = IB_MTU_4096;
@@ -103,21 +90,26 @@ static int em_sa_path(const struct em_fn *fn, u8 *d, ib_sa_comp_mask mask)
 	return 0;
 }
 
-void em_sa(struct em_fn *fn, const struct em_src *req)
+/* A datagram for the subnet manager's LID. */
+void em_sa(const struct em_pkt *p, const struct em_src *req)
 {
 	static struct ib_sa_mad mad;
 	struct ib_sge sge = { .addr = (uintptr_t)&mad, .length = sizeof(mad) };
 	struct em_src rsp = { .sge = &sge, .n = 1, .len = sizeof(mad) };
-	struct ib_wc wc = { .opcode = IB_WC_RECV, .src_qp = 1, .slid = EM_SM_LID };
+	struct em_pkt answer = {
+		.op = EM_UD, .slid = EM_SM_LID, .dlid = p->slid, .pkey = EM_PKEY,
+		.sqpn = 1, .dqpn = 1, .len = sizeof(mad),
+	};
+	struct em_port from;
 	struct ib_mad_hdr *h = &mad.mad_hdr;
 	ib_sa_comp_mask mask;
 	int status = 0x0c;			/* method/attribute not supported */
 	bool ok;
 
 	BUILD_BUG_ON(sizeof(mad) != IB_MGMT_MAD_SIZE);
-	if (sm_down || req->len < sizeof(mad) || em_sg(req, 0, &mad, sizeof(mad), false) ||
+	if (sm_down || p->dqpn != 1 || req->len < sizeof(mad) || em_sg(req, 0, &mad, sizeof(mad), false) ||
 	    h->mgmt_class != IB_MGMT_CLASS_SUBN_ADM || h->method & IB_MGMT_METHOD_RESP ||
-	    !em_listens(fn->gsi))
+	    !em_find_port(p->slid, NULL, &from))
 		return;
 	mask = mad.sa_hdr.comp_mask;
 	ok = h->method == IB_MGMT_METHOD_GET || h->method == IB_MGMT_METHOD_SET ||
@@ -131,14 +123,14 @@ void em_sa(struct em_fn *fn, const struct em_src *req)
 		status = 0;
 		break;
 	case IB_SA_ATTR_PATH_REC:
-		status = em_sa_path(fn, mad.data, mask);
+		status = em_sa_path(&from, mad.data, mask);
 		break;
 	case IB_SA_ATTR_MC_MEMBER_REC:
-		status = em_sa_mcmember(fn, mad.data, mask);
+		status = em_sa_mcmember(&from, mad.data, mask);
 		break;
 	}
 	h->method = h->method == IB_MGMT_METHOD_SET ? IB_MGMT_METHOD_GET_RESP :
 		    h->method | IB_MGMT_METHOD_RESP;
 	h->status = cpu_to_be16(status);
-	em_recv(fn->gsi, &rsp, sizeof(struct ib_grh), NULL, &wc, false);
+	em_route_ud(&answer, &rsp, NULL);
 }
