@@ -43,7 +43,7 @@ endif
 test: ## lint, unit, IPAM, a minute of fuzzing, namespaces and hostile pods (root or sudo), docs, the lab; ends with counts
 	@$(need) python lint netns manifests build image lab clients
 	-@packaging/build
-	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns security manifests docs packaging \
+	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns security manifests docs packaging fabric \
 		matrix races hca attach faults node clients $(conformance) build matrix-6.1 linux-5.10 linux-newest
 
 long: ## what is too long for make test: soak, the node agent, a real udevd, the command line, an hour of fuzzing

@@ -1,8 +1,9 @@
 """Run test suites, those of the virtual machine two at a time, and sum up their junit files in one line.
 
     suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns security manifests docs packaging
-                          conformance; fuzz-long: fuzz for an hour; in the guest: a folder of tests/lab (hca attach
-                          races matrix faults clients node agent cli soak udev), conformance, and:
+                          conformance; fuzz-long: fuzz for an hour; with two guests each: fabric, cluster; in the
+                          guest: a folder of tests/lab (hca attach races matrix faults clients node agent cli soak
+                          udev), conformance, and:
                           main: ADD and DEL, the short check; matrix-6.1: a sample of the matrix on that kernel;
                           linux-5.10, linux-newest: main and faults of the HCA on the oldest and the newest kernel;
                           build, build-all, build-conformance: with dist/ib-sriov instead of the source
@@ -55,6 +56,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     name: {} if name in RUN_THE_SOURCE else {"IB_SRIOV_PLUGIN": ONE_FILE if name.startswith("build") else ONE_FOLDER}
     for name in IN_GUEST
 }
+SETTINGS["cluster"] = {"IB_SRIOV_PLUGIN": ONE_FOLDER}
 SETTINGS["udev"] |= {"UDEV": "1"}
 SETTINGS["matrix-6.1"] |= {"KERNEL": "6.1", "LAB_EVERY": "7"}
 SETTINGS["linux-5.10"] |= {"KERNEL": "5.10"}
@@ -62,9 +64,9 @@ SETTINGS["linux-newest"] |= {"KERNEL": "newest"}
 # The time for all parts of the fuzzing together (tests/fuzz/budget.py); FUZZ_SECONDS in the environment overrides it.
 SETTINGS["fuzz-long"] = {"FUZZ_SECONDS": os.environ.get("FUZZ_SECONDS", "3600")}
 # Suites whose name differs from their folder's.
-FOLDERS = {"fuzz-long": "fuzz"}
-# Suites that make network namespaces and hostile users, or root file systems for the packed program.
-AS_ROOT = ("netns", "security", "packaging")
+FOLDERS = {"fuzz-long": "fuzz", "fabric": "cluster/fabric", "cluster": "cluster/pods"}
+# Suites that make network namespaces and hostile users, root file systems for the packed program, machines on a bridge.
+AS_ROOT = ("netns", "security", "packaging", "fabric", "cluster")
 # Suites whose tests run on all processors: they wait more than they compute.
 SIDE_BY_SIDE = ("unit",)
 # For a suite on a slow machine; one that hangs must still end before CI's own limit.
@@ -87,7 +89,8 @@ def as_root(command: list[str]) -> list[str]:
     """Return the command run as root, which network namespaces need."""
     if os.geteuid() == 0:
         return command
-    return ["sudo", *([] if sys.stdin.isatty() else ["-n"]), "--preserve-env=HOME,XDG_CACHE_HOME,PATH", *command]
+    kept = "--preserve-env=HOME,XDG_CACHE_HOME,PATH,IB_SRIOV_PLUGIN"
+    return ["sudo", *([] if sys.stdin.isatty() else ["-n"]), kept, *command]
 
 
 def junit_counts(path: str) -> tuple[int, int]:
