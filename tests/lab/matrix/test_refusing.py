@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.commands import wait
 from tests.lab.emulated_hca import NO_GUID
-from tests.lab.matrix.test_steps import assert_nothing_of, new_guid
+from tests.lab.matrix.test_steps import assert_nothing_of, end_alone, new_guid
 from tests.lab.rig import Rig, at_once, guid_of, rigs, steps_of
 from tests.lab.snapshot import differences, host_snapshot
 
@@ -62,7 +62,7 @@ def survive(rig: Rig, command: str, vf: int, moment: str) -> None:
     died = rig.call(command, pod, vf, trace=f"{moment}=kill", **settings(vf))
     assert died.status == KILLED, f"{moment}: {died}"
     if vf % 2:
-        pod.delete()
+        end_alone(rig, pod, vf)
         successor = rig.pod()
         more = {**settings(vf), "guid": guid_of(0x80 + vf)}
         added = rig.call("ADD", successor, vf, **more)

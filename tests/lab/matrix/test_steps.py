@@ -15,6 +15,7 @@ VFs at a time. LAB_EVERY=n takes every n-th moment (an odd n, or one half of the
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -26,10 +27,12 @@ from typing import Any
 import pytest
 
 from tests.lab.cni import CniRun
+from tests.lab.commands import names, wait
 from tests.lab.pod import Pod
 from tests.lab.rig import STATE, Rig, at_once, end, guid_of, rigs, steps_of
 
 LOG = Path("/tmp/steps.log")
+REBIND_LOCK = Path("/run/ib-sriov/rebind.lock")
 NETWORKS = Path("/var/lib/cni/networks")
 EVERY = int(os.environ.get("LAB_EVERY", "1"))
 NOTHING_VALID: dict[str, Any] = {"cni.dev/valid-attachments": []}
@@ -129,6 +132,19 @@ def points(loaded: Rig) -> dict[str, list[str]]:
     }
 
 
+def end_alone(rig: Rig, pod: Pod, vf: int) -> None:
+    """End a pod's namespace while no VF is moved or rebound, and wait until the kernel has returned its RDMA device.
+
+    That takes no lock, so that the namespaces of seven other cases could take a VF's device numbers again and again.
+    What a single one does is seen in tests/lab/races/test_device_numbers.py.
+    """
+    function = rig.hca.vf_path(vf)
+    with REBIND_LOCK.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        pod.delete()
+        wait(lambda: not names(function / "infiniband_verbs") or names(function / "infiniband"))
+
+
 class Matrix:
     """The calls that a case is made of, each with what must come out."""
 
@@ -183,6 +199,9 @@ class Matrix:
         process.terminate()
         os.kill(process.pid, signal.SIGCONT)
         return end(process)
+
+    def end(self, pod: Pod, case: Case) -> None:
+        end_alone(self.rig, pod, case.vf)
 
     def attached(self, pod: Pod, case: Case) -> None:
         """An attachment whose ADD died when all was done but the slow look at the port: cheap, and as hard to undo."""
@@ -258,7 +277,7 @@ def test_add(
             assert_nothing_of(pod)
             matrix.killed("ADD", pod, case)
             if case.vf % 2:
-                pod.delete()  # the namespace may be gone when DEL comes
+                matrix.end(pod, case)  # the namespace may be gone when DEL comes
             rig.delete(pod, case.vf, **case.more)
             assert_nothing_of(pod)
             return
@@ -271,7 +290,7 @@ def test_add(
             assert "SIGTERM" in run.out["msg"]
         assert_nothing_of(pod)
         matrix.killed("ADD", pod, case)
-        pod.delete()
+        matrix.end(pod, case)
         rig.delete(matrix.taken_over(pod, case), case.vf, **case.successors)
 
     matrix.run("ADD", points[f"ADD {kind}"], settings, act, "abct")
@@ -284,7 +303,7 @@ def test_add_that_heals(matrix: Matrix, points: dict[str, list[str]]) -> None:
     def act(case: Case) -> None:
         first, second = rig.pod(), rig.pod()
         matrix.attached(first, case)
-        first.delete()
+        matrix.end(first, case)
         if case.moment == "release_addresses.done":
             # The VF is on the host by then: a dead pod's IPAM plugin keeps no other pod from it.
             matrix.added(second, case.vf, trace=f"{case.moment}=fail", **case.successors)
@@ -303,9 +322,9 @@ def test_add_that_heals(matrix: Matrix, points: dict[str, list[str]]) -> None:
         assert_nothing_of(second)
         dead = rig.pod()  # the interrupted ADD may have finished its healing
         matrix.attached(dead, case)
-        dead.delete()
+        matrix.end(dead, case)
         matrix.killed("ADD", second, case, successor=True)
-        second.delete()
+        matrix.end(second, case)
         rig.delete(matrix.taken_over(first, case), case.vf, **case.successors)
         rig.delete(dead, case.vf, **case.more)
         assert_nothing_of(dead)
@@ -326,7 +345,7 @@ def test_del(
         attached(pod, case)
         if not case.after:
             matrix.killed("DEL", pod, case)
-            pod.delete()
+            matrix.end(pod, case)
             rig.delete(matrix.taken_over(pod, case), case.vf, **case.successors)
             return
         matrix.failed("DEL", pod, case)
@@ -335,7 +354,7 @@ def test_del(
         attached(pod, case)
         matrix.killed("DEL", pod, case)
         if case.vf % 2:
-            pod.delete()
+            matrix.end(pod, case)
         rig.delete(pod, case.vf, **case.more)
         assert_nothing_of(pod)
 
@@ -352,7 +371,7 @@ def test_gc(matrix: Matrix, points: dict[str, list[str]]) -> None:
     def act(case: Case) -> None:
         pod = rig.pod()
         matrix.attached(pod, case)
-        pod.delete()
+        matrix.end(pod, case)
         if not case.after:
             matrix.killed("GC", pod, case, **NOTHING_VALID)
             rig.delete(matrix.taken_over(pod, case), case.vf, **case.successors)
@@ -362,7 +381,7 @@ def test_gc(matrix: Matrix, points: dict[str, list[str]]) -> None:
         assert_nothing_of(pod)
         second = rig.pod()
         matrix.attached(second, case)
-        second.delete()
+        matrix.end(second, case)
         matrix.killed("GC", second, case, **NOTHING_VALID)
         if case.vf % 2:
             rig.delete(second, case.vf, **case.more)
