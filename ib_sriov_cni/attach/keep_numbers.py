@@ -12,7 +12,7 @@ import time
 
 from ib_sriov_cni.attach.devices import DEVICE_SECONDS, await_devices, await_fact
 from ib_sriov_cni.attach.rebind import rebind
-from ib_sriov_cni.core.device_numbers import free_numbers, missing_devices, predict_devices
+from ib_sriov_cni.core.device_numbers import free_numbers, missing_devices, numbers_of, predict_devices
 from ib_sriov_cni.core.errors import DeviceUnusable
 from ipam.protocol.value import Value
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from ib_sriov_cni.attach.host import Host
+    from ib_sriov_cni.attach.number_gap import Holders
     from ib_sriov_cni.core.values import Link, PciAddress, RdmaDevice
     from ib_sriov_cni.state.locks import Lock
 
@@ -74,11 +75,19 @@ def keep_numbers(
                 f"this was not done. {describe_gap(host, pci, devices)}",
             )
         found = act()
-        if again is not None and not how.may_change and missing_devices(devices, host.sysfs.read_char_devices(pci)):
-            host.log.warning("another device took a number of the VF's; rebinding it", vf=pci, devices=_words(devices))
-            driver = host.sysfs.read_driver(pci)
-            rebind(host, pci, driver, lambda: _exchange(host, pci, devices, how, lock))
-            found = again()
+        if again is not None and missing_devices(devices, host.sysfs.read_char_devices(pci)):
+            from ib_sriov_cni.attach.number_gap import Holders, is_waited_for
+
+            if not how.may_change or is_waited_for(host, pci):
+                words = "another device took a number of the VF's; rebinding it"
+                host.log.warning(words, vf=pci, devices=_words(devices))
+                driver = host.sysfs.read_driver(pci)
+                holders = Holders(host, pci, devices)
+                try:
+                    rebind(host, pci, driver, lambda: _exchange(host, pci, devices, how, lock, holders))
+                finally:
+                    holders.bind(holders.count)
+                found = again()
         has = host.sysfs.read_char_devices(pci)
     finally:
         lock.release()
@@ -165,21 +174,35 @@ def _is_awaited(host: Host, pci: PciAddress, how: Renumbering) -> bool:
 
 
 def await_numbers(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> bool:
-    """Wait up to SETTLE seconds until the VF would have `devices` if they were made anew. Returns whether it would."""
-    return bool(await_fact(lambda: foresee_change(host, pci, devices) is None or None, SETTLE))
+    """Wait up to SETTLE seconds until the VF would have `devices` if they were made anew. Returns whether it would.
+
+    A call that waits for the numbers that the VF has now will give up others, so this returns True then too.
+    """
+    from ib_sriov_cni.attach.number_gap import is_waited_for
+
+    def read() -> bool | None:
+        return foresee_change(host, pci, devices) is None or is_waited_for(host, pci) or None
+
+    return bool(await_fact(read, SETTLE))
 
 
-def _exchange(host: Host, pci: PciAddress, devices: tuple[str, ...], how: Renumbering, lock: Lock) -> None:
+def _exchange(
+    host: Host, pci: PciAddress, devices: tuple[str, ...], how: Renumbering, lock: Lock, holders: Holders
+) -> None:
     """Wait until the VF, which is without driver, would get `devices`; at most EXCHANGE seconds.
 
-    A dead attachment's VF that has one of them is rebound: it gets its own back, which this VF had. If a call is
-    releasing that VF already, it does so; the lock of rebinds is released for it meanwhile.
+    The VFs of dead attachments that have them are unbound too, and bound again when this one is, or before, if they
+    are to have the lower numbers. If a call is releasing such a VF already, it does so likewise: the lock of rebinds is
+    released for it meanwhile.
     """
-    from ib_sriov_cni.attach.number_gap import rebind_holders
-
     deadline = time.monotonic() + EXCHANGE
-    while foresee_change(host, pci, devices) is not None:
-        rebind_holders(host, pci, devices)
+    while True:
+        holders.unbind()
+        used = host.sysfs.read_all_char_devices()
+        lower = len(numbers_of("uverbs", free_numbers(devices, (), used)))
+        if not set(devices).intersection(used) and lower <= holders.count:
+            holders.bind(lower)
+            return
         if foresee_change(host, pci, devices) is None or time.monotonic() > deadline:
             return
         lock.release()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ib_sriov_cni.attach.devices import await_fact
 from ib_sriov_cni.attach.driver_override import bind
 from ib_sriov_cni.attach.liveness import await_verdict
-from ib_sriov_cni.attach.rebind import rebind
 from ib_sriov_cni.core.device_numbers import free_numbers, parse_device
 from ib_sriov_cni.core.errors import KernelRefused, TryAgainLater
 from ib_sriov_cni.core.record import describe_attachment
@@ -15,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ib_sriov_cni.attach.host import Host
     from ib_sriov_cni.core.record import Record
+    from ib_sriov_cni.state.locks import Lock
 
 APPEAR_SECONDS = 10.0  # for the devices of a VF that was bound
 DEATH_SECONDS = 1.0  # for a namespace to end
@@ -39,34 +39,71 @@ def bind_interrupted(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> b
     found.sort(key=lambda record: _lowest(record.had_char_devices))
     try:
         for record in found:
-            _bind(host, record)
+            with host.locks.take(record.pci, record.key.holder, 0):
+                _bind(host, record)
     except TryAgainLater:
         return False
     return True
 
 
-def rebind_holders(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> None:
-    """Rebind the VFs of dead attachments that have one of `devices`, which are those of VF `pci`.
+class Holders:
+    """The VFs of dead attachments that have numbers of VF `pci`: unbound, and bound again by `bind`.
 
-    To be called with the lock of rebinds: a VF whose own lock is held is left to its holder. A VF without a record is
+    To be used with the lock of rebinds. A VF whose own lock is held is left to its holder. A VF without a record is
     left alone: a pod may be about to get it, and a kill in the middle would leave it without driver for good.
     """
-    for name, key in host.ownership.read_owners():
-        other = PciAddress(name)
-        if other == pci or not set(devices).intersection(host.sysfs.read_char_devices(other)):
-            continue
+
+    def __init__(self, host: Host, pci: PciAddress, devices: tuple[str, ...]) -> None:
+        """`devices`: those that VF `pci` must have."""
+        self._host, self._pci, self._devices = host, pci, devices
+        self._unbound: list[tuple[Record, Lock]] = []
+
+    @property
+    def count(self) -> int:
+        """How many are unbound."""
+        return len(self._unbound)
+
+    def unbind(self) -> None:
+        """Unbind those that can be."""
+        host = self._host
+        for name, key in host.ownership.read_owners():
+            pci = PciAddress(name)
+            if pci == self._pci or not set(self._devices).intersection(host.sysfs.read_char_devices(pci)):
+                continue
+            try:
+                lock = host.locks.take(pci, key.holder, 0)
+            except TryAgainLater:
+                continue
+            record = host.records.read(key)
+            if record is None or record.pci != pci or not self._unbind(record):
+                lock.release()
+                continue
+            self._unbound.append((record, lock))
+            self._unbound.sort(key=lambda item: _lowest(item[0].had_char_devices))
+
+    def _unbind(self, record: Record) -> bool:
+        if not record.driver or not await_verdict(self._host, record, DEATH_SECONDS).is_over:
+            return False
         try:
-            with host.locks.take(other, key.holder, 0):
-                record = host.records.read(key)
-                if record is None or record.pci != other or not await_verdict(host, record, DEATH_SECONDS).is_over:
-                    continue
-                host.log.warning("rebinding the VF of a dead attachment: it has device numbers of another VF", vf=other)
-                rebind(host, other, host.sysfs.read_driver(other) or record.driver)
-                await_fact(lambda other=other: host.sysfs.read_char_devices(other) or None, APPEAR_SECONDS)  # type: ignore[misc]
-        except TryAgainLater:
-            continue
+            with self._host.log.step("unbind_holder", vf=record.pci):
+                self._host.sysfs.unbind(record.pci)
         except KernelRefused as refusal:
-            host.log.warning("a VF of a dead attachment could not be rebound", vf=other, error=refusal)
+            self._host.log.warning("a dead attachment's VF could not be unbound", vf=record.pci, error=refusal)
+            return False
+        return True
+
+    def bind(self, count: int) -> None:
+        """Bind so many of them, those with the lowest numbers first."""
+        for _ in range(count):
+            record, lock = self._unbound.pop(0)
+            with lock:
+                _bind(self._host, record)
+
+
+def is_waited_for(host: Host, pci: PciAddress) -> bool:
+    """Return whether a VF without driver, of an attachment, is to have a number that VF `pci` has."""
+    has = set(host.sysfs.read_char_devices(pci))
+    return any(has.intersection(record.had_char_devices) for record in _read_unbound(host) if record.pci != pci)
 
 
 def describe_gap(host: Host, pci: PciAddress, devices: tuple[str, ...]) -> str:
@@ -115,12 +152,11 @@ def _lowest(devices: tuple[str, ...]) -> int:
 
 
 def _bind(host: Host, record: Record) -> None:
-    """Bind a VF under its lock. Raises TryAgainLater (11) if another call has that; other faults are logged."""
+    """Bind a VF, with its lock. Faults are logged."""
     pci = record.pci
-    with host.locks.take(pci, record.key.holder, 0):
-        try:
-            with host.log.step("bind_interrupted", vf=pci):
-                bind(host, pci, record.driver)
-                await_fact(lambda: host.sysfs.read_char_devices(pci) or None, APPEAR_SECONDS)
-        except KernelRefused as refusal:
-            host.log.warning("a VF that a killed call has unbound stays without driver", vf=pci, error=refusal)
+    try:
+        with host.log.step("bind_interrupted", vf=pci):
+            bind(host, pci, record.driver)
+            await_fact(lambda: host.sysfs.read_char_devices(pci) or None, APPEAR_SECONDS)
+    except KernelRefused as refusal:
+        host.log.warning("a VF of a dead attachment stays without driver", vf=pci, error=refusal)

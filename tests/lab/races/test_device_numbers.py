@@ -349,26 +349,27 @@ def exchange_numbers(rig: Rig, low: int, high: int) -> None:
 
 @EXCLUSIVE
 @pytest.mark.parametrize("del_is_running", [False, True])
-def test_numbers_that_a_dying_pod_has_taken(rig: Rig, del_is_running: bool) -> None:
+@pytest.mark.parametrize(("dies", "gets"), [(0, 1), (1, 0)])
+def test_numbers_that_a_dying_pod_has_taken(rig: Rig, dies: int, gets: int, del_is_running: bool) -> None:
     """Its RDMA device returns from its namespace without any lock. ADD gets the numbers back from its VF."""
     had = all_numbers(rig)
     dead, pod = rig.pod(), rig.pod()
-    rig.add(dead, 0)
+    rig.add(dead, dies)
     with ExitStack() as stack:
-        add = stack.enter_context(stopped(rig, "ADD", pod, 1, "move_rdma"))
+        add = stack.enter_context(stopped(rig, "ADD", pod, gets, "move_rdma"))
         dead.delete()
-        assert wait(lambda: names(rig.hca.vf_path(0) / "net"))
+        assert wait(lambda: rig.hca.netdevs(dies))
         exchange_numbers(rig, 0, 1)
         calls = [add]
         if del_is_running:
-            calls.append(stack.enter_context(stopped(rig, "DEL", dead, 0, "return_devices")))
+            calls.append(stack.enter_context(stopped(rig, "DEL", dead, dies, "return_devices")))
         add.send_signal(signal.SIGCONT)
-        assert wait(lambda: add.poll() is not None or not rig.hca.driver(1), 60)
+        assert wait(lambda: add.poll() is not None or not rig.hca.driver(gets), 60)
     for done in map(end, calls):
         assert done.status == 0, done
     assert all_numbers(rig) == had
-    rig.delete(dead, 0)
-    rig.delete(pod, 1)
+    rig.delete(dead, dies)
+    rig.delete(pod, gets)
     assert all_numbers(rig) == had
     rig.assert_as_before()
 
