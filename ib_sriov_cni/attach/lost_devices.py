@@ -6,10 +6,9 @@ die on a kernel before 5.13, and its RDMA device if that half of the driver fail
 
 from __future__ import annotations
 
-from ib_sriov_cni.attach.driver_override import bind
-from ib_sriov_cni.attach.keep_numbers import rebind_in_turn
+from ib_sriov_cni.attach.keep_numbers import bind_in_turn, rebind_in_turn
 from ib_sriov_cni.attach.remaining_users import describe_remaining_user, has_no_netdev
-from ib_sriov_cni.core.errors import KernelRefused
+from ib_sriov_cni.core.errors import CniError, KernelRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,8 +60,8 @@ def recover(host: Host, facts: VfFacts, lost: str, how: Renumbering) -> None:
             # No record of this VF has been written yet, by which a DEL could bind it.
             if not host.sysfs.read_driver(pci):
                 try:
-                    bind(host, pci, driver)
-                except KernelRefused as refusal:
+                    bind_in_turn(host, pci, driver, holder=how.holder, seconds=how.seconds)
+                except CniError as refusal:
                     host.log.warning("the VF stays without driver", vf=pci, error=refusal)
             raise
         host.log.warning("the VF had lost a device, and has it again after a rebind", vf=pci, lost=lost)

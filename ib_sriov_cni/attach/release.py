@@ -81,7 +81,7 @@ def release_device(host: Host, record: Record, lock_timeout: float) -> None:
     if not is_pass_through(record.driver):
         is_left = any(isinstance(fault, NotRestored) for fault in collector.faults)
         if is_left and _keeps_pods_guid(host, record):
-            collector.attempt(_unbind, host, record)
+            collector.attempt(_unbind, host, record, lock_timeout)
         else:
             collector.attempt(return_devices, host, record, lock_timeout)
         if host.sysfs.read_override(pci):  # perhaps of a killed call
@@ -96,6 +96,10 @@ def _keeps_pods_guid(host: Host, record: Record) -> bool:
     return record.sets_guid and is_foreign(record, host.sysfs.read_rdma(record.pci))
 
 
-def _unbind(host: Host, record: Record) -> None:
-    with host.log.step("unbind", vf=record.pci, driver=host.sysfs.read_driver(record.pci)):
+def _unbind(host: Host, record: Record, lock_timeout: float) -> None:
+    """Unbind the VF, with the lock of rebinds: a VF that is just being bound would get the numbers that it frees."""
+    with (
+        host.locks.take_for_rebind(record.key.holder, lock_timeout),
+        host.log.step("unbind", vf=record.pci, driver=host.sysfs.read_driver(record.pci)),
+    ):
         host.sysfs.unbind(record.pci)

@@ -142,7 +142,7 @@ def end_alone(rig: Rig, pod: Pod, vf: int) -> None:
     with REBIND_LOCK.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         pod.delete()
-        wait(lambda: not names(function / "infiniband_verbs") or names(function / "infiniband"))
+        wait(lambda: not rig.hca.driver(vf) or (names(function / "infiniband") and names(function / "infiniband_mad")))
 
 
 class Matrix:
