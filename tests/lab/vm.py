@@ -65,7 +65,6 @@ class Verdict:
 
     status: int
     reason: str = ""
-    came_up: bool = True
 
 
 @dataclass(kw_only=True)
@@ -100,17 +99,17 @@ def judge(log: str, status: str | None, *, came_up: bool, qemu: int, timed_out: 
     panic = PANICKED.search(log)
     faults = kernel_faults(log)
     if panic:
-        return Verdict(status=PANIC, reason=f"the guest's kernel panicked: {panic[0].strip()}", came_up=came_up)
+        return Verdict(status=PANIC, reason=f"the guest's kernel panicked: {panic[0].strip()}")
     if timed_out:
         what = f"the command did not end within {limit:g} s" if came_up else f"the guest was not up within {limit:g} s"
-        return Verdict(status=TIME_OUT if came_up else NEVER_UP, reason=what, came_up=came_up)
+        return Verdict(status=TIME_OUT if came_up else NEVER_UP, reason=what)
     if qemu != 0:
         how = f"signal {-qemu}" if qemu < 0 else f"status {qemu}"
-        return Verdict(status=QEMU_DIED, reason=f"QEMU ended with {how}", came_up=came_up)
+        return Verdict(status=QEMU_DIED, reason=f"QEMU ended with {how}")
     if not came_up:
         said = re.findall(r"lab-(?:init|agent): .*", log)
         why = said[-1] if said else "it powered off and said nothing"
-        return Verdict(status=NEVER_UP, reason=f"the guest never came up: {why}", came_up=False)
+        return Verdict(status=NEVER_UP, reason=f"the guest never came up: {why}")
     if status is None:
         return Verdict(status=WENT_DOWN, reason="the guest went down before the command had ended")
     code, flags = (int(word) for word in status.split())
@@ -306,18 +305,13 @@ def keep_console(out: Path) -> str:
 
 
 def run(guest: Guest, out: Path) -> int:
-    """Boot, again once if the guest did not come up, and report; the exit status."""
+    """Boot and report; the exit status."""
     check_paths()
     kernel = build()
     kvm = kvm_works(kernel)
     with open(kernel.tree / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         verdict = boot(kernel, guest, out, kvm=kvm)
-        # A panic is a finding whenever it comes; a boot that merely did not get there (seen in the lab's prototype
-        # about once in forty, cause unknown) gets one more try, and says so.
-        if not verdict.came_up and verdict.status != PANIC:
-            say(f"THE GUEST DID NOT COME UP (try 1 of 2): {verdict.reason}; console: {keep_console(out)}; TRYING AGAIN")
-            verdict = boot(kernel, guest, out, kvm=kvm)
     if guest.junit is not None:
         keep_results(out, guest.junit)
     if verdict.reason:
