@@ -104,32 +104,35 @@ static void em_cfg_init(struct em_hca *hca)
 
 static int em_add_hca(int id)
 {
+	struct pci_host_bridge *bridge = pci_alloc_host_bridge(0);
 	struct em_hca *hca = kvzalloc(sizeof(*hca), GFP_KERNEL);
-	LIST_HEAD(resources);
+	int ret = -ENOMEM;
 
-	if (!hca)
-		return -ENOMEM;
+	if (!bridge || !hca)
+		goto free;
 	hca->id = id;
-	hca->sd.domain = domain + id;
-	hca->sd.node = NUMA_NO_NODE;
 	hca->busn = (struct resource){ .name = "ibemu bus", .start = 0, .end = 0xff,
 				       .flags = IORESOURCE_BUS };
 	em_cfg_init(hca);
-	pci_add_resource(&resources, &hca->busn);
+	bridge->ops = &em_pci_ops;
+	bridge->sysdata = hca;
+	em_set_domain(bridge, &hca->sd, domain + id);
+	pci_add_resource(&bridge->windows, &hca->busn);
 	pci_lock_rescan_remove();
-	hca->bus = pci_create_root_bus(NULL, 0, &em_pci_ops, &hca->sd, &resources);
-	if (hca->bus) {
-		pci_scan_child_bus(hca->bus);
-		pci_bus_add_devices(hca->bus);
-	}
+	ret = pci_scan_root_bus_bridge(bridge);
+	if (!ret)
+		pci_bus_add_devices(bridge->bus);
 	pci_unlock_rescan_remove();
-	if (!hca->bus) {
-		pci_free_resource_list(&resources);
-		kvfree(hca);
-		return -ENODEV;
-	}
+	if (ret)
+		goto free;
+	hca->bridge = bridge;
 	hcas[id] = hca;
 	return 0;
+free:
+	if (bridge)
+		pci_free_host_bridge(bridge);
+	kvfree(hca);
+	return ret;
 }
 
 void em_del_hcas(void)
@@ -137,10 +140,13 @@ void em_del_hcas(void)
 	int i;
 
 	for (i = 0; i < EM_MAX_PF && hcas[i]; i++) {
+		struct pci_host_bridge *bridge = hcas[i]->bridge;
+
 		pci_lock_rescan_remove();
-		pci_stop_root_bus(hcas[i]->bus);
-		pci_remove_root_bus(hcas[i]->bus);
+		pci_stop_root_bus(bridge->bus);
+		pci_remove_root_bus(bridge->bus);
 		pci_unlock_rescan_remove();
+		pci_free_host_bridge(bridge);
 		kvfree(hcas[i]);
 	}
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What differs between kernels.  Built against Linux 5.10, 6.1, 6.12 and 7.2;
- * between those, the exact versions of a change are guesses.
+ * What differs between kernels and machine types.  Built against Linux 5.10,
+ * 6.1, 6.12 and 7.2 for x86-64, and 6.12 for arm64; between those, the exact
+ * versions of a change are guesses.
  */
 #ifndef IBEMU_COMPAT_H
 #define IBEMU_COMPAT_H
@@ -14,6 +15,22 @@
 #include <linux/unaligned.h>
 #else
 #include <asm/unaligned.h>
+#endif
+
+/* Where the number of a root bus's PCI domain is kept. */
+#ifdef CONFIG_PCI_DOMAINS_GENERIC
+struct em_sysdata { };
+static inline void em_set_domain(struct pci_host_bridge *bridge, struct em_sysdata *sd, int domain)
+{
+	bridge->domain_nr = domain;
+}
+#else
+#define em_sysdata pci_sysdata
+static inline void em_set_domain(struct pci_host_bridge *bridge, struct em_sysdata *sd, int domain)
+{
+	sd->domain = domain;
+	sd->node = NUMA_NO_NODE;
+}
 #endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(5, 13, 0)

@@ -70,8 +70,8 @@ struct em_vfcfg {			/* what the PF's firmware holds per VF */
 };
 
 struct em_hca {
-	struct pci_sysdata sd;		/* first: bus->sysdata is the hca */
-	struct pci_bus *bus;
+	struct em_sysdata sd;		/* first: bus->sysdata is the hca */
+	struct pci_host_bridge *bridge;
 	struct resource busn;
 	int id;
 	u8 cfg[1 + EM_MAX_VF + EM_MAX_PLAIN][EM_CFG_LEN];	/* config space: PF, VF 0, ... */
