@@ -18,6 +18,7 @@ from functools import cmp_to_key
 from pathlib import Path
 
 from tests.tools.apt import Archive, compare_versions
+from tests.tools.roots import unpack
 
 # Series of kernels that are in another release of Debian than the machine's: the oldest, and the newest there is.
 NEWEST = "newest"
@@ -81,8 +82,11 @@ def packages_of(release: str, depends: Mapping[str, str]) -> list[str]:
     return [image, headers, *dict.fromkeys(parts)]
 
 
-def fetch(archive: Archive, release: str, into: Path) -> None:
-    """Download the packages and unpack them; `into` appears whole or not at all."""
+def fetch(archive: Archive, release: str, into: Path, *, cross: bool = False) -> None:
+    """Download the packages and unpack them; `into` appears whole or not at all.
+
+    With `cross` the archive is of another machine type, and the programs that build a module are this machine's.
+    """
     names = packages_of(release, archive.depends("linux-"))
     say(f"fetching {' '.join(names)}")
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +94,15 @@ def fetch(archive: Archive, release: str, into: Path) -> None:
         debs = Path(work, "debs")
         tree = Path(work, "tree")
         debs.mkdir()
-        archive.download(names, debs)
-        if archive.suite:
+        programs = [name for name in names if cross and name.startswith("linux-kbuild-")]
+        if programs:
+            Archive().download(programs, debs)
+        archive.download([name for name in names if name not in programs], debs)
+        own_compiler = bool(archive.suite) and not cross
+        if own_compiler:
             archive.download_whole([f"linux-headers-{release}", *TOOLS], debs)
-        for deb in sorted(debs.glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", deb, tree], check=True)
-        if archive.suite:
+        unpack(debs, tree)
+        if own_compiler:
             make_root(tree)
         else:
             # the headers' Makefile names its common part by the path it would have when installed

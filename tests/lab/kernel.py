@@ -11,12 +11,13 @@ Everything lies below ${XDG_CACHE_HOME:-~/.cache}/ib-sriov:
     lab/<release>/<hash>/lib/modules/<release>/     the modules a guest needs, uncompressed
                         /initramfs.gz
                         /lock                       held shared by every VM that runs from this tree
+    root/                                           see tools/roots.py
 
 The hash covers what the tree was made from, so a new ibemu.c gives a new tree and leaves the VMs that are up alone.
 
-Variables: KERNEL (series, 6.12 by default; 5.10 and "newest" are of other releases of the distribution); VMLINUZ,
-MODULES (…/lib/modules/<release>) and KO (an ibemu.ko built for them) take a kernel from elsewhere; EXTRA_MODS names
-more modules.
+Variables: MACHINE (machine.py); KERNEL (series, 6.12 by default; 5.10 and "newest" are of other releases of the
+distribution); VMLINUZ, MODULES (…/lib/modules/<release>) and KO (an ibemu.ko built for them) take a kernel from
+elsewhere; EXTRA_MODS names more modules.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ import gzip
 import hashlib
 import lzma
 import os
+import platform
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.archive import FOREIGN, LabError, copy_sources, fetch, find_release, make_module, say
+from tests.lab.machine import HOST, Machine, chosen, foreign_archive, guest_root
 from tests.tools.apt import Archive
+from tests.tools.roots import cache_root, locked
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_SERIES = "6.12"
@@ -60,19 +62,15 @@ GUEST_MODULES = (
 class Kernel:
     """A kernel ready to boot."""
 
+    machine: Machine
     release: str
     vmlinuz: Path
     tree: Path  # lab/<release>/<hash>: initramfs.gz and lib/modules/<release>
+    root: Path  # what the guest has as its root
 
     @property
     def initramfs(self) -> Path:
         return self.tree / "initramfs.gz"
-
-
-def cache_root() -> Path:
-    """${XDG_CACHE_HOME:-~/.cache}/ib-sriov, without symbolic links."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.path.realpath(base)) / "ib-sriov"
 
 
 # ---- the guest's modules and initramfs -----------------------------------------------------------------------
@@ -121,14 +119,19 @@ def pack(folder: Path, target: Path) -> None:
     target.write_bytes(gzip.compress(archive, 1))
 
 
-def build_initramfs(work: Path, tree: Path, release: str) -> None:
+def busybox_of(guest: Path) -> Path:
+    """The guest's own busybox; of the host's root, the one on PATH."""
+    found = shutil.which("busybox") if guest == HOST else str(guest / "bin/busybox")
+    if found is None:
+        raise LabError("busybox is missing: apt-get install busybox-static")
+    return Path(found)
+
+
+def build_initramfs(work: Path, tree: Path, release: str, guest: Path) -> None:
     root = work / "initramfs"
     for name in ("bin", "dev", "proc", "sys", "root", "lower", "upper"):
         (root / name).mkdir(parents=True)
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        raise LabError("busybox is missing: apt-get install busybox-static")
-    shutil.copy(busybox, root / "bin/busybox")
+    shutil.copy(busybox_of(guest), root / "bin/busybox")
     for name in ("init", "agent"):
         shutil.copy(HERE / "guest" / name, root / name)
         (root / name).chmod(0o755)
@@ -156,47 +159,39 @@ def fingerprint(*parts: object) -> str:
 # ---- the whole -----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def architecture() -> str:
-    arch = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
-    if arch != "amd64":
-        raise LabError(f"the emulated HCA's PCI root bus exists for x86 only (struct pci_sysdata), this is {arch}")
-    return arch
-
-
-def packaged(series: str) -> tuple[str, Path]:
+def packaged(series: str, machine: Machine) -> tuple[str, Path]:
     """The release of a series, and the folder of its unpacked packages."""
-    arch = architecture()
     folder = cache_root() / "kernel"
-    note = folder / f"{series}-{arch}.release"
+    note = folder / f"{series}-{machine.flavour}.release"
     release = note.read_text().strip() if note.exists() else ""
     if not release or not (folder / release).is_dir():
         suite = FOREIGN.get(series, "")
-        archive = Archive(suite, folder / f"apt-{suite}") if suite else Archive()
-        release = find_release(archive, series, arch)
+        if suite and not machine.is_host:
+            raise LabError(f"KERNEL={series} is of another release, which the lab has for {platform.machine()} only")
+        if machine.is_host:
+            archive = Archive(suite, folder / f"apt-{suite}") if suite else Archive()
+        else:
+            archive = foreign_archive(machine)
+        release = find_release(archive, series, machine.flavour)
         if not (folder / release).is_dir():
-            fetch(archive, release, folder / release)
+            fetch(archive, release, folder / release, cross=not machine.is_host)
         note.write_text(f"{release}\n")
     return release, folder / release
 
 
 def build() -> Kernel:
     """Whatever is missing, made; safe to call from several processes at once."""
-    for tool in ("busybox", "make", "gcc"):
+    machine = chosen()
+    for tool in ("busybox", "make", machine.compiler):
         if shutil.which(tool) is None:
-            raise LabError(f"{tool} is missing: apt-get install busybox-static make gcc libelf1 qemu-system-x86")
+            packages = f"busybox-static make {machine.compiler_package} libelf1 {machine.package}"
+            raise LabError(f"{tool} is missing: apt-get install {packages}")
     with locked(cache_root() / "lab/lock"):
-        return build_unlocked()
+        return build_unlocked(machine)
 
 
-def build_unlocked() -> Kernel:
+def build_unlocked(machine: Machine) -> Kernel:
+    guest = guest_root(machine)
     own = [os.environ.get(name, "") for name in ("VMLINUZ", "MODULES", "KO")]
     if any(own):
         if not all(own):
@@ -205,7 +200,7 @@ def build_unlocked() -> Kernel:
         release = modules.name
         base = cache_root() / "lab" / release
     else:
-        release, root = packaged(os.environ.get("KERNEL") or DEFAULT_SERIES)
+        release, root = packaged(os.environ.get("KERNEL") or DEFAULT_SERIES, machine)
         modules = root / "lib/modules" / release
         vmlinuz = next(path for path in (root / "boot" / f"vmlinuz-{release}", modules / "vmlinuz") if path.exists())
         base = cache_root() / "lab" / release
@@ -214,11 +209,11 @@ def build_unlocked() -> Kernel:
     inputs = (module, *sorted((HERE / "guest").iterdir()), HERE / "kernel.py")
     tree = base / fingerprint(str(modules), names, *inputs)[:16]
     if not tree.exists():
-        make_tree(tree, release, names, modules, module)
-    return Kernel(release=release, vmlinuz=vmlinuz, tree=tree)
+        make_tree(tree, release, names, modules, module, guest)
+    return Kernel(machine=machine, release=release, vmlinuz=vmlinuz, tree=tree, root=guest)
 
 
-def make_tree(tree: Path, release: str, names: tuple[str, ...], modules: Path, module: Path) -> None:
+def make_tree(tree: Path, release: str, names: tuple[str, ...], modules: Path, module: Path, guest: Path) -> None:
     """Make a tree whole or not at all, and drop its predecessors that no VM uses."""
     tree.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=tree.parent, prefix=".new.") as work:
@@ -227,7 +222,7 @@ def make_tree(tree: Path, release: str, names: tuple[str, ...], modules: Path, m
         count = copy_modules(modules / "kernel", names, folder / "kernel")
         shutil.copy(module, folder / "kernel/ibemu.ko")
         depmod(new, release)
-        build_initramfs(Path(work), new, release)
+        build_initramfs(Path(work), new, release, guest)
         (new / "lock").touch()
         for old in tree.parent.glob("*/lock"):
             if is_free(old):

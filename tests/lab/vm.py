@@ -29,8 +29,10 @@ from pathlib import Path
 from types import FrameType
 
 from tests.lab.archive import LabError, say
-from tests.lab.kernel import Kernel, build, cache_root, fingerprint
+from tests.lab.kernel import Kernel, build, fingerprint
+from tests.lab.machine import HOST
 from tests.tools.apt import AptError
+from tests.tools.roots import cache_root
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -41,9 +43,6 @@ WENT_DOWN = 93
 QEMU_DIED = 94
 NOT_BUILT = 95
 TIME_OUT = 124
-
-COMMAND_LINE = "norandmaps no5lvl mitigations=off init_on_alloc=0"
-"""Under TCG: randomised addresses keep QEMU from using translated code again (measured, see README.md)."""
 
 PASSED_ON = re.compile(r"(IB_SRIOV|CNI|PYTEST|LAB|JUNIT)_?[A-Z0-9_]*|TERM|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|COLORTERM")
 """The variables of the host that the command sees; PASS names more."""
@@ -129,18 +128,11 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def qemu_binary() -> str:
-    found = shutil.which("qemu-system-x86_64")
-    if found is None:
-        raise LabError("qemu-system-x86_64 is missing: apt-get install qemu-system-x86")
-    return found
-
-
 def kvm_works(kernel: Kernel) -> bool:
     """Whether a guest really boots under KVM here; the answer is kept for this boot of the host and this QEMU."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if not kernel.machine.is_host or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False
-    qemu = Path(qemu_binary()).resolve()
+    qemu = Path(kernel.machine.qemu).resolve()
     stat = qemu.stat()
     key = fingerprint(boot_id(), str(qemu), stat.st_size, stat.st_mtime_ns)[:16]
     note = cache_root() / "lab" / f"kvm-{key}"
@@ -156,10 +148,11 @@ def probe_kvm(kernel: Kernel, limit: float = 10) -> str:
     """Boot as far as the initramfs; why that failed, or ""."""
     with tempfile.TemporaryDirectory(prefix="ib-sriov-lab.") as work:
         console, errors = Path(work, "console"), Path(work, "stderr")
-        command = [qemu_binary(), "-accel", "kvm", "-cpu", "max", "-machine", "q35", "-m", "512", "-nodefaults"]
+        machine = kernel.machine
+        command = [machine.qemu, "-accel", "kvm", "-cpu", "max", *machine.board, "-m", "512", "-nodefaults"]
         command += ["-no-reboot", "-display", "none", "-serial", f"file:{console}"]
         command += ["-kernel", str(kernel.vmlinuz), "-initrd", str(kernel.initramfs)]
-        command += ["-append", "console=ttyS0 panic=-1 lab.probe=1"]
+        command += ["-append", f"console={machine.console} panic=-1 lab.probe=1"]
         with open(errors, "wb") as stderr:
             process = start(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
         with ended(process):
@@ -213,6 +206,9 @@ def settings(kernel: Kernel, guest: Guest) -> str:
     own = {
         "PROJECT": str(PROJECT),
         "CACHE": str(cache_root()),
+        "VENV": str(Path(python_of_tests()).parents[1].resolve()),
+        "FOREIGN": str(int(kernel.root != HOST)),
+        "TTY_DEVICE": kernel.machine.output,
         "TREE": str(kernel.tree),
         "LIMIT": f"{guest.limit:g}",
         "UDEV": os.environ.get("UDEV", "0"),
@@ -233,22 +229,30 @@ def check_paths() -> None:
 
 
 def qemu_command(kernel: Kernel, out: Path, *, kvm: bool) -> list[str]:
+    machine = kernel.machine
     accel = "kvm" if kvm else "tcg,thread=multi"
-    # QEMU 7.2 gets EFLAGS wrong in cmpxchg16b (hca/cmpxchg16b.c), and the kernel dies of it now and then.
-    processor = os.environ.get("CPU") or ("max" if kvm else "max,-cx16")
+    processor = os.environ.get("CPU") or ("max" if kvm else machine.processor)
     stdio = "stdio,id=out,signal=off"
-    # Nothing is held back from the console file: it is the evidence. no_timer_check is a precaution, not the cure of
-    # a failure seen here: the kernel counts timer interrupts over a busy loop, which a loaded host may deliver late.
-    words = "console=ttyS0 ignore_loglevel panic=-1 oops=panic watchdog_thresh=30 no_timer_check"
+    # Nothing is held back from the console file: it is the evidence.
+    words = f"console={machine.console} ignore_loglevel panic=-1 oops=panic watchdog_thresh=30"
     # A processor that the host lends elsewhere for 21 s is no stall of the guest's kernel.
     words += " rcupdate.rcu_cpu_stall_timeout=120"
-    append = f"{words} {COMMAND_LINE} {os.environ.get('APPEND', '')}"
+    shares = {"root": kernel.root}
+    if kernel.root != HOST:
+        shares["host"] = HOST
+        words += " lab.host=1"
+    append = f"{words} {machine.words} {os.environ.get('APPEND', '')}"
+    read_only = "security_model=none,readonly=on,multidevs=remap"
     return [
-        *(qemu_binary(), "-accel", accel, "-machine", "q35", "-cpu", processor),
+        *(machine.qemu, "-accel", accel, *machine.board, "-cpu", processor),
         *("-smp", os.environ.get("SMP", "2"), "-m", os.environ.get("MEM", "2048"), "-nodefaults", "-no-reboot"),
-        *("-display", "none", "-serial", f"file:{out}/console", "-chardev", stdio, "-serial", "chardev:out"),
+        *("-display", "none", "-serial", f"file:{out}/console", "-chardev", stdio, *machine.output_device),
         *("-kernel", str(kernel.vmlinuz), "-initrd", str(kernel.initramfs), "-append", append),
-        *("-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"),
+        *(
+            word
+            for tag, path in shares.items()
+            for word in ("-virtfs", f"local,path={path},mount_tag={tag},{read_only}")
+        ),
         *("-virtfs", f"local,path={out},mount_tag=out,security_model=none"),
         *shlex.split(os.environ.get("QEMU_ARGS", "")),
     ]
@@ -341,9 +345,13 @@ def compile_here(python: str, paths: Sequence[str]) -> None:
     subprocess.run([python, "-m", "pytest", *collect], env=environment, cwd=PROJECT, capture_output=True, check=False)
 
 
+def python_of_tests() -> str:
+    return os.environ.get("LAB_PYTHON") or str(PROJECT / ".venv/bin/python")
+
+
 def pytest_guest(arguments: Sequence[str]) -> Guest:
     """A guest that runs pytest in the project's folder, by the project's interpreter (LAB_PYTHON names another)."""
-    python = os.environ.get("LAB_PYTHON") or str(PROJECT / ".venv/bin/python")
+    python = python_of_tests()
     if not os.access(python, os.X_OK):
         raise LabError(f"{python} is missing: `make` makes it (or name another interpreter with LAB_PYTHON=)")
     paths = [word for word in arguments if not word.startswith("-") and (PROJECT / word.split("::")[0]).exists()]

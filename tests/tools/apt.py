@@ -23,8 +23,8 @@ class AptError(Exception):
 class Archive:
     """The packages that apt knows; with `suite`, those of that release, by lists that are kept in `folder`.
 
-    `machines` are names of Debian's architectures (all of them are in the lists; none: this machine's); with
-    `source_packages` the lists have those too.
+    `machines` are names of Debian's architectures (all of them are in the lists; none: this machine's), and a package
+    that is named without one is the first one's; with `source_packages` the lists have those too.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class Archive:
             }
             for name, setting in settings.items():
                 self._options += ["-o", f"{name}={setting}"]
+        for machine in machines[:1]:
+            self._options += ["-o", f"APT::Architecture={machine}"]
         for machine in machines:
             self._options += ["-o", f"APT::Architectures::={machine}"]
 
