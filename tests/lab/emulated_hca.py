@@ -147,8 +147,10 @@ class Hca:
         return read(f"/sys/class/infiniband/{self.rdma(vf)}/ports/{port}/{file}")
 
     def driver(self, vf: int) -> str | None:
-        path = self.vf_path(vf) / "driver"
-        return os.path.basename(os.readlink(path)) if path.exists() else None
+        try:
+            return os.path.basename(os.readlink(self.vf_path(vf) / "driver"))
+        except FileNotFoundError:
+            return None
 
     def unbind(self, vf: int) -> str:
         """Its result: "OK" or the errno's name."""
