@@ -6,7 +6,7 @@ need := tests/tools/need
 # a suite of its own, from its first test on
 conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
-.PHONY: help demo quick check lab-test test long build test-build image manifests sign matrix conformance-table pictures \
+.PHONY: help demo cluster quick check lab-test test long build test-build image manifests sign matrix conformance-table pictures \
 	reference site lint lab-shell bench bench-docs clean
 
 # for lab-test
@@ -19,6 +19,11 @@ help:
 demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leave no trace
 	@$(need) python lab
 	@$(PY) -m tests.demo
+
+cluster: ## a Kubernetes cluster of two virtual machines, and the quick start's two pods on it (root or sudo)
+	@$(need) python netns lab build cluster
+	-@packaging/build
+	@IB_SRIOV_PLUGIN=$(packed) $(PY) -m tests.cluster
 
 quick: ## the unit tests alone; half a minute
 	@$(need) python
@@ -42,8 +47,9 @@ endif
 
 test: ## lint, unit, IPAM, a minute of fuzzing, namespaces and hostile pods (root or sudo), docs, the lab; ends with counts
 	@$(need) python lint netns manifests build image lab clients
+	@mkdir -p .test-results; nice -n 19 $(need) cluster >.test-results/need-cluster.log 2>&1 &
 	-@packaging/build
-	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns security manifests docs packaging fabric \
+	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns security manifests docs packaging fabric cluster \
 		matrix races hca attach faults node clients $(conformance) build matrix-6.1 linux-5.10 linux-newest
 
 long: ## what is too long for make test: soak, the node agent, a real udevd, the command line, an hour of fuzzing

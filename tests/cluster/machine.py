@@ -58,6 +58,7 @@ class Machine:
             "MEM": str(self.memory),
             **os.environ,
             "QEMU_ARGS": net,
+            "OUT": str(self.shared),
         }
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(

@@ -51,6 +51,9 @@ LANES = 2  # guests at once: each keeps little more than one processor busy
 ONE_FILE = os.path.join(ROOT, "dist", "ib-sriov")
 ONE_FOLDER = os.path.join(ROOT, "dist", "ib-sriov-folder", "ib-sriov")
 RUN_THE_SOURCE = ("agent", "cli")
+# Suites that boot two guests each. They come last: what they are made of may be built meanwhile (tests/tools/need).
+WITH_TWO_GUESTS = ("fabric", "cluster")
+NEEDS = {"cluster": "cluster"}
 # Additional environment variables of a suite.
 SETTINGS: dict[str, dict[str, str]] = {
     name: {} if name in RUN_THE_SOURCE else {"IB_SRIOV_PLUGIN": ONE_FILE if name.startswith("build") else ONE_FOLDER}
@@ -66,7 +69,7 @@ SETTINGS["fuzz-long"] = {"FUZZ_SECONDS": os.environ.get("FUZZ_SECONDS", "3600")}
 # Suites whose name differs from their folder's.
 FOLDERS = {"fuzz-long": "fuzz", "fabric": "cluster/fabric", "cluster": "cluster/pods"}
 # Suites that make network namespaces and hostile users, root file systems for the packed program, machines on a bridge.
-AS_ROOT = ("netns", "security", "packaging", "fabric", "cluster")
+AS_ROOT = ("netns", "security", "packaging", *WITH_TWO_GUESTS)
 # Suites whose tests run on all processors: they wait more than they compute.
 SIDE_BY_SIDE = ("unit",)
 # For a suite on a slow machine; one that hangs must still end before CI's own limit.
@@ -176,6 +179,8 @@ def pytest_suite(name: str, log: TextIO | None = None) -> tuple[int, int]:
 def run_suite(name: str, log: TextIO | None = None) -> tuple[str, int, int, float]:
     """Return name, passed, failed, seconds."""
     start = time.monotonic()
+    if name in NEEDS and run([os.path.join(ROOT, "tests", "tools", "need"), NEEDS[name]], log=log):
+        return name, 0, 1, time.monotonic() - start
     passed, failed = lint() if name == "lint" else pytest_suite(name, log)
     return name, passed, failed, time.monotonic() - start
 
@@ -198,6 +203,12 @@ def run_lanes(names: list[str]) -> Iterator[tuple[str, int, int, float]]:
             yield row
 
 
+def run_alone(names: list[str]) -> Iterator[tuple[str, int, int, float]]:
+    for name in names:
+        print(f"\n== {name}", flush=True)
+        yield run_suite(name)
+
+
 def main(suites: list[str]) -> int:
     if not suites:
         print(__doc__)
@@ -206,10 +217,9 @@ def main(suites: list[str]) -> int:
     table: list[tuple[str, int, int, float]] = []
     beside = [name for name in suites if name in IN_GUEST]
     beside = beside if len(beside) > 1 else []
-    for name in [name for name in suites if name not in beside]:
-        print(f"\n== {name}", flush=True)
-        table.append(run_suite(name))
+    table += run_alone([name for name in suites if name not in (*beside, *WITH_TWO_GUESTS)])
     table += run_lanes(beside)
+    table += run_alone([name for name in suites if name in WITH_TWO_GUESTS])
     print()
     for name, passed, failed, seconds in table:
         print(f"{name:18}{passed:6} passed {failed:6} failed {seconds:8.1f} s")

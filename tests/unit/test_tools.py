@@ -116,6 +116,15 @@ def test_a_suite_that_shows_nothing_has_failed(project: Project, text: str) -> N
     assert project.run("unit") == (1, "0 passed, 1 failed")
 
 
+def test_a_suite_whose_programs_cannot_be_built_has_failed(project: Project) -> None:
+    project.test_file("cluster/pods", "def test_a(): pass\n")
+    path = os.path.join(project.root, "tests", "tools", "need")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write('#!/bin/sh\n[ "$*" = cluster ] && exit 1\n')
+    os.chmod(path, 0o700)
+    assert project.run("cluster") == (1, "0 passed, 1 failed")
+
+
 def test_a_lab_that_fails_after_its_last_test_has_failed(project: Project) -> None:
     """After a kernel warning, for example: all tests passed, but the exit status is not 0."""
     project.test_file("lab", "")

@@ -1,0 +1,155 @@
+"""A node of the cluster, from inside the machine: containerd, Multus, kubelet, the device plugin, our plugin.
+
+eth0 is what flannel's plugin delegates to (bridge and host-local), and flanneld's subnet.env is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.lab import commands
+from tests.lab.client_programs import containerd, kube, multus, node, packages
+
+CNI_BIN = Path("/opt/cni/bin")
+CNI_CONF = Path("/etc/cni/net.d")
+SHARED = Path("/run/out")  # the host has put the images, kubeconfig and the device plugin's configuration there
+KUBELET_CONFIG = Path("/etc/kubernetes/kubelet.json")
+PODS = "10.244.0.0/16"
+FOLDERS = ("/var/lib/kubelet", "/var/lib/cni", "/var/log", "/etc/cni", "/etc/kubernetes", str(CNI_BIN))
+MODULES = ("overlay", "veth", "bridge", "br_netfilter")
+SETTINGS = {
+    "net/ipv4/ip_forward": 1,
+    # what kubelet wants, and would set itself
+    "vm/overcommit_memory": 1,
+    "kernel/panic": 10,
+    "kernel/panic_on_oops": 1,
+}
+KUBELET: dict[str, Any] = {
+    "apiVersion": "kubelet.config.k8s.io/v1beta1",
+    "kind": "KubeletConfiguration",
+    # the API server of this cluster has no certificate that kubelet could check
+    "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+    "authorization": {"mode": "AlwaysAllow"},
+    "containerRuntimeEndpoint": f"unix://{containerd.SOCKET}",
+    "cgroupDriver": "cgroupfs",
+    "failSwapOn": False,
+    # the root is an overlay on a tmpfs, of which kubelet cannot tell the size
+    "localStorageCapacityIsolation": False,
+    "evictionHard": dict.fromkeys(("memory.available", "nodefs.available", "imagefs.available"), "0%"),
+    "imageGCHighThresholdPercent": 100,
+    "nodeStatusUpdateFrequency": "5s",
+    "runtimeRequestTimeout": "10m",
+    "resolvConf": "",
+}
+
+
+def subnet(number: int) -> str:
+    return f"10.244.{number}.0/24"
+
+
+def start(name: str, words: Sequence[str]) -> None:
+    """Start a program of the node; its log is /var/log/NAME.log."""
+    with open(f"/var/log/{name}.log", "ab") as log:
+        subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=node.PROJECT
+        )
+
+
+def write_network(number: int, routes: dict[int, str], proxy: str) -> None:
+    """Multus with eth0's network; `routes` has the address of each other node by its number."""
+    Path("/run/flannel").mkdir(exist_ok=True)
+    gateway = subnet(number).replace(".0/24", ".1/24")
+    lines = {"NETWORK": PODS, "SUBNET": gateway, "MTU": "1500", "IPMASQ": "false"}
+    Path("/run/flannel/subnet.env").write_text("".join(f"FLANNEL_{key}={value}\n" for key, value in lines.items()))
+    for other, address in routes.items():
+        commands.run(["ip", "route", "replace", subnet(other), "via", address])
+    kubeconfig = CNI_CONF / "multus.d/multus.kubeconfig"
+    node.write_conf(kubeconfig.parent, kube.kubeconfig(proxy), kubeconfig.name)
+    conf = {
+        "cniVersion": "0.3.1",
+        "name": "multus-cni-network",
+        "type": "multus",
+        "kubeconfig": str(kubeconfig),
+        "logFile": "/var/log/multus.log",
+        "logLevel": "verbose",
+        "delegates": [multus.cluster_network("0.3.1", subnet(number))],
+    }
+    node.write_conf(CNI_CONF, conf, "00-multus.conf")
+
+
+def start_kubelet(name: str, address: str) -> None:
+    start(
+        "kubelet",
+        [
+            node.program("kubelet"),
+            *("--config", str(KUBELET_CONFIG), "--kubeconfig", str(SHARED / "kubeconfig")),
+            *("--hostname-override", name, "--node-ip", address, "--v=2"),
+        ],
+    )
+
+    def healthy() -> bool:
+        words = ["busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:10248/healthz"]
+        return commands.run(words, check=False).returncode == 0
+
+    assert commands.wait(healthy, 200, 0.5), f"kubelet is not healthy: {tail('kubelet')}"
+
+
+def start_device_plugin() -> None:
+    start("device-plugin", [sys.executable, "-m", "tests.cluster.guest.device_plugin", str(SHARED / "devices.json")])
+
+
+def kill(*programs: str) -> None:
+    """End programs of the node as a crash would, by their names, and wait until they are gone."""
+
+    def running() -> list[int]:
+        return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/comm") if name_of(path) in programs]
+
+    for pid in running():
+        os.kill(pid, signal.SIGKILL)
+    assert commands.wait(lambda: not running())
+
+
+def name_of(comm: Path) -> str:
+    """A process's name; "" if it has ended, a zombie included."""
+    try:
+        return comm.read_text().strip() if os.path.exists(comm.parent / "exe") else ""
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def start_again(*, name: str, address: str) -> None:
+    """Start containerd and kubelet after they were killed."""
+    start("containerd", ["containerd", "-c", str(containerd.CONFIG)])
+    start_kubelet(name, address)
+
+
+def tail(name: str, lines: int = 15) -> str:
+    text = Path(f"/var/log/{name}.log").read_text(errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def up(*, name: str, number: int, address: str, routes: dict[int, str], proxy: str) -> None:
+    """All of the node, once; nodes count from 1."""
+    commands.run(["modprobe", "-a", *MODULES])
+    for path, value in SETTINGS.items():
+        Path("/proc/sys", path).write_text(str(value))
+    commands.run(["mount", "--make-rshared", "/"])
+    packages.own_tmpfs(*FOLDERS)
+    commands.run(["mount", "--make-rshared", "/var/lib/kubelet"])
+    node.bin_folder(CNI_BIN, ["multus", "bridge", "host-local", "loopback"])
+    write_network(number, routes, proxy)
+    runtime = containerd.Containerd(bin_dir=str(CNI_BIN), conf_dir=str(CNI_CONF))
+    runtime.cri.close()
+    commands.run(["ctr", "-n", "k8s.io", "images", "import", str(SHARED / "ib-test.tar")], timeout=120)
+    KUBELET_CONFIG.write_text(json.dumps(KUBELET))
+    start_kubelet(name, address)
+    start_device_plugin()
+    # containerd and kubelet stay: this process must not end them with itself
+    os._exit(0)

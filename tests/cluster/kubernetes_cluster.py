@@ -1,0 +1,176 @@
+"""A Kubernetes cluster in emulation: a control plane on the host, and two machines of the lab as its nodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.control import PROXY, ControlPlane, kubeconfig
+from tests.cluster.hca import Host
+from tests.cluster.machine import PROJECT, Machine
+from tests.cluster.segment import Segment, address
+from tests.lab.client_programs import image
+from tests.lab.commands import run, wait
+from tests.lab.snapshot import differences
+
+RESOURCE = "nvidia.com/ib_vfs"
+REGISTRY = "lab.local"
+TEST_IMAGE = f"{REGISTRY}/ib-test:1"
+NETWORK = "packaging/kubernetes/networks/flannel"
+DEVICES = "packaging/kubernetes/device-plugin/configmap.yaml"
+PROGRAMS = (
+    *("/usr/sbin/ip", "/usr/bin/ibv_devinfo", "/usr/bin/ib_write_bw", "/usr/bin/ibv_rc_pingpong"),
+    *("/usr/lib/x86_64-linux-gnu/libibverbs", "/etc/libibverbs.d"),
+)
+UP = "from tests.cluster.guest import node\nnode.up(**{settings!r})"
+SNAPSHOT = """
+import json
+from tests.lab.emulated_hca import Hca
+from tests.lab.snapshot import host_snapshot
+print(json.dumps(host_snapshot(Hca()).facts))
+"""
+KEPT = ("netdev cni0",)  # the bridge plugin's, from the node's first pod on
+
+
+def device_configuration() -> str:
+    """The device plugin's configuration in packaging/kubernetes, for the emulated HCA instead of a ConnectX."""
+    text = (PROJECT / DEVICES).read_text()
+    lines = text.partition("config.json: |\n")[2]
+    return lines.replace('"15b3"', '"e1b0"').replace('"mlx5_core"', '"ib_qib"')
+
+
+class Cluster:
+    """`start` does all; `say` is told of each step that is done."""
+
+    def __init__(self, folder: Path, *, nodes: int = 2, **knobs: Any) -> None:
+        self.folder = folder
+        self.segment = Segment(nodes)
+        numbers = range(1, nodes + 1)
+        machines = [Machine(self.segment, number, folder, memory=2560) for number in numbers]
+        # GUIDs zero, as a ConnectX's VFs have them: every pod costs a rebind
+        self.nodes = [Host(each, machines=nodes, preset=False, **knobs) for each in machines]
+        self.control: ControlPlane | None = None
+
+    @property
+    def kubectl(self) -> ControlPlane:
+        assert self.control is not None, "the cluster was not started"
+        return self.control
+
+    def start(self, say: Callable[[str], None] = lambda _: None) -> None:
+        self.share()
+        machines = [each.machine for each in self.nodes]
+        for each in machines:
+            each.start()
+        self.control = ControlPlane(self.segment, self.folder / "control", nodes=[each.name for each in machines])
+        self.control.wait_until_ready()
+        say("API server ready")
+        self.define_network()
+        for each in machines:
+            each.wait_until_up()
+        say("virtual machines up")
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(self.start_node, self.nodes))
+        say("containerd, kubelet and device plugin run")
+        self.wait_for("both nodes Ready", self.are_ready)
+        say("nodes Ready")
+        self.wait_for("VFs allocatable", lambda: self.allocatable() == [4] * len(self.nodes))
+        say("VFs allocatable")
+
+    def share(self) -> None:
+        """Put what the nodes need where they see it."""
+        built = image.make_image(
+            self.folder / "ib-test.tar", name=TEST_IMAGE, files=image.with_libraries(PROGRAMS)
+        )  # fmt: skip
+        for each in self.nodes:
+            shared = each.machine.shared
+            shared.mkdir(parents=True, exist_ok=True)
+            run(["cp", str(built), str(shared)])
+            (shared / "kubeconfig").write_text(kubeconfig(f"system:node:{each.machine.name}"))
+            (shared / "devices.json").write_text(device_configuration())
+
+    def define_network(self) -> None:
+        done = run([str(PROJECT / "tests/tools/crd"), "--built", "NetworkAttachmentDefinition"])
+        self.kubectl.run(["apply", "-f", done.stdout.strip()])
+        applied = ["apply", "-k", NETWORK]
+        assert wait(lambda: self.kubectl.run(applied, check=False).returncode == 0, 60, 0.5), self.kubectl.run(applied)
+
+    def start_node(self, host: Host) -> None:
+        """The HCA, then all that a node has."""
+        host.load()
+        number = host.machine.number
+        others = [each.machine.number for each in self.nodes if each is not host]
+        settings = {
+            "name": host.machine.name,
+            "number": number,
+            "address": host.machine.address,
+            "routes": {other: address(other) for other in others},
+            "proxy": PROXY,
+        }
+        self.segment.ip(f"route replace 10.244.{number}.0/24 via {host.machine.address}")
+        host.machine.python(UP.format(settings=settings), limit=500)
+
+    # ---- what there is
+
+    def are_ready(self) -> bool:
+        nodes = self.kubectl.get("nodes")["items"]
+        ready = [
+            condition["status"]
+            for node in nodes
+            for condition in node["status"].get("conditions", [])
+            if condition["type"] == "Ready"
+        ]
+        return ready == ["True"] * len(self.nodes)
+
+    def allocatable(self) -> list[int]:
+        return [int(each["status"]["allocatable"].get(RESOURCE, 0)) for each in self.kubectl.get("nodes")["items"]]
+
+    def pod(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.kubectl.get("pod", name)
+        return found
+
+    def are_running(self, *names: str) -> bool:
+        return all(self.pod(name)["status"].get("phase") == "Running" for name in names)
+
+    def events(self) -> str:
+        """What the API server was told of pods, for the message of a failure."""
+        done = self.kubectl.run(["get", "events", "--sort-by=.lastTimestamp"], check=False)
+        return done.stdout[-3000:]
+
+    def wait_for(self, what: str, condition: Callable[[], bool], timeout: float = 300) -> None:
+        if not wait(condition, timeout, 0.5):
+            logs = [each.machine.run("tail -n 8 /var/log/*.log", check=False).stdout for each in self.nodes]
+            raise AssertionError("\n".join([f"not within {timeout:g} s: {what}", self.events(), *logs]))
+
+    # ---- what is done
+
+    def execute(self, pod: str, *words: str, timeout: float = 120) -> str:
+        return self.kubectl.run(["exec", pod, "--", *words], timeout=timeout).stdout
+
+    def delete(self, *pods: str) -> None:
+        """Delete pods, and wait until they are gone."""
+        self.kubectl.run(["delete", "pod", *pods, "--grace-period=1", "--timeout=200s"], timeout=240)
+
+    def snapshots(self) -> list[dict[str, str]]:
+        """The facts of tests.lab.snapshot of each node."""
+        return [json.loads(each.machine.python(SNAPSHOT)) for each in self.nodes]
+
+    def changes(self, before: list[dict[str, str]]) -> list[str]:
+        """How the nodes differ from what they were, a line for each fact."""
+        return [
+            f"{host.machine.name}: {line}"
+            for host, had, now in zip(self.nodes, before, self.snapshots(), strict=True)
+            for line in differences(had, now)
+            if not line.startswith(KEPT)
+        ]
+
+    def end(self) -> list[int]:
+        """Stop everything; the lab's verdicts on the machines."""
+        try:
+            return [each.machine.end() for each in self.nodes]
+        finally:
+            if self.control is not None:
+                self.control.end()
+            self.segment.end()

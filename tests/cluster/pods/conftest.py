@@ -1,0 +1,32 @@
+"""One cluster for all tests here: it takes minutes to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.kubernetes_cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    verdicts = [-1]
+    try:
+        made.start(lambda text: print(text, flush=True))
+        yield made
+    finally:
+        verdicts = made.end()
+    assert verdicts == [0] * len(made.nodes), "\n".join(each.machine.said() for each in made.nodes)
+
+
+@pytest.fixture
+def cluster(running_cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, without pods after the test."""
+    yield running_cluster
+    names = [each["metadata"]["name"] for each in running_cluster.kubectl.get("pods")["items"]]
+    if names:
+        running_cluster.delete(*names)
+    for each in running_cluster.nodes:
+        each.restore_knobs()
