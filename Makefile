@@ -11,7 +11,7 @@ conformance := $(if $(wildcard tests/conformance/test_*.py),conformance)
 
 # for lab-test
 PLUGIN ?= source
-packed := $(CURDIR)/dist/ib-sriov-folder/ib-sriov
+packed := $(CURDIR)/dist/ib-sriov
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -52,12 +52,12 @@ test: ## lint, unit, IPAM, a minute of fuzzing, namespaces and hostile pods (roo
 	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns security manifests docs packaging fabric cluster \
 		matrix races hca attach faults node clients $(conformance) build matrix-6.1 linux-5.10 linux-newest
 
-long: ## what is too long for make test: soak, the node agent, a real udevd, the command line, an hour of fuzzing
+long: ## what is too long for make test: soak, node agent, udevd, command line, an hour of fuzzing, builds from nothing
 	@$(need) python build lab clients
 	-@packaging/build
-	@$(PY) tests/tools/suites.py fuzz-long soak agent udev cli
+	@$(PY) tests/tools/suites.py fuzz-long soak agent udev cli build-cold
 
-build: ## what is released, in dist/: the one file, the one-folder tree, wheel, sdist, SBOM, licences
+build: ## what is released, in dist/: a program for each machine type, wheel, sdist, SBOM, licences
 	@$(need) python build
 	@packaging/build
 
@@ -66,15 +66,15 @@ test-build: ## the packed program in the place of the source: bare hosts, the la
 	-@packaging/build
 	@$(PY) tests/tools/suites.py packaging build-all $(conformance:%=build-%)
 
-image: ## a container image whose entry point installs the packed program into a mounted folder
+image: ## container images, under one name for both machine types, whose entry point installs the packed program into a mounted folder
 	@$(need) python build image
-	@[ -x dist/ib-sriov ] || packaging/build
+	@[ -x dist/ib-sriov-aarch64 ] || packaging/build
 	@packaging/image
 
 manifests: ## dist/kubernetes: the overlays with the image by its digest: IMAGE=registry.example/ib-sriov
 	@[ -n "$(IMAGE)" ] || { echo 'make manifests IMAGE=registry.example/ib-sriov' >&2; exit 2; }
 	@$(need) python build image manifests
-	@[ -x dist/ib-sriov ] || packaging/build
+	@[ -x dist/ib-sriov-aarch64 ] || packaging/build
 	@[ -f dist/ib-sriov-image.digest ] || packaging/image
 	@packaging/manifests '$(IMAGE)'
 

@@ -1,8 +1,7 @@
-"""What goes into a build: packages, providers, and what is left out."""
+"""What goes into a build: modules and data of packages, and what is left out."""
 
 from __future__ import annotations
 
-import glob
 import importlib.util
 import json
 import os
@@ -94,7 +93,7 @@ def hidden_imports() -> list[str]:
     """Return modules that no import statement names: those imported by name at run time, and parts of libraries."""
     from PyInstaller.utils.hooks import collect_submodules
 
-    names = [*own_modules(), *loaded_by(["pyverbs.device"])]
+    names = own_modules()
     for distribution in requirements():
         if distribution == "pyroute2":
             continue  # only what is imported: it is large
@@ -117,30 +116,6 @@ def data_files() -> list[tuple[str, str]]:
             if distribution != "pyroute2" and importlib.util.find_spec(package).submodule_search_locations:  # type: ignore[union-attr]
                 found += [pair for pair in collect_data_files(package) if not pair[0].endswith(("py.typed", ".pyi"))]
     return sorted(found)
-
-
-def providers() -> dict[str, str]:
-    """Return paths of libibverbs' providers, by name: the distribution's, next to the libibverbs that pyverbs uses."""
-    library = _libibverbs()
-    found = glob.glob(os.path.join(os.path.dirname(library), "libibverbs", "lib*-rdmav*.so"))
-    named = {os.path.basename(path)[3:].partition("-")[0]: path for path in sorted(found)}
-    for name in ("mlx5", "mlx4", "rxe"):
-        if name not in named:
-            sys.exit(f"build: no provider {name} beside {library}: install ibverbs-providers")
-    return named
-
-
-def _libibverbs() -> str:
-    from importlib.machinery import EXTENSION_SUFFIXES
-
-    base = os.path.dirname(importlib.util.find_spec("pyverbs").origin or "")  # type: ignore[union-attr]
-    text = subprocess.run(
-        ["ldd", os.path.join(base, "device" + EXTENSION_SUFFIXES[0])], capture_output=True, text=True, check=True
-    ).stdout
-    match = re.search(r"libibverbs\.so\.1 => (\S+)", text)
-    if not match:
-        sys.exit(f"build: pyverbs' device module finds no libibverbs.so.1:\n{text}")
-    return os.path.realpath(match.group(1))
 
 
 def is_wanted(name: str) -> bool:

@@ -1,8 +1,8 @@
 """What is inside, and under which licences: a CycloneDX bill of materials, and the licence texts.
 
-Every packed file is looked up: it belongs to a package of the Linux distribution (dpkg says which), to a Python
-distribution (its RECORD says so), or it is ours. A file that belongs to none is an error: it must not be released
-without its licence.
+Every file that was linked or put into the archive is looked up: it is of a fetched package or source package
+(fetch.py), of the compiler (dpkg says of which package), of a Python distribution (its RECORD says so), or ours. A file
+that belongs to none is an error: it must not be released without its licence.
 """
 
 from __future__ import annotations
@@ -18,14 +18,21 @@ import uuid
 from dataclasses import dataclass, field
 from importlib import metadata
 
+import fetch
 from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.model.license import DisjunctiveLicense
 from cyclonedx.output.json import JsonV1Dot5
+from libraries import Libraries
+from machines import CACHE, ROOT, digest, run
+from modules import Modules
 from packageurl import PackageURL
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# The libraries that are compiled of a source package other than rdma-core's.
+COMPILED_OF = {"libpymodules.a": "python3.11"}
+# pyverbs is rdma-core's, translated by Cython, whose own code is in it too.
+TRANSLATED = "libpyverbs.a"
 
 
 @dataclass(kw_only=True)
@@ -39,12 +46,6 @@ class Part:
     licences: list[str]
     text: str
     files: dict[str, str] = field(default_factory=dict)
-
-
-def digest(path: str) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def package_owners(paths: list[str]) -> dict[str, str]:
@@ -70,8 +71,39 @@ def distribution_owners() -> dict[str, str]:
     }
 
 
+def fetched_owners(libraries: Libraries) -> dict[str, fetch.File]:
+    """Return the fetched packages that the files below the libraries' root belong to, by path of each."""
+    found = {}
+    for file in fetch.fetched():
+        if file.architecture == libraries.machine.debian:
+            for line in run(["dpkg-deb", "-c", file.path]).splitlines():
+                name = line.split(maxsplit=5)[5].partition(" -> ")[0]
+                found[os.path.join(libraries.root, name.removeprefix("./"))] = file
+    return found
+
+
+def fetched(file: fetch.File, libraries: Libraries) -> Part:
+    """A package, or a source package, that was fetched."""
+    source = file.architecture == "source"
+    path = os.path.join(libraries.root, "usr/share/doc", file.package, "copyright")
+    if source:
+        path = os.path.join(libraries.own, f"{file.package}.licence")
+    with open(path, encoding="utf-8", errors="replace") as opened:
+        text = opened.read()
+    named = sorted(set(re.findall(r"^License:\s*(\S.*)$", text, re.MULTILINE)))
+    return Part(
+        name=file.package,
+        version=file.version,
+        purl=f"pkg:deb/debian/{file.package}@{file.version}?arch={file.architecture}",
+        description=f"sources, {file.name}" if source else f"Debian's package {file.name}",
+        licences=[] if source else named,
+        text=text,
+        files={file.name: file.sha256},
+    )
+
+
 def debian(package: str) -> Part:
-    """A package of the distribution."""
+    """A package of the distribution that is installed on this machine, the compiler's."""
     form = "${Version}\t${source:Package}\t${Architecture}"
     told = subprocess.run(["dpkg-query", "-W", "-f", form, package], capture_output=True, text=True, check=True).stdout
     version, source, machine = told.split("\t")
@@ -114,21 +146,32 @@ def _field(facts: metadata.PackageMetadata, name: str) -> str:
     return next(iter(facts.get_all(name) or []), "")
 
 
-def parts(files: dict[str, str]) -> list[Part]:
-    """Return all parts of a program, given the paths of what was packed and the name of each inside."""
-    foreign = [path for path in sorted(files) if not path.startswith((f"{ROOT}/ib_sriov_cni/", f"{ROOT}/ipam/"))]
-    foreign = [path for path in foreign if not path.startswith(f"{ROOT}/packaging/")]
-    owned, distributed = package_owners(foreign), distribution_owners()
-    unowned = [path for path in foreign if path not in owned and path not in distributed]
-    if unowned:
-        sys.exit(f"build: {', '.join(unowned)}: neither a package nor a distribution has it, so its licence is unknown")
-    packages = {name: debian(name) for name in sorted(set(owned.values()))}
-    names = sorted({distributed[path] for path in foreign if path not in owned})
-    distributions = {name: python(name) for name in names}
+def parts(modules: Modules, libraries: Libraries, linked: list[str]) -> list[Part]:
+    """Return all parts of a program: of its modules, and of the files that the linker read."""
+    named = {path: os.path.basename(path) for path in linked} | modules.sources
+    own = tuple(os.path.join(ROOT, name) + os.sep for name in ("ib_sriov_cni", "ipam", "packaging"))
+    foreign = [path for path in sorted(named) if not path.startswith((*own, os.path.join(CACHE, "objects")))]
+    of_sources = {file.package: file for file in reversed(fetch.fetched()) if file.architecture == "source"}
+    of_packages = fetched_owners(modules.libraries) | fetched_owners(libraries)
+    of_python = distribution_owners()
+    installed = package_owners([path for path in foreign if not path.startswith(CACHE)])
+    found: dict[str, Part] = {}
     for path in foreign:
-        part = packages[owned[path]] if path in owned else distributions[distributed[path]]
-        part.files[files[path]] = digest(path)
-    return [*packages.values(), *distributions.values()]
+        owners = []
+        if path.startswith((libraries.own + os.sep, modules.libraries.own + os.sep)):
+            owners = [fetched(of_sources[COMPILED_OF.get(named[path], "rdma-core")], libraries)]
+            owners += [python("cython")] if named[path] == TRANSLATED else []
+        elif path in of_packages:
+            owners = [fetched(of_packages[path], libraries)]
+        elif path in installed:
+            owners = [debian(installed[path])]
+        elif path in of_python:
+            owners = [python(of_python[path])]
+        if not owners:
+            sys.exit(f"build: {path}: no package or distribution has it, so its licence is unknown")
+        for owner in owners:
+            found.setdefault(owner.purl, owner).files[named[path]] = digest(path)
+    return sorted(found.values(), key=lambda part: part.purl)
 
 
 def document(version: str, found: list[Part], programs: dict[str, str]) -> str:

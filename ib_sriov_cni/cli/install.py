@@ -1,8 +1,7 @@
 """`ib-sriov install`: put a packed program into the folder of CNI plugins, even while the old one is in use.
 
 Runtimes never see half a program, and a running one is never written to: the new program is written under a temporary
-name next to the old one, must answer VERSION there, and is then renamed over it. The other files of a one-folder build
-are in a folder whose name is unique to the build, and which is complete before the program is renamed.
+name next to the old one, must answer VERSION there, and is then renamed over it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from ib_sriov_cni.state.directory import remove_quietly, sync_folder
 
 SELF = "/proc/self/exe"  # the running program, even if its name now belongs to another file
 TEMPORARY = ".ib-sriov-new-"
-TREE = ".ib-sriov-tree-"  # the folder of a one-folder build's other files; a digest of its content follows
+TREE = ".ib-sriov-tree-"  # a folder of shared objects that a program of before 0.1.0 could have beside it
 VERSION_SECONDS = 60.0
 POLL_SECONDS = 0.2
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}  # a container's main process has no default action for them
@@ -37,14 +36,6 @@ Examples:
   ./ib-sriov install --dry-run
   ib-sriov install --to /host/opt/cni/bin --wait 60
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A packed program: its file, and the folder of its other files ("" for a one-file build)."""
-
-    program: str
-    tree: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +64,23 @@ class Existing:
 def command(source: str, folder: str, name: str, *, dry_run: bool, seconds: float, stay: bool, output: str) -> None:
     """Install this program into the folder of CNI plugins.
 
-    SOURCE is another packed program to install instead: its file, or the folder of a one-folder build. The program is
-    written under a temporary name, must answer VERSION, and then replaces the old one in one step. Running calls are
-    not disturbed.
+    SOURCE is the file of another packed program to install instead. The program is written under a temporary name, must
+    answer VERSION, and then replaces the old one in one step. Running calls are not disturbed.
     """
     if "/" in name or name in {"", ".", ".."}:
         raise click.UsageError(f"--name {name!r} is not a file name")
-    found = find_source(source)
+    program = find_source(source)
     _await_folder(folder, seconds)
     target = os.path.join(folder, name)
     before = read_existing(target)
-    digest = digest_of(found.program)
-    same = before.digest == digest and before.mode == 0o755 and not _tree_is_missing(found, folder)
+    digest = digest_of(program)
+    same = before.digest == digest and before.mode == 0o755
     outcome = "already there" if same else "would be installed" if dry_run else "installed"
-    version = "" if dry_run else ask_version(target if same else install(found, folder, name))
+    version = ""
+    if not dry_run:
+        version = ask_version(target if same else install(program, folder, name))
+        # The folder of a program that was replaced just now may still be in use; the next time it is not.
+        _remove_leftovers(folder, keep_newest_tree=not same)
     if stay:  # before printing: whoever reads the output may send the signal at once
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     if output == "json":
@@ -107,7 +101,7 @@ def command(source: str, folder: str, name: str, *, dry_run: bool, seconds: floa
         signal.sigwait(STOP_SIGNALS)
 
 
-def find_source(given: str) -> Source:
+def find_source(given: str) -> str:
     """Return the packed program to install: the one given, or the running one. Raises Failure."""
     if not given:
         if not getattr(sys, "frozen", False):
@@ -115,16 +109,10 @@ def find_source(given: str) -> Source:
                 "this program runs from source, so it cannot be installed",
                 "pass a packed program as SOURCE: `make build` makes dist/ib-sriov",
             )
-        return Source(program=SELF, tree=getattr(sys, "packed_tree", ""))
-    program = os.path.join(given, PLUGIN) if os.path.isdir(given) else given
-    if not os.path.isfile(program):
-        raise Failure(f"{program}: no such file", "pass a packed program, or the folder of a one-folder build")
-    if not os.path.isdir(given):
-        return Source(program=program)
-    trees = sorted(entry for entry in os.listdir(given) if entry.startswith(TREE))
-    if len(trees) != 1:
-        raise Failure(f"{given} contains {len(trees)} folders named {TREE}…, a one-folder build has exactly one")
-    return Source(program=program, tree=os.path.join(given, trees[0]))
+        return SELF
+    if not os.path.isfile(given):
+        raise Failure(f"{given}: no such file", "pass the file of a packed program")
+    return given
 
 
 def read_existing(target: str) -> Existing:
@@ -142,14 +130,12 @@ def read_existing(target: str) -> Existing:
     return Existing(description=description, digest=digest, mode=status.st_mode & 0o7777)
 
 
-def install(source: Source, folder: str, name: str) -> str:
+def install(program: str, folder: str, name: str) -> str:
     """Install the program and return its path. Raises Failure; then nothing has changed."""
     target = os.path.join(folder, name)
     temporary = os.path.join(folder, f"{TEMPORARY}{os.getpid()}")
     try:
-        if source.tree:
-            _put_tree(source.tree, folder)
-        _write(source.program, temporary)
+        _write(program, temporary)
         ask_version(temporary)
         os.rename(temporary, target)
         sync_folder(folder)
@@ -157,7 +143,6 @@ def install(source: Source, folder: str, name: str) -> str:
         raise Failure(f"install {target}: {describe_os_error(fault)}", _hint(fault)) from None
     finally:
         remove_quietly(temporary)
-    _remove_leftovers(folder, os.path.basename(source.tree))
     return target
 
 
@@ -183,7 +168,7 @@ def ask_version(program: str) -> str:
         printed = (done.stdout + done.stderr).decode(errors="replace").strip()[:300]
         raise Failure(
             f"run {program}: exit status {done.returncode}, no answer to VERSION: {printed or 'no output'}",
-            "it is not a CNI plugin, or this host's C library is too old for it (packaging/README.md)",
+            "it is not a CNI plugin, or this kernel is too old for it (packaging/README.md)",
         ) from None
     return ", ".join(versions)
 
@@ -217,55 +202,20 @@ def _write(source: str, path: str) -> None:
         os.fsync(fd)
 
 
-def _put_tree(tree: str, folder: str) -> None:
-    """Copy a one-folder build's other files. A folder of that name is complete, and the name says it is the same."""
-    target = os.path.join(folder, os.path.basename(tree))
-    if os.path.isdir(target):
-        return
-    temporary = f"{target}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        shutil.copytree(tree, temporary, symlinks=True)
-        for base, _, files in os.walk(temporary):
-            for name in files:
-                _sync(os.path.join(base, name))
-            sync_folder(base)
-        os.rename(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync_folder(folder)
-
-
-def _tree_is_missing(source: Source, folder: str) -> bool:
-    return bool(source.tree) and not os.path.isdir(os.path.join(folder, os.path.basename(source.tree)))
-
-
-def _remove_leftovers(folder: str, current: str) -> None:
-    """Remove what earlier installations left, but keep the newest old tree: its program may still be running."""
+def _remove_leftovers(folder: str, *, keep_newest_tree: bool) -> None:
+    """Remove what earlier installations left, and the folders that earlier programs had beside them."""
     trees = []
     for entry in os.scandir(folder):
         if entry.name.startswith(TEMPORARY) and not _is_running(entry.name.removeprefix(TEMPORARY)):
             remove_quietly(entry.path)
-        elif entry.name.startswith(TREE) and entry.name != current and entry.is_dir(follow_symlinks=False):
-            suffix = entry.name.rpartition(".")[2]
-            if suffix.isdigit() and not _is_running(suffix):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            elif not suffix.isdigit():
-                trees.append((entry.stat().st_ctime, entry.path))
-    for _, path in sorted(trees)[:-1]:
+        elif entry.name.startswith(TREE) and entry.is_dir(follow_symlinks=False):
+            trees.append((entry.stat().st_ctime, entry.path))
+    for _, path in sorted(trees)[: -1 if keep_newest_tree else None]:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_running(pid: str) -> bool:
     return pid == str(os.getpid()) or os.path.isdir(f"/proc/{pid}")
-
-
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _hint(fault: OSError) -> str:

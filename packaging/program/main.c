@@ -1,66 +1,30 @@
-/* The packed program: an interpreter whose own code and whose modules for the CNI commands are in the program itself.
+/* The program: the interpreter, its extension modules, pyverbs, libibverbs and the providers, linked statically.
  *
- * Nothing is ever unpacked. Modules in `frozen` are read in place from the mapped file; all other modules of the
- * command line are in the zip archive at the file's end and are imported from there; shared objects (pyverbs,
- * libibverbs and the providers) are in the program too and are given to the dynamic linker as a file without
- * a name (the one file), or are files in the folder TREE next to it (the one-folder build).
+ * Nothing is unpacked and nothing is linked when it runs. The modules of the CNI commands are code objects in the data
+ * of the program; all other modules are in the zip archive at the file's end and are imported from there.
  *
- * tables.h is made by packaging/onefile.py:
- *   #define TREE                                  the folder's name; "" for the one file
+ * tables.h is made by packaging/program.py:
  *   static const struct _frozen frozen[];         modules, ended by one without a name
+ *   static struct _inittab extensions[];          extension modules that the interpreter's own table does not have
  *   static const char version_answer[];           what VERSION answers
- *   static const struct shared { const char *name; const unsigned char *from, *to; } shared[];
  */
 #define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
 #include <Python.h>
-#include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/auxv.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "tables.h"
 
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x10U /* Linux 6.3 */
-#endif
-/* glibc 2.35 has a new version of hypot; the old one works as well, so glibc 2.34 is enough. */
-#if defined(__x86_64__)
-__asm__(".symver old_hypot, hypot@GLIBC_2.2.5");
-#elif defined(__aarch64__)
-__asm__(".symver old_hypot, hypot@GLIBC_2.17");
-#else
-#define old_hypot __real_hypot
-#endif
-extern double old_hypot(double, double);
-double __wrap_hypot(double x, double y);
-double __wrap_hypot(double x, double y)
-{
-	return old_hypot(x, y);
-}
-
-/* Likewise for the random numbers of expat's hash tables: glibc has arc4random_buf since 2.36. */
-void __wrap_arc4random_buf(void *buffer, size_t size);
-void __wrap_arc4random_buf(void *buffer, size_t size)
-{
-	if (getrandom(buffer, size, 0) != (ssize_t)size)
-		abort();
-}
-
 /* The link in /proc leads to the file that was started, even if another has been renamed over it. */
 #define SELF "/proc/self/exe"
-
-/* Where to make a file without a name if memfd is not allowed (vm.memfd_noexec=2), in this order. */
-static const char *const folders[] = {"/dev/shm", "/run", "/var/lib/cni", "/opt/cni/bin", "/var/tmp", "/tmp", NULL};
-
-/* The linker identifies an object by its path, and descriptors are reused: each path has one slash more. */
-static int slashes;
 
 static int write_all(int fd, const unsigned char *from, const unsigned char *to)
 {
@@ -75,75 +39,41 @@ static int write_all(int fd, const unsigned char *from, const unsigned char *to)
 	return 0;
 }
 
-/* Write the object to the open file `fd`, link it and take over the file. Returns the path it is known by. */
-static void *link_from(int fd, const struct shared *object, char *path, size_t size)
-{
-	void *handle = NULL;
-
-	if (fd < 0)
-		return NULL;
-	snprintf(path, size, "/proc/self/fd%.*s/%d", ++slashes % 100,
-		 "////////////////////////////////////////////////////////////////////////////////////////////////////", fd);
-	if (write_all(fd, object->from, object->to) == 0)
-		handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-	close(fd);
-	return handle;
-}
-
-/* Where the program is; the name it was called by if there is no /proc. */
-static char own[4096];
+/* Where the program is, and where its archive is read. Without /proc both are the name it was called by, made absolute
+ * as far as that can be done. */
+static char own[8192];
+static const char *archive = SELF;
 
 static void find_own_path(void)
 {
-	ssize_t n = readlink(SELF, own, sizeof own - 1);
 	const char *called = (const char *)getauxval(AT_EXECFN);
+	ssize_t n = readlink(SELF, own, sizeof own - 1);
+	size_t length = 0;
 
-	if (n <= 0)
-		snprintf(own, sizeof own, "%s", called ? called : "ib-sriov");
+	if (n > 0)
+		return;
+	archive = own;
+	if (!called)
+		called = "ib-sriov";
+	if (*called != '/' && getcwd(own, sizeof own / 2))
+		length = strlen(own);
+	snprintf(own + length, sizeof own - length, "%s%s", length ? "/" : "", called);
 }
 
-/* Link a file of the folder next to the program. */
-static PyObject *link_file(const char *name)
+/* Python takes the seed of its hashes from the kernel: getrandom(2), since Linux 3.17, or /dev/urandom. In a root that
+ * has neither it would not start. Then the kernel's random bytes for this process serve. */
+static void find_hash_seed(PyConfig *config)
 {
-	const char *slash = strrchr(own, '/');
-	char path[sizeof own + 256];
+	const void *bytes = (const void *)getauxval(AT_RANDOM);
+	char byte;
+	unsigned int seed;
 
-	snprintf(path, sizeof path, "%.*s%s/%s", slash ? (int)(slash - own) + 1 : 0, own, TREE, name);
-	if (!dlopen(path, RTLD_NOW | RTLD_LOCAL))
-		return PyErr_Format(PyExc_ImportError, "%s", dlerror());
-	return PyUnicode_FromString(path);
-}
-
-static PyObject *load(PyObject *module, PyObject *argument)
-{
-	const char *name = PyUnicode_AsUTF8(argument);
-	const struct shared *object = shared;
-	const char *const *folder;
-	char path[192], *reason;
-	void *handle;
-	int fd;
-
-	(void)module;
-	if (!name)
-		return NULL;
-	while (object->name && strcmp(object->name, name) != 0)
-		object++;
-	if (!object->name)
-		return PyErr_Format(PyExc_ImportError, "%s is not in this program", name);
-	if (!object->from)
-		return link_file(name);
-	fd = memfd_create(name, MFD_CLOEXEC | MFD_EXEC);
-	if (fd < 0 && errno == EINVAL)
-		fd = memfd_create(name, MFD_CLOEXEC);
-	handle = link_from(fd, object, path, sizeof path);
-	for (folder = folders; !handle && *folder; folder++)
-		handle = link_from(open(*folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0700), object, path, sizeof path);
-	if (!handle) {
-		reason = dlerror();
-		return PyErr_Format(PyExc_ImportError, "%s: %s", name,
-				    reason ? reason : "no place for a file that may be executed");
-	}
-	return PyUnicode_FromString(path);
+	if (!bytes || syscall(SYS_getrandom, &byte, sizeof byte, 1 /* GRND_NONBLOCK */) >= 0 || errno != ENOSYS ||
+	    access("/dev/urandom", R_OK) == 0)
+		return;
+	memcpy(&seed, bytes, sizeof seed);
+	config->use_hash_seed = 1;
+	config->hash_seed = seed;
 }
 
 static PyObject *answer(int status)
@@ -198,7 +128,6 @@ static PyObject *py_prctl(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-	{"load", load, METH_O, "Link a shared object of this program; the path the linker knows it by. ImportError."},
 	{"setns", py_setns, METH_VARARGS, "setns(2)"},
 	{"unshare", py_unshare, METH_VARARGS, "unshare(2)"},
 	{"mount", py_mount, METH_VARARGS, "mount(2)"},
@@ -225,6 +154,7 @@ int main(int argc, char **argv)
 	PyPreConfig pre;
 	PyConfig config;
 	PyObject *module;
+	wchar_t *wide;
 
 	/* A file opened later must not get the number of a standard stream that is closed: what is meant for the stream
 	 * would be written into it. Reading and writing still fail, as they do with a closed stream. */
@@ -243,6 +173,7 @@ int main(int argc, char **argv)
 	pre.configure_locale = 0;
 	stop_if(Py_PreInitialize(&pre));
 	PyImport_AppendInittab("_ib_sriov", init);
+	PyImport_ExtendInittab(extensions);
 	PyImport_FrozenModules = frozen;
 
 	PyConfig_InitIsolatedConfig(&config);
@@ -255,6 +186,7 @@ int main(int argc, char **argv)
 	stop_if(PyConfig_SetBytesArgv(&config, argc, argv));
 	find_own_path();
 	stop_if(PyConfig_SetBytesString(&config, &config.executable, own));
+	find_hash_seed(&config);
 #define SET(field, value) stop_if(PyConfig_SetString(&config, &config.field, L"" value))
 	SET(program_name, "ib-sriov");
 	SET(base_executable, SELF);
@@ -268,11 +200,14 @@ int main(int argc, char **argv)
 	SET(filesystem_errors, "surrogateescape");
 	SET(stdio_encoding, "utf-8");
 	SET(stdio_errors, "surrogateescape");
-	stop_if(PyWideStringList_Append(&config.module_search_paths, L"" SELF));
+	wide = Py_DecodeLocale(archive, NULL);
+	stop_if(PyWideStringList_Append(&config.module_search_paths, wide ? wide : L"" SELF));
+	PyMem_RawFree(wide);
 	stop_if(Py_InitializeFromConfig(&config));
 	module = PyImport_ImportModule("_ib_sriov_start");
 	if (!module) {
 		PyErr_Print(); /* ends the process where it is a SystemExit */
+		Py_FinalizeEx(); /* writes what is in the buffer of standard output */
 		return 1;
 	}
 	return Py_FinalizeEx() < 0;

@@ -7,7 +7,7 @@ back to the host. Ours also checks the RDMA device, and writes to disk what Go d
 until the devices are there) is shown next to an ADD with a new GUID. Results: .test-results/bench/lab.json, and
 trace.json with the timeline of one ADD.
 
-ONE_FOLDER, ONE_FILE: the packed programs, if they are not in dist; PEER: another CNI plugin.
+PACKED: the packed program, if it is not in dist; PEER: another CNI plugin.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def main() -> int:
     measure.RESULTS.mkdir(parents=True, exist_ok=True)
     for name in ("lab.json", "trace.json"):
         (measure.RESULTS / name).unlink(missing_ok=True)
-    environ = {**os.environ, "OUT": str(measure.RESULTS), "PASS": "ONE_FOLDER ONE_FILE PEER", "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, "OUT": str(measure.RESULTS), "PASS": "PACKED PEER", "PYTHONPATH": str(ROOT)}
     environ.setdefault("TIMEOUT", "560")
     lab = [str(ROOT / "tests/lab/run"), ".venv/bin/python", "tests/bench/lab_bench.py", "--inside"]
     command = [*lab, "--rounds", str(options.rounds)]

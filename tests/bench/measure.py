@@ -19,11 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / ".test-results" / "bench"
 OURS, GO, PEER = "ours", "Go", "peer"
-# Where `make build` puts the packed programs; the variables name others.
-PACKED = {
-    "one folder": ("ONE_FOLDER", ("dist/ib-sriov-folder/ib-sriov",)),
-    "one file": ("ONE_FILE", ("dist/ib-sriov",)),
-}
+PACKED = "packed"  # what `make build` makes; a variable of this name in capitals names another program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +90,9 @@ def programs(folder: Path, go: str) -> list[Program]:
         Program(name="Go", kind=GO, command=(copied(Path(go), folder / "go"),)),
         Program(name="source", kind=OURS, command=source_command(folder / "source")),
     ]
-    for name, (variable, places) in PACKED.items():
-        named = [os.environ[variable]] if os.environ.get(variable) else [str(ROOT / place) for place in places]
-        path = next((place for place in named if os.path.isfile(place) and os.access(place, os.X_OK)), None)
-        if path is None:
-            continue
-        target = folder / name.replace(" ", "-")
-        if name == "one folder":
-            shutil.copytree(Path(path).parent, target, symlinks=True, dirs_exist_ok=True)
-            path = str(target / Path(path).name)
-        else:
-            path = copied(Path(path), target)
-        found.append(Program(name=name, kind=OURS, command=(path,)))
+    path = Path(os.environ.get(PACKED.upper()) or ROOT / "dist" / "ib-sriov")
+    if path.is_file():
+        found.append(Program(name=PACKED, kind=OURS, command=(copied(path, folder / PACKED),)))
     peer = os.environ.get("PEER")
     if peer:
         found.append(Program(name=os.path.basename(peer), kind=PEER, command=(copied(Path(peer), folder / "peer"),)))

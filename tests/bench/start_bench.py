@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
+import platform
 import subprocess
 import sys
 import tempfile
@@ -44,7 +44,7 @@ class Bench:
         source = str(folder / "source")
         here = str(ROOT / "tests/bench/netdev.py")
         self.netdev = {"Go": self.programs[0].command, "source": (*bare, here, source, *measure.library_path())}
-        self.netdev |= {name: (path,) for name, path in packed_netdev(folder / "netdev").items()}
+        self.netdev |= packed_netdev(folder)
         serve = f"import sys; sys.path.insert(0, {source!r}); from ipam.host_local.plugin import main; sys.exit(main())"
         self.host_local = {"Go": (str(folder / "go/host-local"),), "source": (*bare, "-c", serve)}
 
@@ -54,7 +54,7 @@ class Bench:
 
     def conf(self, program: Program, **more: Any) -> dict[str, Any]:
         kind = {"type": "ib-sriov"} if program.kind == OURS else {"type": "host-device"}
-        place = self.folder / "state" / program.name.replace(" ", "-")
+        place = self.folder / "state" / program.name
         state = {"stateDir": str(place), "logFile": "/dev/null"} if program.kind == OURS else {}
         ipam = {**IPAM, "dataDir": f"{place}/leases"}
         return {"cniVersion": "1.1.0", "name": "bench", "ipam": ipam, **kind, **state, **more}
@@ -91,20 +91,16 @@ class Bench:
                 self.table.row(case, program.name).peak = measure.peak(*how)
 
 
-def packed_netdev(target: Path) -> dict[str, str]:
-    """Pack netdev.py instead of the plugin, from what the last build found; return the paths by name of the build."""
-    found = ROOT / "build" / "dist"
-    if not (found / "contents.json").exists():
+def packed_netdev(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Pack netdev.py instead of the plugin; return its command by the name of the packed program."""
+    if not (ROOT / "dist" / "ib-sriov").exists():
         return {}
-    sys.path.insert(0, str(ROOT / "packaging"))
-    import onefile  # type: ignore[import-not-found]  # from packaging, which is not a package
-
-    packed = onefile.Packed(str(shutil.copytree(found, target / "work")))
-    packed.gather()
-    packed.freeze("ib_sriov_cni.__main__", str(ROOT / "tests/bench/netdev.py"))
-    packed.write(str(target / "netdev"))
-    packed.write_folder(str(target / "folder"))
-    return {"one file": str(target / "netdev"), "one folder": str(target / "folder" / "ib-sriov")}
+    environ = {**os.environ, "MAIN": str(ROOT / "tests/bench/netdev.py")}
+    for step in (("contents",), ("interpreter", platform.machine())):
+        command = [ROOT / "packaging" / "build", "--step", *step]
+        subprocess.run(command, check=True, capture_output=True, env=environ)
+    made = ROOT / "build" / f"interpreter-{platform.machine()}"
+    return {measure.PACKED: (measure.copied(made, folder / "netdev"),)}
 
 
 def ip(*words: str, check: bool = True) -> None:

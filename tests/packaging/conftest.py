@@ -1,12 +1,13 @@
-"""The builds under test, and hosts that lack something: made roots, file systems mounted the wrong way.
+"""The programs under test, and hosts that lack something: made roots, file systems mounted the wrong way.
 
-IB_SRIOV_DIST names the folder of the builds (dist/ of the checkout, which `make build` makes). Mounts are made in a
+IB_SRIOV_DIST names their folder (dist/ of the checkout, which `make build` makes). Mounts are made in a
 mount namespace of the called process's own, so nothing is left to undo.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -17,22 +18,24 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 DIST = Path(os.environ.get("IB_SRIOV_DIST", PROJECT / "dist")).resolve()
-BUILDS = {"one file": DIST / "ib-sriov", "one folder": DIST / "ib-sriov-folder" / "ib-sriov"}
+MACHINES = ("x86_64", "aarch64")
+BUILDS = {machine: DIST / f"ib-sriov-{machine}" for machine in MACHINES}
+BUILD = BUILDS[platform.machine()]
 
 
-@pytest.fixture(params=sorted(BUILDS))
-def build(request: pytest.FixtureRequest) -> Path:
-    """Each build in turn."""
+@pytest.fixture(params=MACHINES)
+def each_build(request: pytest.FixtureRequest) -> Path:
+    """The program for each machine type in turn; that of another type is looked at, not run."""
     path = BUILDS[request.param]
     assert path.is_file(), f"{path} is missing: make build"
     return path
 
 
 @pytest.fixture
-def one_file() -> Path:
-    path = BUILDS["one file"]
-    assert path.is_file(), f"{path} is missing: make build"
-    return path
+def build() -> Path:
+    """The program for this machine."""
+    assert BUILD.is_file(), f"{BUILD} is missing: make build"
+    return BUILD
 
 
 SECONDS = 120.0
@@ -61,15 +64,8 @@ def apart(line: str, *, stdin: bytes = b"", pids: bool = False) -> Done:
     )
 
 
-def copy_build(build: Path, folder: Path) -> None:
-    """Copy the program of a build, with its tree if it has one."""
-    shutil.copy(build, folder / "ib-sriov")
-    for tree in build.parent.glob(".ib-sriov-tree-*"):
-        shutil.copytree(tree, folder / tree.name)
-
-
 class Root:
-    """A root file system with busybox and the C library, and nothing else of this host."""
+    """A root file system with a static busybox, and nothing else of this host."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,21 +76,10 @@ class Root:
         shutil.copy(busybox, path / "bin" / "busybox")
         for name in ("sh", "env", "ls", "cat"):
             (path / "bin" / name).symlink_to("busybox")
-        self.copy_libc()
-
-    def copy_libc(self) -> None:
-        """The libraries that every process of a glibc host has, and their loader, where they are expected."""
-        shown = subprocess.run(["ldd", "/usr/bin/python3"], capture_output=True, text=True, check=True).stdout
-        wanted = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "ld-linux")
-        for word in shown.split():
-            if word.startswith("/") and os.path.basename(word).startswith(wanted):
-                target = self.path / word.lstrip("/")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(word, target)
 
     def add(self, build: Path) -> str:
-        """Copy a build into the root's /opt/cni/bin; its path in there."""
-        copy_build(build, self.path / "opt/cni/bin")
+        """Copy a program into the root's /opt/cni/bin; its path in there."""
+        shutil.copy(build, self.path / "opt/cni/bin/ib-sriov")
         return "/opt/cni/bin/ib-sriov"
 
     def run(

@@ -25,9 +25,10 @@ def run(*command: Path | str) -> Done:
 def dist(tmp_path: Path) -> Path:
     """A folder like dist, with files in the place of the large ones."""
     folder = tmp_path / "dist"
-    (folder / "ib-sriov-folder").mkdir(parents=True)
-    for name in ("ib-sriov", "ib-sriov-folder/ib-sriov", "ib-sriov-image.oci.tar"):
+    folder.mkdir()
+    for name in ("ib-sriov-x86_64", "ib-sriov-aarch64", "ib-sriov-image.oci.tar"):
         (folder / name).write_text(f"content of {name}\n")
+    (folder / "ib-sriov").hardlink_to(folder / "ib-sriov-x86_64")
     (folder / "ib-sriov-image.digest").write_text(f"{DIGEST}\n")
     assert run(PROJECT / "packaging/digests", folder).returncode == 0
     return folder
@@ -111,7 +112,8 @@ def test_the_signature_is_verified_by_openssl(dist: Path, keys: tuple[Path, Path
     # cosign takes base64 of the signature in DER: a sequence of two integers.
     assert base64.b64decode((dist / "SHA256SUMS.sig").read_text(), validate=True)[0] == 0x30
     names = {path.name for path in dist.rglob("*")} - {"SHA256SUMS.sig"}
-    assert names == {"SHA256SUMS", "ib-sriov", "ib-sriov-folder", "ib-sriov-image.oci.tar", "ib-sriov-image.digest"}
+    programs = {"ib-sriov", "ib-sriov-x86_64", "ib-sriov-aarch64"}
+    assert names == {"SHA256SUMS", *programs, "ib-sriov-image.oci.tar", "ib-sriov-image.digest"}
 
 
 @pytest.mark.parametrize("name", ["SHA256SUMS", "SHA256SUMS.sig", "ib-sriov", "ib-sriov-image.digest"])

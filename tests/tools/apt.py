@@ -85,11 +85,6 @@ class Archive:
         found = re.findall(r"^Version: (\S+)$", self._cache("showsrc", "--only-source", name), re.MULTILINE)
         return sorted(set(found), key=cmp_to_key(compare_versions))
 
-    def candidates(self, names: Iterable[str]) -> dict[str, str]:
-        """Package name to the version that would be fetched; names may end in :MACHINE."""
-        shown = self._cache("policy", *names)
-        return dict(re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (\S+)$", shown, re.MULTILINE))
-
     def download(self, names: Iterable[str], into: Path) -> None:
         """Download packages, without what they depend on, into a folder."""
         self._get("download", *names, cwd=into)

@@ -1,9 +1,9 @@
 """Run test suites, those of the virtual machine two at a time, and sum up their junit files in one line.
 
     suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns security manifests docs packaging
-                          conformance; fuzz-long: fuzz for an hour; with two guests each: fabric, cluster; in the
-                          guest: a folder of tests/lab (hca attach races matrix faults clients node agent cli soak
-                          udev), conformance, and:
+                          conformance; fuzz-long: fuzz for an hour; build-cold: builds from nothing; with two guests
+                          each: fabric, cluster; in the guest: a folder of tests/lab (hca attach races matrix faults
+                          clients node agent cli soak udev), conformance, and:
                           main: ADD and DEL, the short check; matrix-6.1: a sample of the matrix on that kernel;
                           linux-5.10, linux-newest: main and faults of the HCA on the oldest and the newest kernel;
                           build, build-all, build-conformance: with dist/ib-sriov instead of the source
@@ -46,20 +46,18 @@ IN_GUEST: dict[str, tuple[str, ...]] = {
     "build-conformance": ("tests/conformance",),
 }
 LANES = 2  # guests at once: each keeps little more than one processor busy
-# What `make build` makes. The one folder starts fastest by far where instructions are emulated: the one file's shared
-# objects are new code in memory each time, which QEMU has to translate.
-ONE_FILE = os.path.join(ROOT, "dist", "ib-sriov")
-ONE_FOLDER = os.path.join(ROOT, "dist", "ib-sriov-folder", "ib-sriov")
+# What `make build` makes, for the guest's type of machine. It starts faster than the source, above all where
+# instructions are emulated.
+PROGRAM = os.path.join(ROOT, "dist", "ib-sriov")
 RUN_THE_SOURCE = ("agent", "cli")
 # Suites that boot two guests each. They come last: what they are made of may be built meanwhile (tests/tools/need).
 WITH_TWO_GUESTS = ("fabric", "cluster")
 NEEDS = {"cluster": "cluster"}
 # Additional environment variables of a suite.
 SETTINGS: dict[str, dict[str, str]] = {
-    name: {} if name in RUN_THE_SOURCE else {"IB_SRIOV_PLUGIN": ONE_FILE if name.startswith("build") else ONE_FOLDER}
-    for name in IN_GUEST
+    name: {} if name in RUN_THE_SOURCE else {"IB_SRIOV_PLUGIN": PROGRAM} for name in IN_GUEST
 }
-SETTINGS["cluster"] = {"IB_SRIOV_PLUGIN": ONE_FOLDER}
+SETTINGS["cluster"] = {"IB_SRIOV_PLUGIN": PROGRAM}
 SETTINGS["udev"] |= {"UDEV": "1"}
 SETTINGS["matrix-6.1"] |= {"KERNEL": "6.1", "LAB_EVERY": "7"}
 SETTINGS["linux-5.10"] |= {"KERNEL": "5.10"}
@@ -67,7 +65,12 @@ SETTINGS["linux-newest"] |= {"KERNEL": "newest"}
 # The time for all parts of the fuzzing together (tests/fuzz/budget.py); FUZZ_SECONDS in the environment overrides it.
 SETTINGS["fuzz-long"] = {"FUZZ_SECONDS": os.environ.get("FUZZ_SECONDS", "3600")}
 # Suites whose name differs from their folder's.
-FOLDERS = {"fuzz-long": "fuzz", "fabric": "cluster/fabric", "cluster": "cluster/pods"}
+FOLDERS = {
+    "fuzz-long": "fuzz",
+    "build-cold": "packaging/cold",
+    "fabric": "cluster/fabric",
+    "cluster": "cluster/pods",
+}
 # Suites that make network namespaces and hostile users, root file systems for the packed program, machines on a bridge.
 AS_ROOT = ("netns", "security", "packaging", *WITH_TWO_GUESTS)
 # Suites whose tests run on all processors: they wait more than they compute.
@@ -157,7 +160,7 @@ def pytest_suite(name: str, log: TextIO | None = None) -> tuple[int, int]:
         if name in SIDE_BY_SIDE:
             command += ["-p", "xdist", "-n", "auto"]
         if name == "packaging":
-            command.append("--ignore=tests/packaging/guest")
+            command += ["--ignore=tests/packaging/guest", "--ignore=tests/packaging/cold"]
         if name in AS_ROOT:
             command = as_root(command)
     try:

@@ -65,14 +65,14 @@ def case(name: str, program: str, wall: float, peak: float = 0.0) -> dict[str, A
 
 def test_aims_are_compared() -> None:
     lab = [case("VERSION", "Go", 2.0), case("ADD", "Go", 20.0, 4.0), case("DEL", "Go", 10.0)]
-    lab += [case("VERSION", "one folder", 8.0), case("ADD", "one folder", 30.0, 17.0), case("DEL", "one folder", 9.0)]
-    lab += [case("rebind alone", "kernel", 100.0), case("ADD, new GUID", "one folder", 132.0)]
-    lines = report.aims(lab, [case("VERSION", "Go", 1.0), case("VERSION", "one folder", 3.0)]).splitlines()
+    lab += [case("VERSION", "packed", 8.0), case("ADD", "packed", 30.0, 17.0), case("DEL", "packed", 9.0)]
+    lab += [case("rebind alone", "kernel", 100.0), case("ADD, new GUID", "packed", 132.0)]
+    lines = report.aims(lab, [case("VERSION", "Go", 1.0), case("VERSION", "packed", 3.0)]).splitlines()
     assert lines[2:] == [
-        "| VERSION, times Go's | one folder | 5 | 4.00 | 3.00 |",
-        "| ADD and DEL, times Go's | one folder | 1.5 | 1.30 |  |",
-        "| ADD with a new GUID, times Go's ADD and the rebind | one folder | 1.2 | 1.10 |  |",
-        "| memory of an ADD, MiB | one folder | 40 | 17.00 |  |",
+        "| VERSION, times Go's | packed | 5 | 4.00 | 3.00 |",
+        "| ADD and DEL, times Go's | packed | 1.5 | 1.30 |  |",
+        "| ADD with a new GUID, times Go's ADD and the rebind | packed | 1.2 | 1.10 |  |",
+        "| memory of an ADD, MiB | packed | 12 | 17.00 |  |",
     ]
 
 

@@ -50,15 +50,15 @@ OF_PYVERBS = {"struct", "_struct", "_weakref", "cython_runtime"}
 
 
 def test_the_real_pyverbs_loads_with_them() -> None:
-    """Its enums are numbers and opening a context fails cleanly; the real modules would load thirty more."""
+    """Its constants are not built and opening a context fails cleanly; the real modules would load thirty more."""
     code = """
 import os
 from ib_sriov_cni.kernel import pyverbs_loader
 before = set(sys.modules)
 context = pyverbs_loader.load_context()
-import pyverbs.device, pyverbs.enums
+import pyverbs.device
 assert context is pyverbs.device.Context
-assert pyverbs.enums.IBV_PORT_ACTIVE == 4 and pyverbs.enums.IBV_LINK_LAYER_INFINIBAND == 1
+assert "pyverbs.enums" not in sys.modules
 try:
     context(name="no-such-device")
 except pyverbs.pyverbs_error.PyverbsError as fault:

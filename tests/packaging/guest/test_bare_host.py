@@ -1,4 +1,4 @@
-"""The builds attach a VF on a host that has no Python and no rdma-core: a root with busybox and the C library.
+"""The program attaches a VF on a host that has no Python, no rdma-core and no C library: a root with a static busybox.
 
 Under a chroot, as thick Multus calls a plugin; proc, sysfs, devices and the state are the guest's.
 """
@@ -14,7 +14,7 @@ import pytest
 from tests.lab.cni import Cni
 from tests.lab.modes import SHARED
 from tests.lab.rig import Rig, guid_of, rigs
-from tests.packaging.conftest import BUILDS, Root
+from tests.packaging.conftest import BUILD, Root
 
 SHARED_FOLDERS = ("proc", "sys", "dev", "run", "var")
 
@@ -34,10 +34,9 @@ def bare(root: Root, program: str) -> Cni:
     return cni
 
 
-@pytest.mark.parametrize("build", sorted(BUILDS))
-def test_attached_and_released(rig: Rig, tmp_path: Path, build: str) -> None:
+def test_attached_and_released(rig: Rig, tmp_path: Path) -> None:
     root = Root(tmp_path / "root")
-    cni = bare(root, root.add(BUILDS[build]))
+    cni = bare(root, root.add(BUILD))
     # With a log file standard error has nothing but what should not be there.
     conf = rig.conf(guid=guid_of(1), logFile="/run/ib-sriov-test.log")
     pod = rig.pod()
@@ -55,11 +54,10 @@ def test_attached_and_released(rig: Rig, tmp_path: Path, build: str) -> None:
 
 
 @SHARED
-@pytest.mark.parametrize("build", sorted(BUILDS))
-def test_the_providers_are_its_own(rig: Rig, tmp_path: Path, build: str) -> None:
+def test_the_providers_are_its_own(rig: Rig, tmp_path: Path) -> None:
     """A provider of the host that cannot be loaded is not even looked at."""
     root = Root(tmp_path / "root")
-    cni = bare(root, root.add(BUILDS[build]))
+    cni = bare(root, root.add(BUILD))
     folder = root.path / "etc/libibverbs.d"
     folder.mkdir()
     (folder / "junk.driver").write_text("driver junk\n")
@@ -72,14 +70,13 @@ def test_the_providers_are_its_own(rig: Rig, tmp_path: Path, build: str) -> None
 
 
 @SHARED
-@pytest.mark.parametrize("build", sorted(BUILDS))
-def test_a_command_reads_nothing_of_the_archive(rig: Rig, tmp_path: Path, build: str) -> None:
+def test_a_command_reads_nothing_of_the_archive(rig: Rig, tmp_path: Path) -> None:
     """To find one module there its whole list is read, which took an ADD half of its instructions."""
     pod, conf = rig.pod(), rig.conf(guid=guid_of(1))
     cni = Cni()
     for command in ("ADD", "DEL"):
         trace = tmp_path / command
-        cni.command = ["strace", "-f", "-e", "trace=open,openat", "-o", str(trace), str(BUILDS[build])]
+        cni.command = ["strace", "-f", "-e", "trace=open,openat", "-o", str(trace), str(BUILD)]
         run = cni(command, pod, conf)
         assert run.status == 0, run
         opened = trace.read_text()
