@@ -52,10 +52,10 @@ test: ## lint, unit, IPAM, a minute of fuzzing, namespaces and hostile pods (roo
 	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns security manifests docs packaging fabric cluster \
 		matrix races hca attach faults node clients $(conformance) build matrix-6.1 linux-5.10 linux-newest
 
-long: ## what is too long for make test: soak, node agent, udevd, command line, an hour of fuzzing, builds from nothing
-	@$(need) python build lab clients
+long: ## what is too long for make test: soak, node agent, udevd, command line, aarch64, an hour of fuzzing, cold builds
+	@$(need) python build lab lab-aarch64 clients
 	-@packaging/build
-	@$(PY) tests/tools/suites.py fuzz-long soak agent udev cli build-cold
+	@$(PY) tests/tools/suites.py fuzz-long soak agent udev cli aarch64 build-cold
 
 build: ## what is released, in dist/: a program for each machine type, wheel, sdist, SBOM, licences
 	@$(need) python build

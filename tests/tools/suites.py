@@ -6,6 +6,7 @@
                           clients node agent cli soak udev), conformance, and:
                           main: ADD and DEL, the short check; matrix-6.1: a sample of the matrix on that kernel;
                           linux-5.10, linux-newest: main and faults of the HCA on the oldest and the newest kernel;
+                          aarch64: main on an emulated aarch64, with dist/ib-sriov-aarch64;
                           build, build-all, build-conformance: with dist/ib-sriov instead of the source
 
 A suite that fails does not stop the next one from running. The last line is "N passed, N failed"; a
@@ -38,6 +39,7 @@ GUEST_TESTS_OF_BUILDS = "tests/packaging/guest"
 IN_GUEST: dict[str, tuple[str, ...]] = {
     **{name: (f"{LAB}/{name}",) for name in LAB_SUITES},
     "main": MAIN_JOB,
+    "aarch64": MAIN_JOB,
     "matrix-6.1": (f"{LAB}/matrix",),
     **dict.fromkeys(("linux-5.10", "linux-newest"), ON_BOTH_ENDS),
     "conformance": ("tests/conformance",),
@@ -59,6 +61,7 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 SETTINGS["cluster"] = {"IB_SRIOV_PLUGIN": PROGRAM}
 SETTINGS["udev"] |= {"UDEV": "1"}
+SETTINGS["aarch64"] |= {"MACHINE": "aarch64", "IB_SRIOV_PLUGIN": os.path.join(ROOT, "dist", "ib-sriov-aarch64")}
 SETTINGS["matrix-6.1"] |= {"KERNEL": "6.1", "LAB_EVERY": "7"}
 SETTINGS["linux-5.10"] |= {"KERNEL": "5.10"}
 SETTINGS["linux-newest"] |= {"KERNEL": "newest"}
