@@ -16,16 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.packaging.conftest import PROJECT, SECONDS, Root, apart, call
+from tests.packaging.places import ADD, CONF
 
-CONF = {"cniVersion": "1.0.0", "name": "ib", "type": "ib-sriov", "deviceID": "0000:99:00.7"}
-ADD = {
-    "CNI_COMMAND": "ADD",
-    "CNI_CONTAINERID": "c1",
-    "CNI_NETNS": "/proc/self/ns/net",
-    "CNI_NETNS_OVERRIDE": "1",
-    "CNI_IFNAME": "net1",
-    "CNI_PATH": "/nowhere",
-}
 # Where anything that unpacks itself would leave something.
 SCRATCH = ("/tmp", "/var/tmp", "/run", "/dev/shm")
 
