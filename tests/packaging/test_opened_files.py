@@ -65,6 +65,7 @@ def test_a_name_is_looked_up_without_the_hosts_modules(tmp_path: Path) -> None:
     mounts = "\n".join(
         f"mount --bind {shlex.quote(str(tmp_path / name))} /etc/{name}" for name in ("resolv.conf", "nsswitch.conf")
     )
+    mounts += "\nmount -t tmpfs tmpfs /run"  # an agent of this machine has its lock there
     arguments = ("agent", "--listen", "no-such-name.invalid:9743", "--state-dir", str(tmp_path / "state"))
     done, opened = trace(tmp_path, arguments, {}, mounts)
     assert b"listen on no-such-name.invalid:9743" in done.stderr
