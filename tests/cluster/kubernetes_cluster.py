@@ -19,7 +19,10 @@ from tests.lab.snapshot import differences
 RESOURCE = "nvidia.com/ib_vfs"
 REGISTRY = "lab.local"
 TEST_IMAGE = f"{REGISTRY}/ib-test:1"
-NETWORK = "packaging/kubernetes/networks/flannel"
+NETWORKS = {
+    "shared": "packaging/kubernetes/networks/flannel",
+    "exclusive": "packaging/kubernetes/networks/isolation",
+}
 DEVICES = "packaging/kubernetes/device-plugin/configmap.yaml"
 PROGRAMS = (
     *("/usr/sbin/ip", "/usr/bin/ibv_devinfo", "/usr/bin/ib_write_bw", "/usr/bin/ibv_rc_pingpong"),
@@ -53,6 +56,7 @@ class Cluster:
         # GUIDs zero, as a ConnectX's VFs have them: every pod costs a rebind
         self.nodes = [Host(each, machines=nodes, preset=False, **knobs) for each in machines]
         self.control: ControlPlane | None = None
+        self.mode = "shared"
 
     @property
     def kubectl(self) -> ControlPlane:
@@ -67,6 +71,8 @@ class Cluster:
         self.control = ControlPlane(self.segment, self.folder / "control", nodes=[each.name for each in machines])
         self.control.wait_until_ready()
         say("API server ready")
+        done = run([str(PROJECT / "tests/tools/crd"), "--built", "NetworkAttachmentDefinition"])
+        self.kubectl.run(["apply", "-f", done.stdout.strip()])
         self.define_network()
         for each in machines:
             each.wait_until_up()
@@ -92,10 +98,24 @@ class Cluster:
             (shared / "devices.json").write_text(device_configuration())
 
     def define_network(self) -> None:
-        done = run([str(PROJECT / "tests/tools/crd"), "--built", "NetworkAttachmentDefinition"])
-        self.kubectl.run(["apply", "-f", done.stdout.strip()])
-        applied = ["apply", "-k", NETWORK]
+        """The network that suits the RDMA namespace mode; its definition may just be getting known."""
+        applied = ["apply", "-k", NETWORKS[self.mode]]
         assert wait(lambda: self.kubectl.run(applied, check=False).returncode == 0, 60, 0.5), self.kubectl.run(applied)
+
+    def set_mode(self, mode: str) -> None:
+        """Change the nodes' RDMA namespace mode, while they have no pods: the HCAs are loaded anew."""
+        if mode == self.mode:
+            return
+        self.mode = mode
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda each: each.load(mode=mode), self.nodes))
+        self.define_network()
+        # what the API server knows lags behind
+        offers = "grep ^offers /var/log/device-plugin.log | tail -n 1"
+        self.wait_for(
+            "the device plugins offer the VFs",
+            lambda: [each.machine.output(offers) for each in self.nodes] == ["offers 4 of 4"] * len(self.nodes),
+        )
 
     def start_node(self, host: Host) -> None:
         """The HCA, then all that a node has."""

@@ -100,6 +100,7 @@ class DevicePlugin:
             now = [(vf, "Healthy" if vf in there else "Unhealthy") for vf in sorted(known)]
             if now != told:
                 told = now
+                print(f"offers {len(there)} of {len(known)}", flush=True)
                 yield {1: [{1: vf, 2: health} for vf, health in now]}
             ended.wait(LOOK_EACH)
 

@@ -21,6 +21,12 @@ def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluste
     assert verdicts == [0] * len(made.nodes), "\n".join(each.machine.said() for each in made.nodes)
 
 
+@pytest.fixture(scope="session", params=["shared", "exclusive"])
+def each_mode(request: pytest.FixtureRequest, running_cluster: Cluster) -> None:
+    """For tests that run in both RDMA namespace modes of the nodes; the others take whichever there is."""
+    running_cluster.set_mode(request.param)
+
+
 @pytest.fixture
 def cluster(running_cluster: Cluster) -> Iterator[Cluster]:
     """The cluster, without pods after the test."""

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+import pytest
+
 from tests.cluster.kubernetes_cluster import RESOURCE, TEST_IMAGE, Cluster
 from tests.cluster.story import assert_no_trace
 
@@ -55,6 +57,7 @@ def guid_of_net1(cluster: Cluster, name: str) -> str:
     return cluster.execute(name, "cat", "/sys/class/net/net1/address").strip().replace(":", "")[-16:]
 
 
+@pytest.mark.usefixtures("each_mode")
 def test_pods_that_start_at_once_open_their_own_devices(cluster: Cluster) -> None:
     before = cluster.snapshots()
     node = cluster.nodes[1]
