@@ -67,12 +67,15 @@ def test_aims_are_compared() -> None:
     lab = [case("VERSION", "Go", 2.0), case("ADD", "Go", 20.0, 4.0), case("DEL", "Go", 10.0)]
     lab += [case("VERSION", "packed", 8.0), case("ADD", "packed", 30.0, 17.0), case("DEL", "packed", 9.0)]
     lab += [case("rebind alone", "kernel", 100.0), case("ADD, new GUID", "packed", 132.0)]
-    lines = report.aims(lab, [case("VERSION", "Go", 1.0), case("VERSION", "packed", 3.0)]).splitlines()
+    host = [case("VERSION", "Go", 1.0), case("VERSION", "packed", 3.0)]
+    host += [case("ADD, refused", name, 5.0) for name in ("Go", "packed")]
+    lines = report.aims(lab, host).splitlines()
     assert lines[2:] == [
-        "| VERSION, times Go's | packed | 5 | 4.00 | 3.00 |",
-        "| ADD and DEL, times Go's | packed | 1.5 | 1.30 |  |",
+        "| VERSION, times Go's | packed | 0.1 | 4.00 | 3.00 |",
+        "| ADD and DEL, times Go's | packed | 1.1 | 1.30 |  |",
         "| ADD with a new GUID, times Go's ADD and the rebind | packed | 1.2 | 1.10 |  |",
         "| memory of an ADD, MiB | packed | 12 | 17.00 |  |",
+        "| a refused ADD, times Go's processor time | packed | 2.5 |  | 1.00 |",
     ]
 
 
