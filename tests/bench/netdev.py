@@ -72,5 +72,14 @@ def main() -> int:
     )
 
 
+def run() -> None:
+    """Be the program, as the packed one calls it (packaging/program/_ib_sriov_start.py)."""
+    import os
+
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
