@@ -6,28 +6,17 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ib_sriov_cni.agent.kube import TRIES, Events, PodRef
 from ipam.protocol.bounds import API_ANSWER_BYTES, EVENT_CHARACTERS, EVENTS, LOG_VALUE_BYTES
-from tests.unit.api_double import Api, client, make_account, make_certificate, serving
+from tests.unit.api_double import Api, client, make_certificate
 
 SECONDS, SHORT, PAUSE = 30.0, 1.0, 0.01
 POD = PodRef(namespace="train", name="worker-0", uid="u-1")
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-def api(certificate: tuple[Path, Path]) -> Iterator[Api]:
-    with serving(certificate) as server:
-        yield server
 
 
 class Garbler:
@@ -223,11 +212,6 @@ def test_a_defect_does_not_end_the_thread(api: Api, account: Path) -> None:
     ledger.counts(2)
     ledger.close()
     assert ledger.counted == ["failed", "posted"]
-
-
-@pytest.fixture
-def account(tmp_path: Path, certificate: tuple[Path, Path]) -> Path:
-    return make_account(tmp_path, certificate)
 
 
 class Ledger:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,10 @@ from ib_sriov_cni.agent.node_index import NodeIndex
 from ib_sriov_cni.attach.host import Host
 from ib_sriov_cni.telemetry.log import Log
 from tests.ipam.calls import ask
-from tests.unit.api_double import NODE, Api, client, make_account, make_certificate, serving
+from tests.unit.api_double import NODE, Api, client
 
 PAUSE = 0.01
 CLUSTER = "10.244.0.0/16"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-def api(certificate: tuple[Path, Path]) -> Iterator[Api]:
-    with serving(certificate) as server:
-        yield server
-
-
-@pytest.fixture
-def account(tmp_path: Path, certificate: tuple[Path, Path]) -> Path:
-    return make_account(tmp_path, certificate)
 
 
 class Case:
