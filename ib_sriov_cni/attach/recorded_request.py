@@ -19,6 +19,8 @@ def make_del_request(record: Record) -> Request:
     from ipam.protocol.fastjson import dumps
     from ipam.protocol.request import parse_args
 
+    # The key was checked, and the name becomes a folder of leases.
+    conf = {**record.conf, "name": record.key.network}
     version = record.conf.get("cniVersion") or "0.1.0"
     path = os.environ.get("CNI_PATH", "/opt/cni/bin")
     environ = {
@@ -36,8 +38,8 @@ def make_del_request(record: Record) -> Request:
         ifname=record.key.ifname,
         path=tuple(path.split(":")),
         args=parse_args(record.args, frozenset(), lenient=True),
-        conf=record.conf,
+        conf=conf,
         version=str(version),
         environ=environ,
-        stdin=dumps(record.conf).encode(),
+        stdin=dumps(conf).encode(),
     )

@@ -127,6 +127,8 @@ def parse_record(doc: Any) -> Record:
     for name, kind in _KINDS.items():
         if not isinstance(fields[name], kind):
             raise TypeError(f"{name} has the wrong type (got {fields[name]!r})")
+        if kind is str and "\0" in fields[name]:
+            raise ValueError(f"{name} contains a NUL byte")
     fields["had_altnames"] = tuple([str(name) for name in doc["had_altnames"]])
     fields["had_char_devices"] = tuple(doc["had_char_devices"].split())
     for name in _GUIDS:

@@ -240,6 +240,15 @@ def test_records(place: str, command: str, record: bytes, go: bytes, owner: str,
     call(environment("DEL", place, CNI_NETNS=""), encoded(conf), allowed=place)
 
 
+def test_each_value_in_each_place_of_a_record(place: str) -> None:
+    """Without randomness: every member of a record with every value known to cause trouble."""
+    conf = in_host_namespace({"cniVersion": "1.1.0", "name": "ibnet", "deviceID": PCI, "lockTimeout": 0}, place)
+    for path in places(RECORD):
+        for value in NASTY:
+            made_state(place, encoded(replaced(RECORD, path, value)), None, "ibnet/c1:net1")
+            call(environment("DEL", place, CNI_NETNS=""), encoded(conf), allowed=place)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_names_lead_nowhere(place: str, name: str) -> None:
     """Names of networks, containers and interfaces are rejected, or stay below the state directory."""
