@@ -358,7 +358,8 @@ def test_numbers_that_a_dying_pod_has_taken(rig: Rig, dies: int, gets: int, del_
     with ExitStack() as stack:
         add = stack.enter_context(stopped(rig, "ADD", pod, gets, "move_rdma"))
         dead.delete()
-        assert wait(lambda: rig.hca.netdevs(dies))
+        # the RDMA device is the last to return, and its character devices come after it
+        assert wait(lambda: rig.hca.rdma(dies) and rig.hca.netdevs(dies) and numbers(rig, dies) == had[dies])
         exchange_numbers(rig, 0, 1)
         calls = [add]
         if del_is_running:
