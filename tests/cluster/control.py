@@ -1,11 +1,12 @@
 """A Kubernetes control plane as processes of the host, in the network namespace of the machines.
 
-etcd and the API server, and `kubectl proxy` for Multus. There is neither scheduler nor controller-manager: pods name
-their node, and no service accounts are made.
+etcd and the API server. There is neither scheduler nor controller-manager: pods name their node, and no service
+accounts are made; users are known by their tokens.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import subprocess
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.segment import HOST, Segment
+from tests.lab.client_programs.kube import make_certificate
 from tests.lab.client_programs.node import PROJECT, program
 from tests.lab.commands import CommandFailed, run, wait
 
 API = f"https://{HOST}:6443"
-PROXY = f"http://{HOST}:8001"
 ETCD = "http://127.0.0.1:2379"
 ETCD_PEER = "http://127.0.0.1:2380"
 SERVICES = "10.96.0.0/16"
@@ -26,20 +27,6 @@ SERVICES = "10.96.0.0/16"
 
 def token(user: str) -> str:
     return f"token-of-{user}"
-
-
-def kubeconfig(user: str) -> str:
-    """JSON is YAML. The certificate is one that the API server makes for itself."""
-    return json.dumps(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "lab", "cluster": {"server": API, "insecure-skip-tls-verify": True}}],
-            "users": [{"name": user, "user": {"token": token(user)}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
-            "current-context": "lab",
-        }
-    )
 
 
 class ControlPlane:
@@ -50,17 +37,31 @@ class ControlPlane:
         self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        users = ["admin,admin,system:masters", *(f"system:node:{name},{name},system:nodes" for name in nodes)]
+        users = [
+            *("admin,admin,system:masters", "multus,multus"),
+            *(f"system:node:{name},{name},system:nodes" for name in nodes),
+        ]
+        self.key, self.certificate = make_certificate(folder, HOST)
         self.admin = folder / "admin.kubeconfig"
-        self.admin.write_text(kubeconfig("admin"))
+        self.admin.write_text(self.kubeconfig("admin"))
         (folder / "tokens.csv").write_text("".join(f"{token(user.split(',')[0])},{user}\n" for user in users))
         run(["openssl", "genrsa", "-out", str(folder / "accounts.key"), "2048"])
         self.start_etcd()
         self.start_api_server()
-        self.start(
-            "proxy", [program("kubectl"), "--kubeconfig", str(self.admin), "proxy", "--address", HOST, "--port", "8001",
-                      "--accept-hosts", ".*"],
-        )  # fmt: skip
+
+    def kubeconfig(self, user: str) -> str:
+        """How a user reaches the API server; JSON is YAML."""
+        authority = base64.b64encode(self.certificate.read_bytes()).decode()
+        return json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "lab", "cluster": {"server": API, "certificate-authority-data": authority}}],
+                "users": [{"name": user, "user": {"token": token(user)}}],
+                "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
+                "current-context": "lab",
+            }
+        )
 
     def start(self, name: str, words: Sequence[str]) -> None:
         with open(self.folder / f"{name}.log", "ab") as log:
@@ -86,12 +87,8 @@ class ControlPlane:
             [
                 program("kube-apiserver"),
                 *("--etcd-servers", ETCD, "--bind-address", HOST, "--advertise-address", HOST, "--secure-port", "6443"),
-                *(
-                    "--cert-dir",
-                    str(self.folder / "certificates"),
-                    "--token-auth-file",
-                    str(self.folder / "tokens.csv"),
-                ),
+                *("--tls-cert-file", str(self.certificate), "--tls-private-key-file", str(self.key)),
+                *("--token-auth-file", str(self.folder / "tokens.csv")),
                 *("--authorization-mode", "Node,RBAC", "--allow-privileged"),
                 # nobody makes service accounts here
                 *("--disable-admission-plugins", "ServiceAccount"),

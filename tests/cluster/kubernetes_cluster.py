@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.control import PROXY, ControlPlane, kubeconfig
+from tests.cluster.control import ControlPlane
 from tests.cluster.hca import Host
 from tests.cluster.machine import PROJECT, Machine
 from tests.cluster.segment import Segment, address
@@ -35,6 +35,38 @@ from tests.lab.emulated_hca import Hca
 from tests.lab.snapshot import host_snapshot
 print(json.dumps(host_snapshot(Hca()).facts))
 """
+# What Multus's own manifests give it.
+MULTUS_RIGHTS: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "List",
+    "items": [
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "multus"},
+            "rules": [
+                {"apiGroups": ["k8s.cni.cncf.io"], "resources": ["*"], "verbs": ["*"]},
+                {
+                    "apiGroups": [""],
+                    "resources": ["pods", "pods/status"],
+                    "verbs": ["get", "list", "update", "watch"],
+                },
+                {
+                    "apiGroups": ["", "events.k8s.io"],
+                    "resources": ["events"],
+                    "verbs": ["create", "patch", "update"],
+                },
+            ],
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "multus"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "multus"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "multus"}],
+        },
+    ],
+}
 KEPT = ("netdev cni0",)  # the bridge plugin's, from the node's first pod on
 
 
@@ -64,15 +96,16 @@ class Cluster:
         return self.control
 
     def start(self, say: Callable[[str], None] = lambda _: None) -> None:
-        self.share()
         machines = [each.machine for each in self.nodes]
+        self.control = ControlPlane(self.segment, self.folder / "control", nodes=[each.name for each in machines])
+        self.share()
         for each in machines:
             each.start()
-        self.control = ControlPlane(self.segment, self.folder / "control", nodes=[each.name for each in machines])
         self.control.wait_until_ready()
         say("API server ready")
         done = run([str(PROJECT / "tests/tools/crd"), "--built", "NetworkAttachmentDefinition"])
         self.kubectl.run(["apply", "-f", done.stdout.strip()])
+        self.kubectl.apply(json.dumps(MULTUS_RIGHTS))
         self.define_network()
         for each in machines:
             each.wait_until_up()
@@ -94,7 +127,8 @@ class Cluster:
             shared = each.machine.shared
             shared.mkdir(parents=True, exist_ok=True)
             run(["cp", str(built), str(shared)])
-            (shared / "kubeconfig").write_text(kubeconfig(f"system:node:{each.machine.name}"))
+            (shared / "kubeconfig").write_text(self.kubectl.kubeconfig(f"system:node:{each.machine.name}"))
+            (shared / "multus.kubeconfig").write_text(self.kubectl.kubeconfig("multus"))
             (shared / "devices.json").write_text(device_configuration())
 
     def define_network(self) -> None:
@@ -127,7 +161,6 @@ class Cluster:
             "number": number,
             "address": host.machine.address,
             "routes": {other: address(other) for other in others},
-            "proxy": PROXY,
         }
         self.segment.ip(f"route replace 10.244.{number}.0/24 via {host.machine.address}")
         host.machine.python(UP.format(settings=settings), limit=500)

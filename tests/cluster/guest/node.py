@@ -1,12 +1,13 @@
 """A node of the cluster, from inside the machine: containerd, Multus, kubelet, the device plugin, our plugin.
 
-eth0 is what flannel's plugin delegates to (bridge and host-local), and flanneld's subnet.env is written by hand.
+eth0 is flannel's plugin's (it delegates to bridge and host-local); flanneld's subnet.env is written by hand.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import commands
-from tests.lab.client_programs import containerd, kube, multus, node, packages
+from tests.lab.client_programs import containerd, node, packages
 
 CNI_BIN = Path("/opt/cni/bin")
 CNI_CONF = Path("/etc/cni/net.d")
-SHARED = Path("/run/out")  # the host has put the images, kubeconfig and the device plugin's configuration there
+SHARED = Path("/run/out")  # the host has put the images, kubeconfigs and the device plugin's configuration there
 KUBELET_CONFIG = Path("/etc/kubernetes/kubelet.json")
 PODS = "10.244.0.0/16"
 FOLDERS = ("/var/lib/kubelet", "/var/lib/cni", "/var/log", "/etc/cni", "/etc/kubernetes", str(CNI_BIN))
@@ -30,6 +31,13 @@ SETTINGS = {
     "vm/overcommit_memory": 1,
     "kernel/panic": 10,
     "kernel/panic_on_oops": 1,
+}
+# what kube-flannel installs as 10-flannel.conflist, without portmap
+FLANNEL = {
+    "cniVersion": "0.3.1",
+    "name": "cbr0",
+    "type": "flannel",
+    "delegate": {"hairpinMode": True, "isDefaultGateway": True},
 }
 KUBELET: dict[str, Any] = {
     "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -62,16 +70,18 @@ def start(name: str, words: Sequence[str]) -> None:
         )
 
 
-def write_network(number: int, routes: dict[int, str], proxy: str) -> None:
+def write_network(number: int, routes: dict[int, str]) -> None:
     """Multus with eth0's network; `routes` has the address of each other node by its number."""
     Path("/run/flannel").mkdir(exist_ok=True)
     gateway = subnet(number).replace(".0/24", ".1/24")
-    lines = {"NETWORK": PODS, "SUBNET": gateway, "MTU": "1500", "IPMASQ": "false"}
+    # IPMASQ: what leaves the cluster is flanneld's to masquerade; nothing leaves this one
+    lines = {"NETWORK": PODS, "SUBNET": gateway, "MTU": "1500", "IPMASQ": "true"}
     Path("/run/flannel/subnet.env").write_text("".join(f"FLANNEL_{key}={value}\n" for key, value in lines.items()))
     for other, address in routes.items():
         commands.run(["ip", "route", "replace", subnet(other), "via", address])
     kubeconfig = CNI_CONF / "multus.d/multus.kubeconfig"
-    node.write_conf(kubeconfig.parent, kube.kubeconfig(proxy), kubeconfig.name)
+    kubeconfig.parent.mkdir(parents=True)
+    shutil.copy(SHARED / kubeconfig.name, kubeconfig)
     conf = {
         "cniVersion": "0.3.1",
         "name": "multus-cni-network",
@@ -79,7 +89,7 @@ def write_network(number: int, routes: dict[int, str], proxy: str) -> None:
         "kubeconfig": str(kubeconfig),
         "logFile": "/var/log/multus.log",
         "logLevel": "verbose",
-        "delegates": [multus.cluster_network("0.3.1", subnet(number))],
+        "delegates": [FLANNEL],
     }
     node.write_conf(CNI_CONF, conf, "00-multus.conf")
 
@@ -135,7 +145,7 @@ def tail(name: str, lines: int = 15) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def up(*, name: str, number: int, address: str, routes: dict[int, str], proxy: str) -> None:
+def up(*, name: str, number: int, address: str, routes: dict[int, str]) -> None:
     """All of the node, once; nodes count from 1."""
     commands.run(["modprobe", "-a", *MODULES])
     for path, value in SETTINGS.items():
@@ -143,8 +153,8 @@ def up(*, name: str, number: int, address: str, routes: dict[int, str], proxy: s
     commands.run(["mount", "--make-rshared", "/"])
     packages.own_tmpfs(*FOLDERS)
     commands.run(["mount", "--make-rshared", "/var/lib/kubelet"])
-    node.bin_folder(CNI_BIN, ["multus", "bridge", "host-local", "loopback"])
-    write_network(number, routes, proxy)
+    node.bin_folder(CNI_BIN, ["multus", "flannel", "bridge", "host-local", "loopback"])
+    write_network(number, routes)
     runtime = containerd.Containerd(bin_dir=str(CNI_BIN), conf_dir=str(CNI_CONF))
     runtime.cri.close()
     commands.run(["ctr", "-n", "k8s.io", "images", "import", str(SHARED / "ib-test.tar")], timeout=120)

@@ -147,14 +147,20 @@ def failure(reason: str, code: int) -> dict[str, Any]:
 def tls(account: Path) -> ssl.SSLContext:
     """Make a key and a certificate for 127.0.0.1, and the token and ca.crt of a service account."""
     account.mkdir(parents=True, exist_ok=True)
-    key, certificate = account / "server.key", account / "ca.crt"
-    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    words += ["-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1"]
-    commands.run([*words, "-keyout", str(key), "-out", str(certificate)])
+    key, certificate = make_certificate(account, "127.0.0.1")
     (account / "token").write_text("a token that is never checked")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
+
+
+def make_certificate(folder: Path, address: str) -> tuple[Path, Path]:
+    """Make the key of a server, server.key, and a certificate of an address, ca.crt, which is its own authority."""
+    key, certificate = folder / "server.key", folder / "ca.crt"
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    words += ["-subj", "/CN=lab", "-addext", f"subjectAltName=IP:{address}"]
+    commands.run([*words, "-keyout", str(key), "-out", str(certificate)])
+    return key, certificate
 
 
 def annotations_of(body: bytes) -> dict[str, str]:

@@ -11,7 +11,7 @@ CLUSTER_SUBNET = "10.244.1.0/24"
 GATEWAY = "10.244.1.1"
 
 
-def cluster_network(version: str, subnet: str = CLUSTER_SUBNET) -> dict[str, Any]:
+def cluster_network(version: str) -> dict[str, Any]:
     """What the flannel plugin makes of its subnet.env (N7), without the masquerading, which wants iptables."""
     return {
         "cniVersion": version,
@@ -23,7 +23,7 @@ def cluster_network(version: str, subnet: str = CLUSTER_SUBNET) -> dict[str, Any
         "ipMasq": False,
         "isGateway": True,
         "isDefaultGateway": True,
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": subnet}]], "routes": [{"dst": "10.244.0.0/16"}]},
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": CLUSTER_SUBNET}]], "routes": [{"dst": "10.244.0.0/16"}]},
     }
 
 
