@@ -20,8 +20,8 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 	@$(need) python lab
 	@$(PY) -m tests.demo
 
-cluster: ## a Kubernetes cluster of two virtual machines, and the quick start's two pods on it (root or sudo)
-	@$(need) python netns lab build cluster
+cluster: ## a Kubernetes cluster of two virtual machines, and the quick start's two pods on it (root or sudo); CONTAINERD=2
+	@$(need) python netns lab build cluster$(if $(filter 2,$(CONTAINERD)),-containerd2)
 	-@packaging/build
 	@IB_SRIOV_PLUGIN=$(packed) $(PY) -m tests.cluster
 
@@ -52,10 +52,10 @@ test: ## lint, unit, IPAM, a minute of fuzzing, namespaces and hostile pods (roo
 	@$(PY) tests/tools/suites.py lint unit ipam fuzz netns security manifests docs packaging fabric cluster \
 		matrix races hca attach faults node clients $(conformance) build matrix-6.1 linux-5.10 linux-newest
 
-long: ## what is too long for make test: soak, node agent, udevd, command line, aarch64, an hour of fuzzing, cold builds
-	@$(need) python build lab lab-aarch64 clients
+long: ## what is too long for make test: soak, node agent, udevd, command line, aarch64, an hour of fuzzing, cold builds, containerd 2
+	@$(need) python netns build lab lab-aarch64 clients
 	-@packaging/build
-	@$(PY) tests/tools/suites.py fuzz-long soak agent udev cli aarch64 build-cold
+	@$(PY) tests/tools/suites.py fuzz-long soak agent udev cli aarch64 build-cold cluster-containerd2
 
 build: ## what is released, in dist/: a program for each machine type, wheel, sdist, SBOM, licences
 	@$(need) python build

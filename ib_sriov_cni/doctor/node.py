@@ -22,7 +22,8 @@ RDMA_NAMESPACES, READS_VF_GUIDS, RETURNS_NETDEV, NETDEV_IN_POD = (5, 2), (5, 6),
     "The plugin in CNI_PATH is this one, in this version",
     "`ib-sriov install` puts it there by rename, even while it is in use. The Go ib-sriov-cni has the same file name; "
     "the doctor recognizes it by its build information. A version other than the doctor's means that an update is "
-    "incomplete. If the runtime uses another folder (containerd: `bin_dir`), pass it with `--cni-path`.",
+    "incomplete. If the runtime uses another folder (containerd: `bin_dir`, since 2.1 `bin_dirs`), pass it with "
+    "`--cni-path`.",
 )
 def check_plugin(facts: Facts) -> Iterator[Outcome]:
     program = facts.node.plugin

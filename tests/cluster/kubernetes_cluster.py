@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,10 +79,14 @@ def device_configuration() -> str:
 
 
 class Cluster:
-    """`start` does all; `say` is told of each step that is done."""
+    """`start` does all; `say` is told of each step that is done.
+
+    The nodes' containerd is of the major version that the variable CONTAINERD has: 1 (the distribution's) or 2.
+    """
 
     def __init__(self, folder: Path, *, nodes: int = 2, **knobs: Any) -> None:
         self.folder = folder
+        self.containerd = int(os.environ.get("CONTAINERD") or "1")
         self.segment = Segment(nodes)
         numbers = range(1, nodes + 1)
         machines = [Machine(self.segment, number, folder, memory=2560) for number in numbers]
@@ -114,7 +119,10 @@ class Cluster:
             list(threads.map(self.start_node, self.nodes))
         say("containerd, kubelet and device plugin run")
         self.wait_for("both nodes Ready", self.are_ready)
-        say("nodes Ready")
+        nodes = self.kubectl.get("nodes")["items"]
+        runtimes = [each["status"]["nodeInfo"]["containerRuntimeVersion"] for each in nodes]
+        assert all(each.startswith(f"containerd://{self.containerd}.") for each in runtimes), runtimes
+        say(f"nodes Ready: {runtimes[0]}")
         self.wait_for("VFs allocatable", lambda: self.allocatable() == [4] * len(self.nodes))
         say("VFs allocatable")
 
@@ -161,6 +169,7 @@ class Cluster:
             "number": number,
             "address": host.machine.address,
             "routes": {other: address(other) for other in others},
+            "containerd_major": self.containerd,
         }
         self.segment.ip(f"route replace 10.244.{number}.0/24 via {host.machine.address}")
         host.machine.python(UP.format(settings=settings), limit=500)

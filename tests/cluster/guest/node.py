@@ -145,7 +145,7 @@ def tail(name: str, lines: int = 15) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def up(*, name: str, number: int, address: str, routes: dict[int, str]) -> None:
+def up(*, name: str, number: int, address: str, routes: dict[int, str], containerd_major: int) -> None:
     """All of the node, once; nodes count from 1."""
     commands.run(["modprobe", "-a", *MODULES])
     for path, value in SETTINGS.items():
@@ -155,7 +155,7 @@ def up(*, name: str, number: int, address: str, routes: dict[int, str]) -> None:
     commands.run(["mount", "--make-rshared", "/var/lib/kubelet"])
     node.bin_folder(CNI_BIN, ["multus", "flannel", "bridge", "host-local", "loopback"])
     write_network(number, routes)
-    runtime = containerd.Containerd(bin_dir=str(CNI_BIN), conf_dir=str(CNI_CONF))
+    runtime = containerd.Containerd(bin_dir=str(CNI_BIN), conf_dir=str(CNI_CONF), major=containerd_major)
     runtime.cri.close()
     commands.run(["ctr", "-n", "k8s.io", "images", "import", str(SHARED / "ib-test.tar")], timeout=120)
     KUBELET_CONFIG.write_text(json.dumps(KUBELET))

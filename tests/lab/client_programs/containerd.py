@@ -1,4 +1,7 @@
-"""containerd with its CRI, in the guest: start, kill, start again."""
+"""containerd with its CRI, in the guest: start, kill, start again.
+
+The distribution's, or 2.x of tests/tools/go-client in its place.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from pathlib import Path
 from tests.lab import commands
 from tests.lab.client_programs import image, packages
 from tests.lab.client_programs.cri import Cri, CriError
+from tests.lab.client_programs.node import program
 
 SOCKET = "/run/containerd/containerd.sock"
 LOG = Path("/run/containerd.log")
 CONFIG = Path("/run/containerd-config.toml")
-# Version 2 of the format is read by containerd 1.6 and 2.
-TEXT = """\
+# Each major version with the newest format that it knows.
+TEXT = {
+    1: """\
 version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{image}"
@@ -26,20 +31,38 @@ version = 2
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{bin_dir}"
     conf_dir = "{conf_dir}"
-"""
+""",
+    2: """\
+version = 3
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = "overlayfs"
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = "{image}"
+[plugins.'io.containerd.cri.v1.runtime']
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ["{bin_dir}"]
+    conf_dir = "{conf_dir}"
+""",
+}
+# Those of 2.x, which come before the distribution's; runc is the distribution's.
+PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
 
 
 class Containerd:
     """One containerd with its state in /var/lib/containerd and /run/containerd."""
 
-    def __init__(self, *, bin_dir: str, conf_dir: str) -> None:
+    def __init__(self, *, bin_dir: str, conf_dir: str, major: int = 1) -> None:
+        if major == 2:
+            packages.link("/usr/bin", [program(name) for name in PROGRAMS])
         packages.install("containerd")
         packages.own_tmpfs("/var/lib/containerd")
         packages.cgroups()
         # a mount made in a pod's mount namespace has to be seen from the host's, as under an init system
         commands.run(["mount", "--make-rshared", "/"])
         commands.run(["modprobe", "-a", "overlay", "veth", "bridge"])
-        CONFIG.write_text(TEXT.format(image=image.NAME, bin_dir=bin_dir, conf_dir=conf_dir))
+        CONFIG.write_text(TEXT[major].format(image=image.NAME, bin_dir=bin_dir, conf_dir=conf_dir))
         self.process: subprocess.Popen[bytes] | None = None
         self.cri: Cri
         self.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.lab import commands
@@ -25,6 +26,12 @@ def install(name: str) -> None:
             for each in [*files, *(sub for sub in subfolders if os.path.islink(os.path.join(folder, sub)))]:
                 if not os.path.lexists(target / each):
                     os.symlink(os.path.join(folder, each), target / each)
+
+
+def link(folder: str, programs: Iterable[str]) -> None:
+    """Link programs into a folder of the guest's root file system, in the place of what packages call the same."""
+    for path in programs:
+        os.symlink(path, os.path.join(folder, os.path.basename(path)))
 
 
 def own_tmpfs(*folders: str) -> None:
