@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 from tests.lab.commands import run
@@ -14,6 +18,8 @@ from tests.lab.commands import run
 T = TypeVar("T")
 PREFIX = "10.77.0"
 HOST = f"{PREFIX}.1"
+NAMESPACES = Path("/run/netns")
+NAME = re.compile(r"ibc(\d+)")  # of the process that made it
 CLONE_NEWNET = 0x40000000  # os has it from Python 3.12 on
 
 
@@ -22,10 +28,27 @@ def address(number: int) -> str:
     return f"{PREFIX}.{10 + number}"
 
 
+def remove(name: str) -> None:
+    """End a namespace, with the processes in it."""
+    for pid in run(["ip", "netns", "pids", name], check=False).stdout.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    run(["ip", "netns", "del", name], check=False)
+
+
+def remove_leftovers() -> None:
+    """What runs left behind that were killed: machines, a control plane."""
+    for path in NAMESPACES.glob("ibc*"):
+        found = NAME.fullmatch(path.name)
+        if found and not os.path.exists(f"/proc/{found[1]}"):
+            remove(path.name)
+
+
 class Segment:
     """Made at once; `end` removes it."""
 
     def __init__(self, machines: int) -> None:
+        remove_leftovers()
         self.name = f"ibc{os.getpid()}"
         run(["ip", "netns", "add", self.name])
         for line in (
@@ -65,4 +88,4 @@ class Segment:
         return self.inside(lambda: socket.create_connection((address(machine), port), timeout))
 
     def end(self) -> None:
-        run(["ip", "netns", "del", self.name], check=False)
+        remove(self.name)
