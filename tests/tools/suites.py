@@ -78,6 +78,8 @@ FOLDERS = {
 }
 # Suites that make network namespaces and hostile users, root file systems for the packed program, machines on a bridge.
 AS_ROOT = ("netns", "security", "packaging", *WITH_TWO_GUESTS)
+# Suites that change nothing outside their own folders and keep one processor busy: they run beside the guests.
+BESIDE_GUESTS = ("ipam", "fuzz", "manifests", "docs")
 # Suites whose tests run on all processors: they wait more than they compute.
 SIDE_BY_SIDE = ("unit",)
 # For a suite on a slow machine; one that hangs must still end before CI's own limit.
@@ -203,7 +205,7 @@ def run_in_lane(name: str) -> tuple[tuple[str, int, int, float], str]:
 
 
 def run_lanes(names: list[str]) -> Iterator[tuple[str, int, int, float]]:
-    """Run suites of the guest side by side, started in order; each one's output is printed in one piece."""
+    """Run suites side by side, started in order; each one's output is printed in one piece."""
     with ThreadPoolExecutor(LANES) as lanes:
         for done in as_completed([lanes.submit(run_in_lane, name) for name in names]):
             row, said = done.result()
@@ -223,7 +225,7 @@ def main(suites: list[str]) -> int:
         return 2
     os.makedirs(RESULTS, exist_ok=True)
     table: list[tuple[str, int, int, float]] = []
-    beside = [name for name in suites if name in IN_GUEST]
+    beside = [name for name in suites if name in (*IN_GUEST, *BESIDE_GUESTS)]
     beside = beside if len(beside) > 1 else []
     table += run_alone([name for name in suites if name not in (*beside, *WITH_TWO_GUESTS)])
     table += run_lanes(beside)
