@@ -1,7 +1,7 @@
 """A Kubernetes control plane as processes of the host, in the network namespace of the machines.
 
-etcd and the API server. There is neither scheduler nor controller-manager: pods name their node, and no service
-accounts are made; users are known by their tokens.
+etcd and the API server; users are known by their tokens. A small one has neither scheduler nor controller-manager: pods
+name their node, and no service accounts are made. A full one has both, and keeps an audit log.
 """
 
 from __future__ import annotations
@@ -19,10 +19,21 @@ from tests.lab.client_programs.kube import make_certificate
 from tests.lab.client_programs.node import PROJECT, program
 from tests.lab.commands import CommandFailed, run, wait
 
-API = f"https://{HOST}:6443"
+API = f"https://{HOST}"
 ETCD = "http://127.0.0.1:2379"
 ETCD_PEER = "http://127.0.0.1:2380"
+PODS = "10.244.0.0/16"
 SERVICES = "10.96.0.0/16"
+KUBERNETES = "10.96.0.1"
+"""The service of that name: an address of the namespace, so that nobody has to translate it to the API server's."""
+CONTROLLERS = ("kube-scheduler", "kube-controller-manager")
+AUDIT = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    # what pods ask: the rest would be too much
+    "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+}
 
 
 def token(user: str) -> str:
@@ -32,20 +43,22 @@ def token(user: str) -> str:
 class ControlPlane:
     """Started at once; `end` kills it."""
 
-    def __init__(self, segment: Segment, folder: Path, *, nodes: Sequence[str]) -> None:
+    def __init__(self, segment: Segment, folder: Path, *, nodes: Sequence[str], full: bool = False) -> None:
         self.segment = segment
         self.folder = folder
+        self.full = full
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         users = [
-            *("admin,admin,system:masters", "multus,multus"),
+            *("admin,admin,system:masters", "multus,multus", "flanneld,flanneld"),
+            *(f"system:{name},{name}" for name in CONTROLLERS),
             *(f"system:node:{name},{name},system:nodes" for name in nodes),
         ]
-        self.key, self.certificate = make_certificate(folder, HOST)
-        self.admin = folder / "admin.kubeconfig"
-        self.admin.write_text(self.kubeconfig("admin"))
+        self.key, self.certificate = make_certificate(folder, HOST, KUBERNETES, "127.0.0.1")
+        self.admin = self.write_kubeconfig("admin")
         (folder / "tokens.csv").write_text("".join(f"{token(user.split(',')[0])},{user}\n" for user in users))
         run(["openssl", "genrsa", "-out", str(folder / "accounts.key"), "2048"])
+        segment.ip(f"address add {KUBERNETES}/32 dev lo")
         self.start_etcd()
         self.start_api_server()
 
@@ -62,6 +75,11 @@ class ControlPlane:
                 "current-context": "lab",
             }
         )
+
+    def write_kubeconfig(self, user: str) -> Path:
+        path = self.folder / f"{user.rpartition(':')[2]}.kubeconfig"
+        path.write_text(self.kubeconfig(user))
+        return path
 
     def start(self, name: str, words: Sequence[str]) -> None:
         with open(self.folder / f"{name}.log", "ab") as log:
@@ -82,24 +100,42 @@ class ControlPlane:
         )
 
     def start_api_server(self) -> None:
-        self.start(
-            "kube-apiserver",
-            [
-                program("kube-apiserver"),
-                *("--etcd-servers", ETCD, "--bind-address", HOST, "--advertise-address", HOST, "--secure-port", "6443"),
-                *("--tls-cert-file", str(self.certificate), "--tls-private-key-file", str(self.key)),
-                *("--token-auth-file", str(self.folder / "tokens.csv")),
-                *("--authorization-mode", "Node,RBAC", "--allow-privileged"),
-                # nobody makes service accounts here
-                *("--disable-admission-plugins", "ServiceAccount"),
-                *("--service-account-issuer", "https://kubernetes.default.svc"),
-                *("--service-account-key-file", str(self.folder / "accounts.key")),
-                *("--service-account-signing-key-file", str(self.folder / "accounts.key")),
-                *("--service-cluster-ip-range", SERVICES, "--endpoint-reconciler-type", "none"),
-                # nobody resolves the names of nodes here
-                *("--kubelet-preferred-address-types", "InternalIP"),
-            ],
-        )
+        accounts = str(self.folder / "accounts.key")
+        words = [
+            *("--etcd-servers", ETCD, "--advertise-address", HOST, "--secure-port", "443"),
+            *("--tls-cert-file", str(self.certificate), "--tls-private-key-file", str(self.key)),
+            *("--token-auth-file", str(self.folder / "tokens.csv")),
+            *("--authorization-mode", "Node,RBAC", "--allow-privileged"),
+            *("--service-account-issuer", "https://kubernetes.default.svc"),
+            *("--service-account-key-file", accounts, "--service-account-signing-key-file", accounts),
+            *("--service-cluster-ip-range", SERVICES, "--endpoint-reconciler-type", "none"),
+            # nobody resolves the names of nodes here
+            *("--kubelet-preferred-address-types", "InternalIP"),
+        ]
+        if self.full:
+            policy = self.folder / "audit-policy.json"
+            policy.write_text(json.dumps(AUDIT))
+            words += ["--audit-policy-file", str(policy), "--audit-log-path", str(self.audit_log)]
+            words += ["--audit-log-mode", "blocking"]
+        else:
+            # nobody makes service accounts here
+            words += ["--disable-admission-plugins", "ServiceAccount"]
+        self.start("kube-apiserver", [program("kube-apiserver"), *words])
+
+    @property
+    def audit_log(self) -> Path:
+        return self.folder / "audit.log"
+
+    def start_controller(self, name: str) -> None:
+        """The scheduler or the controller-manager; without an API server they end."""
+        words = ["--kubeconfig", str(self.write_kubeconfig(f"system:{name}")), "--leader-elect=false"]
+        if name == "kube-controller-manager":
+            words += ["--service-account-private-key-file", str(self.folder / "accounts.key")]
+            words += ["--root-ca-file", str(self.certificate), "--use-service-account-credentials"]
+            words += ["--allocate-node-cidrs", "--cluster-cidr", PODS, "--service-cluster-ip-range", SERVICES]
+            # an emulated node is slow
+            words += ["--node-monitor-grace-period", "3m"]
+        self.start(name, [program(name), *words])
 
     def kill(self, name: str) -> None:
         """End one process as a crash would; a polite end of the API server takes a minute."""
@@ -136,7 +172,12 @@ class ControlPlane:
         self.run(["apply", "-f", "-"], stdin=documents)
 
     def wait_until_ready(self, timeout: float = 200) -> None:
+        """Wait for the API server; the first time the controllers of a full control plane are started then."""
+
         def ready() -> bool:
             return self.run(["get", "--raw", "/readyz"], check=False).returncode == 0
 
         assert wait(ready, timeout, 0.5), f"no API server: {self.said()}"
+        for name in CONTROLLERS if self.full else ():
+            if name not in self.processes:
+                self.start_controller(name)

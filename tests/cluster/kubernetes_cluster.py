@@ -27,7 +27,7 @@ NETWORKS = {
 DEVICES = "packaging/kubernetes/device-plugin/configmap.yaml"
 PROGRAMS = (
     *("/usr/sbin/ip", "/usr/bin/ibv_devinfo", "/usr/bin/ib_write_bw", "/usr/bin/ibv_rc_pingpong"),
-    *("/usr/lib/x86_64-linux-gnu/libibverbs", "/etc/libibverbs.d"),
+    *("/usr/lib/x86_64-linux-gnu/libibverbs", "/etc/libibverbs.d", "/usr/libexec/coreutils/libstdbuf.so"),
 )
 UP = "from tests.cluster.guest import node\nnode.up(**{settings!r})"
 SNAPSHOT = """
@@ -84,12 +84,15 @@ class Cluster:
     The nodes' containerd is of the major version that the variable CONTAINERD has: 1 (the distribution's) or 2.
     """
 
+    full = False  # whether there are a scheduler and a controller-manager
+    disk_gib = 0
+
     def __init__(self, folder: Path, *, nodes: int = 2, **knobs: Any) -> None:
         self.folder = folder
         self.containerd = int(os.environ.get("CONTAINERD") or "1")
         self.segment = Segment(nodes)
         numbers = range(1, nodes + 1)
-        machines = [Machine(self.segment, number, folder, memory=2560) for number in numbers]
+        machines = [Machine(self.segment, number, folder, memory=2560, disk_gib=self.disk_gib) for number in numbers]
         # GUIDs zero, as a ConnectX's VFs have them: every pod costs a rebind
         self.nodes = [Host(each, machines=nodes, preset=False, **knobs) for each in machines]
         self.control: ControlPlane | None = None
@@ -102,7 +105,8 @@ class Cluster:
 
     def start(self, say: Callable[[str], None] = lambda _: None) -> None:
         machines = [each.machine for each in self.nodes]
-        self.control = ControlPlane(self.segment, self.folder / "control", nodes=[each.name for each in machines])
+        names = [each.name for each in machines]
+        self.control = ControlPlane(self.segment, self.folder / "control", nodes=names, full=self.full)
         self.share()
         for each in machines:
             each.start()
@@ -138,6 +142,7 @@ class Cluster:
             (shared / "kubeconfig").write_text(self.kubectl.kubeconfig(f"system:node:{each.machine.name}"))
             (shared / "multus.kubeconfig").write_text(self.kubectl.kubeconfig("multus"))
             (shared / "devices.json").write_text(device_configuration())
+            self.route(f"10.244.{each.machine.number}.0/24", each.machine.address)
 
     def define_network(self) -> None:
         """The network that suits the RDMA namespace mode; its definition may just be getting known."""
@@ -159,20 +164,25 @@ class Cluster:
             lambda: [each.machine.output(offers) for each in self.nodes] == ["offers 4 of 4"] * len(self.nodes),
         )
 
+    def route(self, pods: str, via: str) -> None:
+        """Let the control plane reach pods of a node."""
+        self.segment.ip(f"route replace {pods} via {via}")
+
     def start_node(self, host: Host) -> None:
         """The HCA, then all that a node has."""
-        host.load()
-        number = host.machine.number
+        host.load(mode=self.mode)
+        host.machine.python(UP.format(settings=self.settings(host)), limit=500)
+
+    def settings(self, host: Host) -> dict[str, Any]:
+        """Arguments of tests.cluster.guest.node.up."""
         others = [each.machine.number for each in self.nodes if each is not host]
-        settings = {
+        return {
             "name": host.machine.name,
-            "number": number,
+            "number": host.machine.number,
             "address": host.machine.address,
             "routes": {other: address(other) for other in others},
             "containerd_major": self.containerd,
         }
-        self.segment.ip(f"route replace 10.244.{number}.0/24 via {host.machine.address}")
-        host.machine.python(UP.format(settings=settings), limit=500)
 
     # ---- what there is
 

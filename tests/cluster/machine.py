@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.cluster.guest.commands import PORT
 from tests.cluster.segment import HOST, Segment, address
-from tests.lab.commands import CommandFailed, wait
+from tests.lab.commands import CommandFailed, run, wait
 
 PROJECT = Path(__file__).resolve().parents[2]
 LAB_RUN = str(PROJECT / "tests/lab/run")
@@ -34,9 +34,12 @@ class Done:
 
 
 class Machine:
-    """The machine `number` (from 1) of a segment; `start` boots it, again after `crash` or `end`."""
+    """The machine `number` (from 1) of a segment; `start` boots it, again after `crash` or `end`.
 
-    def __init__(self, segment: Segment, number: int, folder: Path, *, memory: int = 2048) -> None:
+    One with a disk has it as /dev/vda, with a file system; what is on it outlives the machine.
+    """
+
+    def __init__(self, segment: Segment, number: int, folder: Path, *, memory: int = 2048, disk_gib: int = 0) -> None:
         self.segment = segment
         self.number = number
         self.name = f"node{number}"
@@ -44,12 +47,21 @@ class Machine:
         self.memory = memory
         self.log = folder / f"{self.name}.log"
         self.shared = folder / self.name  # the machine has it as /run/out
+        self.disk = folder / f"{self.name}.disk" if disk_gib else None
+        if self.disk is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(self.disk, "wb") as file:
+                file.truncate(disk_gib << 30)
+            run(["mkfs.ext4", "-q", str(self.disk)])
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Begin to boot; `wait_until_up` waits for it."""
-        net = f"-netdev tap,id=n0,ifname=tap{self.number},script=no,downscript=no"
-        net += f" -device virtio-net-pci,netdev=n0,romfile=,mac=02:77:00:00:00:{self.number:02x}"
+        devices = f"-netdev tap,id=n0,ifname=tap{self.number},script=no,downscript=no"
+        devices += f" -device virtio-net-pci,netdev=n0,romfile=,mac=02:77:00:00:00:{self.number:02x}"
+        if self.disk is not None:
+            # unsafe: what the host's cache has outlives the machine
+            devices += f" -drive if=none,id=d0,format=raw,cache=unsafe,file={self.disk} -device virtio-blk-pci,drive=d0"
         server = str(PROJECT / "tests/cluster/guest/commands.py")
         line = BOOT.format(address=self.address, host=HOST, name=self.name, server=server)
         environment = {
@@ -57,7 +69,7 @@ class Machine:
             "BOOT_TIMEOUT": "300",
             "MEM": str(self.memory),
             **os.environ,
-            "QEMU_ARGS": net,
+            "QEMU_ARGS": devices,
             "OUT": str(self.shared),
         }
         with open(self.log, "ab") as log:

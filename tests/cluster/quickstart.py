@@ -28,12 +28,12 @@ def read_page() -> Page:
     return Page(pods=pods, commands=tuple(line for line in block.splitlines() if line.startswith("kubectl ")))
 
 
-def place(pods: str, registry: str, nodes: list[str]) -> str:
-    """The page's pods with images of a registry, each on a node: this cluster has no scheduler."""
+def place(pods: str, registry: str, nodes: list[str] | None = None) -> str:
+    """The page's pods with images of a registry, each on a node, or where a scheduler puts them."""
     parts = pods.replace("<registry>", registry).split("---\n")
-    return "---\n".join(
-        part.replace("spec:\n", f"spec:\n  nodeName: {node}\n", 1) for part, node in zip(parts, nodes, strict=True)
-    )
+    for number, node in enumerate(nodes or ()):
+        parts[number] = parts[number].replace("spec:\n", f"spec:\n  nodeName: {node}\n", 1)
+    return "---\n".join(parts)
 
 
 def arguments(command: str, address: str) -> list[str]:

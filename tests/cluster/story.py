@@ -26,7 +26,8 @@ def in_background(kubectl: ControlPlane, words: list[str]) -> subprocess.Popen[s
 
 
 def start_pods(cluster: Cluster) -> None:
-    cluster.kubectl.apply(place(read_page().pods, REGISTRY, [each.machine.name for each in cluster.nodes]))
+    nodes = None if cluster.full else [each.machine.name for each in cluster.nodes]
+    cluster.kubectl.apply(place(read_page().pods, REGISTRY, nodes))
     cluster.wait_for("both pods Running", lambda: cluster.are_running(*PODS))
 
 

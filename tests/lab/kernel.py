@@ -50,6 +50,8 @@ GUEST_MODULES = (
     *ROOT_MODULES,
     *("ib_ipoib", "ib_uverbs", "ib_umad", "rdma_ucm", "rdma_rxe"),
     *("dummy", "veth", "bridge", "bonding", "macvlan", "vfio-pci", "pci-stub", "virtio_net"),
+    # a disk, which outlives the machine
+    *("virtio_blk", "ext4"),
     # what containerd, flannel and kube-proxy ask of a node
     *("crc32c_generic", "br_netfilter", "nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nf_tables"),
     *("nft_chain_nat", "nft_compat", "nft_ct", "nft_masq", "nft_nat", "nft_reject_inet"),

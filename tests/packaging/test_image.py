@@ -74,6 +74,15 @@ exec env -i $(type -P chroot) {at} {shlex.join(command)}
     assert [path.name for path in bin_folder.iterdir()] == ["ib-sriov"]
 
 
+def test_its_program_is_found_by_name(dist: Path, tmp_path: Path) -> None:
+    """`kubectl exec` looks along the image's PATH."""
+    for name in OF_MACHINES.values():
+        unpack(dist / name, tmp_path / name)
+        (manifest,) = json.loads((tmp_path / name / "manifest.json").read_text())
+        config = json.loads((tmp_path / name / manifest["Config"]).read_text())["config"]
+        assert config["Env"] == ["PATH=/opt/cni/bin"]
+
+
 def test_it_has_the_terms_of_what_is_inside(image: tuple[Path, list[str]]) -> None:
     root, _ = image
     folder = root / "usr/share/doc/ib-sriov"

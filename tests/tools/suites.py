@@ -2,9 +2,9 @@
 
     suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns security manifests docs packaging
                           conformance; fuzz-long: fuzz for an hour; build-cold: builds from nothing; with two guests
-                          each: fabric, cluster, cluster-containerd2 (the same on containerd 2); in the guest: a folder
-                          of tests/lab (hca attach races matrix faults clients node agent cli soak udev),
-                          conformance, and:
+                          each: fabric, cluster, cluster-containerd2 (the same on containerd 2), cluster-full; in the
+                          guest: a folder of tests/lab (hca attach races matrix faults clients node agent cli soak
+                          udev), conformance, and:
                           main: ADD and DEL, the short check; matrix-6.1: a sample of the matrix on that kernel;
                           linux-5.10, linux-newest: main and faults of the HCA on the oldest and the newest kernel;
                           aarch64: main on an emulated aarch64, with dist/ib-sriov-aarch64;
@@ -54,8 +54,8 @@ LANES = 2  # guests at once: each keeps little more than one processor busy
 PROGRAM = os.path.join(ROOT, "dist", "ib-sriov")
 RUN_THE_SOURCE = ("agent", "cli")
 # Suites that boot two guests each. They come last: what they are made of may be built meanwhile (tests/tools/need).
-WITH_TWO_GUESTS = ("fabric", "cluster", "cluster-containerd2")
-NEEDS = {"cluster": "cluster", "cluster-containerd2": "cluster-containerd2"}
+WITH_TWO_GUESTS = ("fabric", "cluster", "cluster-containerd2", "cluster-full")
+NEEDS = {name: name for name in WITH_TWO_GUESTS if name != "fabric"}
 # Additional environment variables of a suite.
 SETTINGS: dict[str, dict[str, str]] = {
     name: {} if name in RUN_THE_SOURCE else {"IB_SRIOV_PLUGIN": PROGRAM} for name in IN_GUEST
@@ -75,6 +75,7 @@ FOLDERS = {
     "build-cold": "packaging/cold",
     "fabric": "cluster/fabric",
     **dict.fromkeys(("cluster", "cluster-containerd2"), "cluster/pods"),
+    "cluster-full": "cluster/full",
 }
 # Suites that make network namespaces and hostile users, root file systems for the packed program, machines on a bridge.
 AS_ROOT = ("netns", "security", "packaging", *WITH_TWO_GUESTS)

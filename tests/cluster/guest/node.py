@@ -1,6 +1,7 @@
 """A node of the cluster, from inside the machine: containerd, Multus, kubelet, the device plugin, our plugin.
 
-eth0 is flannel's plugin's (it delegates to bridge and host-local); flanneld's subnet.env is written by hand.
+eth0 is flannel's plugin's (it delegates to bridge and host-local); flanneld (host-gw) runs, or its subnet.env is
+written by hand.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ SHARED = Path("/run/out")  # the host has put the images, kubeconfigs and the de
 KUBELET_CONFIG = Path("/etc/kubernetes/kubelet.json")
 PODS = "10.244.0.0/16"
 FOLDERS = ("/var/lib/kubelet", "/var/lib/cni", "/var/log", "/etc/cni", "/etc/kubernetes", str(CNI_BIN))
+STATE = (*FOLDERS, "/var/lib/containerd")  # what a node with a disk has on it
+DISK = Path("/run/disk")
+SUBNET_ENV = Path("/run/flannel/subnet.env")
+FLANNEL_CONFIG = Path("/etc/kube-flannel/net-conf.json")
 MODULES = ("overlay", "veth", "bridge", "br_netfilter")
 SETTINGS = {
     "net/ipv4/ip_forward": 1,
@@ -32,12 +37,12 @@ SETTINGS = {
     "kernel/panic": 10,
     "kernel/panic_on_oops": 1,
 }
-# what kube-flannel installs as 10-flannel.conflist, without portmap
+# what kube-flannel installs as 10-flannel.conflist, without portmap and without masquerading, which wants iptables
 FLANNEL = {
     "cniVersion": "0.3.1",
     "name": "cbr0",
     "type": "flannel",
-    "delegate": {"hairpinMode": True, "isDefaultGateway": True},
+    "delegate": {"hairpinMode": True, "isDefaultGateway": True, "ipMasq": False},
 }
 KUBELET: dict[str, Any] = {
     "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -70,17 +75,41 @@ def start(name: str, words: Sequence[str]) -> None:
         )
 
 
-def write_network(number: int, routes: dict[int, str]) -> None:
-    """Multus with eth0's network; `routes` has the address of each other node by its number."""
-    Path("/run/flannel").mkdir(exist_ok=True)
+def use_disk() -> None:
+    """Mount the machine's disk, and put on it what a real node keeps over a boot."""
+    commands.run(["modprobe", "-a", "virtio_blk", "ext4"])
+    DISK.mkdir()
+    commands.run(["mount", "/dev/vda", str(DISK)])
+    for folder in STATE:
+        there = DISK / folder.lstrip("/")
+        for path in (there, Path(folder)):
+            path.mkdir(parents=True, exist_ok=True)
+        commands.run(["mount", "--bind", str(there), folder])
+
+
+def write_subnet(number: int, routes: dict[int, str]) -> None:
+    """What flanneld would do; `routes` has the address of each other node by its number."""
+    SUBNET_ENV.parent.mkdir(exist_ok=True)
     gateway = subnet(number).replace(".0/24", ".1/24")
-    # IPMASQ: what leaves the cluster is flanneld's to masquerade; nothing leaves this one
-    lines = {"NETWORK": PODS, "SUBNET": gateway, "MTU": "1500", "IPMASQ": "true"}
-    Path("/run/flannel/subnet.env").write_text("".join(f"FLANNEL_{key}={value}\n" for key, value in lines.items()))
+    lines = {"NETWORK": PODS, "SUBNET": gateway, "MTU": "1500", "IPMASQ": "false"}
+    SUBNET_ENV.write_text("".join(f"FLANNEL_{key}={value}\n" for key, value in lines.items()))
     for other, address in routes.items():
         commands.run(["ip", "route", "replace", subnet(other), "via", address])
+
+
+def start_flanneld(name: str) -> None:
+    """It waits for the node's podCIDR, and sets the routes to the other nodes."""
+    node.write_conf(FLANNEL_CONFIG.parent, {"Network": PODS, "Backend": {"Type": "host-gw"}}, FLANNEL_CONFIG.name)
+    words = [node.program("flanneld"), "--kube-subnet-mgr", "--kubeconfig-file", str(SHARED / "flanneld.kubeconfig")]
+    words += ["--iface", "eth0", "--ip-masq=false", "--iptables-forward-rules=false"]
+    start("flanneld", ["env", f"NODE_NAME={name}", *words])
+    assert commands.wait(SUBNET_ENV.exists, 200, 0.5), f"flanneld writes no {SUBNET_ENV}: {tail('flanneld')}"
+
+
+def write_network() -> None:
+    """Multus with eth0's network."""
     kubeconfig = CNI_CONF / "multus.d/multus.kubeconfig"
-    kubeconfig.parent.mkdir(parents=True)
+    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(SHARED / kubeconfig.name, kubeconfig)
     conf = {
         "cniVersion": "0.3.1",
@@ -145,21 +174,52 @@ def tail(name: str, lines: int = 15) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def up(*, name: str, number: int, address: str, routes: dict[int, str], containerd_major: int) -> None:
-    """All of the node, once; nodes count from 1."""
+def import_images(archives: Sequence[str]) -> None:
+    """Import images that the host has shared, by the names of their archives, unless the disk has them already."""
+    for archive in archives:
+        done = Path("/var/lib/containerd") / f"{archive}.imported"
+        if not done.exists():
+            commands.run(["ctr", "-n", "k8s.io", "images", "import", str(SHARED / archive)], timeout=300)
+            done.touch()
+    # containerd does not sync what it unpacks
+    commands.run(["sync"])
+
+
+def up(
+    *,
+    name: str,
+    number: int,
+    address: str,
+    containerd_major: int,
+    routes: dict[int, str] | None = None,
+    images: Sequence[str] = ("ib-test.tar",),
+    plugin: bool = True,
+    disk: bool = False,
+) -> None:
+    """All of the node, once in a boot; nodes count from 1.
+
+    `routes` has the address of each other node by its number, without it there is flanneld. Without `plugin` the CNI
+    folder does not have ours. With `disk` the machine's disk keeps what a node's would.
+    """
     commands.run(["modprobe", "-a", *MODULES])
     for path, value in SETTINGS.items():
         Path("/proc/sys", path).write_text(str(value))
     commands.run(["mount", "--make-rshared", "/"])
+    if disk:
+        use_disk()
     packages.own_tmpfs(*FOLDERS)
     commands.run(["mount", "--make-rshared", "/var/lib/kubelet"])
-    node.bin_folder(CNI_BIN, ["multus", "flannel", "bridge", "host-local", "loopback"])
-    write_network(number, routes)
+    node.bin_folder(CNI_BIN, ["multus", "flannel", "bridge", "host-local", "loopback"], plugin=plugin)
+    if routes is not None:
+        write_subnet(number, routes)
+    write_network()
     runtime = containerd.Containerd(bin_dir=str(CNI_BIN), conf_dir=str(CNI_CONF), major=containerd_major)
     runtime.cri.close()
-    commands.run(["ctr", "-n", "k8s.io", "images", "import", str(SHARED / "ib-test.tar")], timeout=120)
+    import_images(images)
     KUBELET_CONFIG.write_text(json.dumps(KUBELET))
     start_kubelet(name, address)
+    if routes is None:
+        start_flanneld(name)
     start_device_plugin()
     # containerd and kubelet stay: this process must not end them with itself
     os._exit(0)

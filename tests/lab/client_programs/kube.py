@@ -154,11 +154,11 @@ def tls(account: Path) -> ssl.SSLContext:
     return context
 
 
-def make_certificate(folder: Path, address: str) -> tuple[Path, Path]:
-    """Make the key of a server, server.key, and a certificate of an address, ca.crt, which is its own authority."""
+def make_certificate(folder: Path, *addresses: str) -> tuple[Path, Path]:
+    """Make the key of a server, server.key, and a certificate of its addresses, ca.crt, which is its own authority."""
     key, certificate = folder / "server.key", folder / "ca.crt"
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    words += ["-subj", "/CN=lab", "-addext", f"subjectAltName=IP:{address}"]
+    words += ["-subj", "/CN=lab", "-addext", "subjectAltName=" + ",".join(f"IP:{each}" for each in addresses)]
     commands.run([*words, "-keyout", str(key), "-out", str(certificate)])
     return key, certificate
 

@@ -35,13 +35,14 @@ def plugin_command() -> list[str]:
     return shlex.split(named) if named else [sys.executable, "-m", "ib_sriov_cni"]
 
 
-def bin_folder(folder: Path, programs: Iterable[str] = (), *, copies: bool = False) -> str:
+def bin_folder(folder: Path, programs: Iterable[str] = (), *, copies: bool = False, plugin: bool = True) -> str:
     """A CNI_PATH: our plugin as `ib-sriov`, and the Go programs named, as links or as copies; its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = folder / "ib-sriov"
-    # the runtime's working directory is its own, and its environment reaches the plugin
-    own.write_text(f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(PROJECT))} exec {shlex.join(plugin_command())}\n")
-    own.chmod(0o755)
+    if plugin:
+        own = folder / "ib-sriov"
+        # the runtime's working directory is its own, and its environment reaches the plugin
+        own.write_text(f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(PROJECT))} exec {shlex.join(plugin_command())}\n")
+        own.chmod(0o755)
     for name in programs:
         link = folder / name
         link.unlink(missing_ok=True)
