@@ -70,9 +70,14 @@ def follow_page(cluster: Cluster, say: Callable[[str], None]) -> None:
 
 
 def bandwidth(said: str) -> str:
-    """The last line of figures of perftest: bytes, iterations, peak, average."""
+    """The last line of figures of perftest: bytes, iterations, peak, average.
+
+    The average is zero if perftest could not tell the processor's frequency, as on a machine that does much else.
+    """
     rows = [line.split() for line in said.splitlines() if line.split() and line.split()[0].isdigit()]
-    return f"ib_write_bw, {rows[-1][1]} times {rows[-1][0]} bytes, {rows[-1][3]} Gb/s" if rows else "no figures"
+    size, count, _, average = rows[-1][:4]
+    rate = f"{average} Gb/s" if float(average) else "at an unknown rate"
+    return f"ib_write_bw, {count} times {size} bytes, {rate}"
 
 
 def assert_no_trace(cluster: Cluster, before: list[dict[str, str]], timeout: float = 60) -> None:
