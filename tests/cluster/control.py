@@ -153,11 +153,19 @@ class ControlPlane:
 
     # ---- kubectl
 
+    def kubectl(self, words: Sequence[str]) -> list[str]:
+        """The command for kubectl with arguments, as admin.
+
+        It has a cache of its own: API servers of other clusters have this one's address.
+        """
+        own = ["--kubeconfig", str(self.admin), "--cache-dir", str(self.folder / "cache")]
+        return self.segment.command([program("kubectl"), *own, *words])
+
     def run(
         self, words: Sequence[str], *, check: bool = True, timeout: float = 120, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl with arguments, as admin, in the project's folder; raises CommandFailed."""
-        argv = self.segment.command([program("kubectl"), "--kubeconfig", str(self.admin), *words])
+        argv = self.kubectl(words)
         done = subprocess.run(
             argv, input=stdin or "", capture_output=True, text=True, timeout=timeout, cwd=PROJECT, check=False
         )

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from tests.cluster.control import ControlPlane
 from tests.cluster.kubernetes_cluster import REGISTRY, Cluster
 from tests.cluster.quickstart import arguments, place, read_page
-from tests.lab.client_programs.node import program
 from tests.lab.commands import received, wait
 
 PODS = ("ib-a", "ib-b")
@@ -21,7 +20,7 @@ def ipv4(cluster: Cluster, pod: str, netdev: str) -> str:
 
 
 def in_background(kubectl: ControlPlane, words: list[str]) -> subprocess.Popen[str]:
-    argv = kubectl.segment.command([program("kubectl"), "--kubeconfig", str(kubectl.admin), *words])
+    argv = kubectl.kubectl(words)
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
