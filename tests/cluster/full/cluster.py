@@ -148,7 +148,8 @@ class FullCluster(Cluster):
             words = ["-n", SYSTEM, "rollout", "status", DAEMONSET, "--timeout=2s"]
             return self.kubectl.run(words, check=False).returncode == 0
 
-        self.wait_for("the DaemonSet is rolled out", is_out)
+        # one node after another, and an emulated one takes a minute
+        self.wait_for("the DaemonSet is rolled out", is_out, timeout=600)
 
     def agents(self) -> dict[str, str]:
         """The agents' pods by node."""

@@ -23,14 +23,15 @@ done
 """
 
 
-def create(cluster: FullCluster, *, replicas: int, networks: str = "fabric", vfs: int = 1) -> None:
+def create(cluster: FullCluster, *, replicas: int, networks: str = "fabric", vfs: int = 1, cpu: str = "2") -> None:
     """As many pods on each node as may be."""
+    limits = {RESOURCE: str(vfs), "cpu": cpu}
     container = {
         "name": "shell",
         "image": TEST_IMAGE,
         "command": ["sleep", "infinity"],
         "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}},
-        "resources": {"requests": {RESOURCE: str(vfs)}, "limits": {RESOURCE: str(vfs)}},
+        "resources": {"requests": {**limits, "cpu": "0"}, "limits": limits},
     }
     spread = {
         "maxSkew": 1,
