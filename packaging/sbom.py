@@ -184,10 +184,10 @@ def document(version: str, found: list[Part], programs: dict[str, str]) -> str:
         licenses=[DisjunctiveLicense(id="Apache-2.0")],
         properties=_properties(programs),
     )
-    bom = Bom(
-        # Derived from what is listed, so that the same content has the same number.
-        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, repr([version, programs, found])),
-    )
+    # Derived from what is listed, so that the same content has the same number. A part's files come in the order of
+    # their paths, and those are this machine's.
+    listing = json.dumps([version, programs, [vars(part) for part in found]], sort_keys=True)
+    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, listing))
     bom.metadata.timestamp = dt.datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), dt.UTC)
     bom.metadata.component = ours
     bom.metadata.tools.components.add(

@@ -232,3 +232,23 @@ def test_a_second_build_is_the_same(tmp_path: Path) -> None:
         name: digest for name, digest in sums(DIST).items() if not name.startswith(("ib-sriov-image", "kubernetes/"))
     }
     assert sums(again) == first
+
+
+SERIAL_NUMBER = """
+import json, sys
+sys.path[:0] = [sys.argv[1], "."]
+from sbom import Part, document
+for names in ("ab", "ba"):
+    part = Part(name="p", version="1", purl="pkg:deb/p@1", description="", licences=[], text="")
+    part.files = {name: f"digest of {name}" for name in names}
+    print(json.loads(document("1", [part], {}))["serialNumber"])
+"""
+
+
+def test_the_serial_number_is_that_of_the_content() -> None:
+    """Not of the order in which the files were found, which is that of their paths on the machine that builds."""
+    command = [sys.executable, "-c", SERIAL_NUMBER, str(PROJECT / "packaging")]
+    environ = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
+    done = subprocess.run(command, cwd=PROJECT, env=environ, capture_output=True, text=True, check=True)
+    one, other = done.stdout.split()
+    assert one == other
