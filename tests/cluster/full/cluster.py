@@ -156,6 +156,11 @@ class FullCluster(Cluster):
         items = self.kubectl.get("pods", "-n", SYSTEM, "-l", LABEL)["items"]
         return {each["spec"]["nodeName"]: each["metadata"]["name"] for each in items}
 
+    def restarts(self, node: str) -> int:
+        """How often a node's agent was started again; -1 while it is not ready."""
+        (status,) = self.kubectl.get("pod", "-n", SYSTEM, self.agents()[node])["status"]["containerStatuses"]
+        return int(status["restartCount"]) if status["ready"] else -1
+
     def in_agent(self, node: str, *words: str) -> str:
         """What a command prints that `kubectl exec` runs in a node's agent."""
         pod = self.agents()[node]
