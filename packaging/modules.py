@@ -30,6 +30,8 @@ PROGRAM = os.path.join(ROOT, "packaging", "program")
 # What CNI commands may import besides our own modules: what fastjson falls back to, and what pyverbs imports that
 # ib_sriov_cni/kernel/pyverbs_loader.py has no stand-in for.
 ALSO_HOT = ("json", "traceback", "struct", "encodings.utf_8", "encodings.ascii", "encodings.latin_1")
+# Modules that the interpreter has frozen itself: with docstrings, and scattered among others that calls do not use.
+ALSO_FROZEN = ("_collections_abc", "abc", "genericpath", "os", "posixpath", "stat")
 # Packages inside ib_sriov_cni that no CNI command imports: they are for people and for the agent.
 COLD_PACKAGES = {"agent", "cli", "doctor", "node"}
 # Extension modules that PyInstaller finds, and that nothing of ours uses: whoever imports one does without.
@@ -48,6 +50,7 @@ def hot_modules() -> dict[str, str]:
 
     found["pyroute2"] = pyroute2.__file__  # its spec is searched for, but it is never run
     found["pyroute2.netlink"] = pyroute2.netlink.__file__  # run, but not left in sys.modules (pyroute2_loader)
+    found |= {name: os.path.join(os.path.dirname(os.__file__), f"{name}.py") for name in ALSO_FROZEN}
     found["ib_sriov_cni.__main__"] = os.path.join(ROOT, "ib_sriov_cni", "__main__.py")
     found.pop("__main__", None)
     return found
@@ -126,7 +129,8 @@ class Modules:
         self.sources: dict[str, str] = {}  # path of what was compiled or copied: its name inside
         for name, path in sorted(hot_modules().items()):
             self.freeze(name, main if main and name == "ib_sriov_cni.__main__" else path)
-        self.freeze("_ib_sriov_start", os.path.join(PROGRAM, "_ib_sriov_start.py"))
+        for name in ("_ib_sriov_boot", "_ib_sriov_start"):
+            self.freeze(name, os.path.join(PROGRAM, f"{name}.py"))
         self.freeze("pyverbs", os.path.join(PROGRAM, "pyverbs_init.py"), package=True)
         for file_name in PYVERBS_SOURCES:
             self.freeze("pyverbs." + file_name.removesuffix(".py"), os.path.join(libraries.own, file_name))

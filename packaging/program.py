@@ -17,21 +17,32 @@ from libraries import PROVIDERS, PYTHON_MODULES, PYVERBS, Libraries
 from machines import CACHE, FLAGS, ROOT, fresh_folder, run
 from modules import PROGRAM, Modules
 
-# Functions of the C library and of OpenSSL that program/host.c stands in for.
+INTERPRETER = os.path.join(ROOT, "packaging", "interpreter")
+# Functions of the C library and of OpenSSL that program/host.c stands in for, and two of Python's (main.c).
 WRAPPED = (
     *("__nss_database_get", "__nscd_get_map_ref", "__nscd_open_socket", "__libc_dlopen_mode", "dlopen", "dlerror"),
-    "CONF_modules_load_file_ex",
+    *("CONF_modules_load_file_ex", "_PyImportZip_Init", "_Py_Deepfreeze_Init"),
 )
+# Files in program/, and the options they need beyond those of all: in version.c no call of the C library may be made
+# of a loop, since that is not ready yet.
+SOURCES = {"main.c": (), "host.c": (), "version.c": ("-ffreestanding", "-fno-tree-loop-distribute-patterns")}
+# Files of the interpreter that are compiled here, changed by a patch in interpreter/, in the place of the fetched
+# library's. The linker takes them first.
+PATCHED = {"Objects/typeobject.c": "typeobject.patch"}
 STACK_BYTES = 8 << 20
+
+
+def version() -> str:
+    """Return version.h, which program/version.c describes."""
+    environ = {**os.environ, "CNI_COMMAND": "VERSION"}
+    answer = run([sys.executable, "-m", "ib_sriov_cni"], cwd=ROOT, env=environ)
+    return f"static const char version_answer[] = {json.dumps(answer)};\n"
 
 
 def tables(modules: Modules) -> str:
     """Return tables.h, which program/main.c describes."""
     extensions = {name: name for name in PYTHON_MODULES} | {f"pyverbs.{name}": name for name in PYVERBS}
-    environ = {**os.environ, "CNI_COMMAND": "VERSION"}
-    answer = run([sys.executable, "-m", "ib_sriov_cni"], cwd=ROOT, env=environ)
-    lines = [f"static const char version_answer[] = {json.dumps(answer)};"]
-    lines += [f"extern PyObject *PyInit_{short}(void);" for short in extensions.values()]
+    lines = [f"extern PyObject *PyInit_{short}(void);" for short in extensions.values()]
     lines += ["static struct _inittab extensions[] = {"]
     lines += [f'\t{{"{name}", PyInit_{short}}},' for name, short in extensions.items()]
     lines += ["\t{0},", "};"]
@@ -52,24 +63,35 @@ def link(modules: Modules, libraries: Libraries, work: str) -> tuple[bytes, list
     fresh_folder(work)
     for name, text in (
         ("tables.h", tables(modules)),
+        ("version.h", version()),
         ("code.c", static_code.write(os.path.join(libraries.own, "python"), modules.frozen)),
     ):
         with open(os.path.join(work, name), "w", encoding="utf-8") as file:
             file.write(text)
-    for name in ("main.c", "host.c"):
+    for name in SOURCES:
         shutil.copy(os.path.join(PROGRAM, name), work)
     headers = ("-I", work, "-I", libraries.python_headers, "-I", f"{libraries.python_headers}/internal")
     flags = [*(flag for flag in FLAGS if flag != "-w"), f"-ffile-prefix-map={work}=.", *headers]
     warnings = ("-Wall", "-Wextra", "-Werror")
     objects = [
-        compile_once(libraries, [*flags, *warnings, "-c", os.path.join(work, "main.c")]),
-        compile_once(libraries, [*flags, *warnings, "-c", os.path.join(work, "host.c")]),
+        *(
+            compile_once(libraries, [*flags, *warnings, *more, "-c", os.path.join(work, name)])
+            for name, more in SOURCES.items()
+        ),
         # Nothing but data and calls.
         compile_once(libraries, [*flags, "-O0", "-w", "-DPy_BUILD_CORE", "-c", os.path.join(work, "code.c")]),
+        *(compile_patched(libraries, name, work, [*flags, "-w"]) for name in PATCHED),
     ]
     program = os.path.join(work, "program")
     options = [f"-Wl,--wrap={name}" for name in WRAPPED]
-    options += ["-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-O1", "-s", f"-Wl,-z,stack-size={STACK_BYTES}"]
+    options += [
+        "-Wl,--entry=begin",
+        "-Wl,--gc-sections",
+        "-Wl,--build-id=none",
+        "-Wl,-O1",
+        "-s",
+        f"-Wl,-z,stack-size={STACK_BYTES}",
+    ]
     options += ["-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"]
     # The interpreter and the C library side by side: the kernel maps sixteen pages at a time, and calls use these two.
     libc = os.path.join(libraries.root, "usr/lib", libraries.machine.triplet, "libc.a")
@@ -89,8 +111,19 @@ def link(modules: Modules, libraries: Libraries, work: str) -> tuple[bytes, list
     ]
     # A member of a library is printed as (LIBRARY)MEMBER.
     read = re.findall(r"^\(?(/[^()\n]*)", run(command), re.MULTILINE)
+    read += [os.path.join(libraries.own, "python", name) for name in PATCHED]
     with open(program, "rb") as file:
         return file.read(), sorted({os.path.realpath(path) for path in read})
+
+
+def compile_patched(libraries: Libraries, name: str, work: str, flags: list[str]) -> str:
+    """Compile a file of PATCHED; return the object."""
+    source = os.path.join(libraries.own, "python", name)
+    changed = os.path.join(work, os.path.basename(name))
+    run(["patch", "--silent", "--fuzz=0", f"--output={changed}", source, os.path.join(INTERPRETER, PATCHED[name])])
+    # As CPython compiles it: it counts on signed numbers that wrap around.
+    options = ["-fwrapv", "-DNDEBUG", "-DPy_BUILD_CORE", "-I", os.path.dirname(source)]
+    return compile_once(libraries, [*flags, *options, "-c", changed])
 
 
 def compile_once(libraries: Libraries, options: list[str]) -> str:

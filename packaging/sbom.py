@@ -159,7 +159,9 @@ def parts(modules: Modules, libraries: Libraries, linked: list[str]) -> list[Par
     for path in foreign:
         owners = []
         if path.startswith((libraries.own + os.sep, modules.libraries.own + os.sep)):
-            owners = [fetched(of_sources[COMPILED_OF.get(named[path], "rdma-core")], libraries)]
+            python_source = path.startswith(os.path.join(libraries.own, "python") + os.sep)
+            source = "python3.11" if python_source else COMPILED_OF.get(named[path], "rdma-core")
+            owners = [fetched(of_sources[source], libraries)]
             owners += [python("cython")] if named[path] == TRANSLATED else []
         elif path in of_packages:
             owners = [fetched(of_packages[path], libraries)]

@@ -77,8 +77,7 @@ def add(host: Host, request: Request, conf: NetConf) -> Result:
                 with lock:
                     return attempt.run()
             finally:
-                attempt.end_verifier()
-                attempt.pod.close()
+                attempt.close()
     except Terminated as interruption:
         hint = "its caller timed out; the log says which step was slow (ms=)"
         raise TryAgainLater("ADD was interrupted by SIGTERM and undone", interruption.details or hint) from None
@@ -95,7 +94,7 @@ class _Attempt:
         self.host, self.request, self.conf, self.netns = host, request, conf, netns
         self.pci: PciAddress = conf.device
         self.key = AttachmentKey(network=conf.name, container_id=request.container_id, ifname=request.ifname)
-        self.pod: Rtnl = host.open_rtnl(netns)
+        self._pod: Rtnl | None = None
         self.result = Result()
         self.made = Result()  # `result` without what the chain's earlier plugins made
         self.verifier: Verifier | None = None
@@ -104,13 +103,26 @@ class _Attempt:
         self.plan: Plan
         self.record: Record
 
+    @property
+    def pod(self) -> Rtnl:
+        """Rtnetlink of the pod's namespace, loaded and opened on first use: most refusals need none."""
+        if self._pod is None:
+            self._pod = self.host.open_rtnl(self.netns)
+        return self._pod
+
+    def close(self) -> None:
+        """Close what the attempt has opened for itself."""
+        self.end_verifier()
+        if self._pod is not None:
+            self._pod.close()
+
     def prepare(self) -> None:
         """Check what can be checked without the lock, and release what dead attachments of other VFs hold of it."""
+        driver = self.host.sysfs.read_driver(self.pci)
+        refuse_function(self.conf, self.pci, self.host.sysfs.read_kind(self.pci), driver)
         previous = self.host.records.read(self.key)
         if previous is None or previous.committed:
             self.refuse_taken_name()
-        driver = self.host.sysfs.read_driver(self.pci)
-        refuse_function(self.conf, self.pci, self.host.sysfs.read_kind(self.pci), driver)
         if self.conf.ipam_type and self.conf.ipam_type != "host-local":
             find_plugin(self.conf.ipam_type, self.request.path)
         if previous is not None and previous.pci != self.pci:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _frozen_importlib
 import _imp
-import encodings
 import sys
 
 ARCHIVE = sys.path[0]  # the file that was started, whatever has its name by now (main.c)
@@ -23,7 +22,13 @@ class Finder:
 
 # A package that is frozen in part has its other parts below this "folder": in the archive at the program's end.
 sys._stdlib_dir = ARCHIVE  # type: ignore[attr-defined]  # noqa: SLF001  # what frozen packages' __path__ is made of
-encodings.__path__.append(f"{ARCHIVE}/encodings")
+if "_ib_sriov_boot" in sys.modules:  # a CNI command: what follows may want the real ones
+    for _name in ("io", "encodings", "encodings.utf_8"):
+        del sys.modules[_name]
+else:
+    import encodings
+
+    encodings.__path__.append(f"{ARCHIVE}/encodings")
 sys.frozen = True  # type: ignore[attr-defined]  # what packed programs call themselves
 sys.meta_path.insert(-1, Finder)  # type: ignore[arg-type]
 from ib_sriov_cni.__main__ import run  # noqa: E402  # only now can it be found

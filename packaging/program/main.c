@@ -6,7 +6,6 @@
  * tables.h is made by packaging/program.py:
  *   static const struct _frozen frozen[];         modules, ended by one without a name
  *   static struct _inittab extensions[];          extension modules that the interpreter's own table does not have
- *   static const char version_answer[];           what VERSION answers
  */
 #define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
@@ -25,19 +24,6 @@
 
 /* The link in /proc leads to the file that was started, even if another has been renamed over it. */
 #define SELF "/proc/self/exe"
-
-static int write_all(int fd, const unsigned char *from, const unsigned char *to)
-{
-	while (from < to) {
-		ssize_t n = write(fd, from, (size_t)(to - from));
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return -1;
-		from += n;
-	}
-	return 0;
-}
 
 /* Where the program is, and where its archive is read. Without /proc both are the name it was called by, made absolute
  * as far as that can be done. */
@@ -127,7 +113,34 @@ static PyObject *py_prctl(PyObject *module, PyObject *args)
 	return answer(prctl(option, a, b, c, d));
 }
 
+/* What importing from a zip archive needs. For a CNI command it is loaded when something is first imported from there
+ * (_ib_sriov_boot.py); the interpreter's start calls this function (ld --wrap). */
+static int zipimport_waits;
+PyStatus __real__PyImportZip_Init(PyThreadState *thread);
+PyStatus __wrap__PyImportZip_Init(PyThreadState *thread);
+PyStatus __wrap__PyImportZip_Init(PyThreadState *thread)
+{
+	return zipimport_waits ? PyStatus_Ok() : __real__PyImportZip_Init(thread);
+}
+
+/* In its place: nothing. It interns the names in the code of the standard library's frozen modules, which takes a tenth of
+ * the interpreter's start; equal names that are two objects are found to be equal all the same (static_code.py). */
+int __wrap__Py_Deepfreeze_Init(void);
+int __wrap__Py_Deepfreeze_Init(void)
+{
+	return 0;
+}
+
+static PyObject *py_install_zipimport(PyObject *module, PyObject *args)
+{
+	(void)module, (void)args;
+	if (PyStatus_Exception(__real__PyImportZip_Init(PyThreadState_Get())))
+		return PyErr_Format(PyExc_SystemError, "zipimport cannot be installed");
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
+	{"install_zipimport", py_install_zipimport, METH_NOARGS, "have the program's archive searched for modules"},
 	{"setns", py_setns, METH_VARARGS, "setns(2)"},
 	{"unshare", py_unshare, METH_VARARGS, "unshare(2)"},
 	{"mount", py_mount, METH_VARARGS, "mount(2)"},
@@ -162,12 +175,6 @@ int main(int argc, char **argv)
 		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", (fd ? O_RDONLY : O_WRONLY) | O_NOCTTY) < 0)
 			break;
 
-	/* The answer is the same each time: the build asked for it. If it cannot be written, Python says why. */
-	if (command && strcmp(command, "VERSION") == 0 &&
-	    write_all(1, (const unsigned char *)version_answer,
-		      (const unsigned char *)version_answer + sizeof version_answer - 1) == 0)
-		return 0;
-
 	PyPreConfig_InitIsolatedConfig(&pre);
 	pre.utf8_mode = 1;
 	pre.configure_locale = 0;
@@ -183,6 +190,7 @@ int main(int argc, char **argv)
 	config.write_bytecode = 0;
 	config.parse_argv = 0;
 	config.module_search_paths_set = 1;
+	config._init_main = !command; /* a CNI command's start has a step in between */
 	stop_if(PyConfig_SetBytesArgv(&config, argc, argv));
 	find_own_path();
 	stop_if(PyConfig_SetBytesString(&config, &config.executable, own));
@@ -203,7 +211,16 @@ int main(int argc, char **argv)
 	wide = Py_DecodeLocale(archive, NULL);
 	stop_if(PyWideStringList_Append(&config.module_search_paths, wide ? wide : L"" SELF));
 	PyMem_RawFree(wide);
+	zipimport_waits = config._init_main == 0;
 	stop_if(Py_InitializeFromConfig(&config));
+	if (zipimport_waits) {
+		PyGC_Disable(); /* one call is too short to leave anything worth collecting */
+		if (PyImport_ImportFrozenModule("_ib_sriov_boot") <= 0) {
+			PyErr_Print();
+			return 1;
+		}
+		stop_if(_Py_InitializeMain());
+	}
 	module = PyImport_ImportModule("_ib_sriov_start");
 	if (!module) {
 		PyErr_Print(); /* ends the process where it is a SystemExit */

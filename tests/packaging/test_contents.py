@@ -128,7 +128,7 @@ def test_every_component_has_its_licence_text(bill: dict[str, Any], each_build: 
 
 
 # Modules of packaging/program, and those of the two packages: they are ours.
-OWN = re.compile(r"(ib_sriov_cni|ipam)(\..*)?|_ib_sriov_start|pyverbs")
+OWN = re.compile(r"(ib_sriov_cni|ipam)(\..*)?|_ib_sriov_(boot|start)|pyverbs")
 
 
 def archived(program: Path) -> set[str]:

@@ -193,9 +193,10 @@ print(json.dumps(failed))
 """
 
 
-def test_which_modules_cannot_be_imported(run: Run) -> None:
+@pytest.mark.parametrize("start", [{}, {"CNI_COMMAND": "ADD"}], ids=["whole", "short"])
+def test_which_modules_cannot_be_imported(run: Run, start: dict[str, str]) -> None:
     """All that is in the archive can, but for what needs an extension module that is left out, or another system."""
-    done = run(MODULES, PATH=os.environ["PATH"])
+    done = run(MODULES, PATH=os.environ["PATH"], **start)
     assert done.returncode == 0, done.stderr
     failed = json.loads(done.stdout.splitlines()[-1])
     missing = {found[1] for reason in failed.values() if (found := re.fullmatch("No module named '(.*)'", reason))}
@@ -209,6 +210,44 @@ def test_which_modules_cannot_be_imported(run: Run) -> None:
     assert missing - of_python == {"_yaml", "yaml._yaml", "docutils", "pyroute2.config", "msvcrt"}
     other = {name for name, reason in failed.items() if not reason.startswith("No module named")}
     assert other == {"asyncio.windows_events", "asyncio.windows_utils", "encodings.mbcs", "encodings.oem"}
+
+
+SHORT = """
+import sys
+import encodings, io, codecs
+print(io.IOBase.__module__, encodings.search_function("utf-8").name, len(encodings.__path__), "ü".encode("idna"))
+text = "a\\r\\nü€𝄞" * 5000
+print(io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8").read() == text.replace("\\r\\n", "\\n"))
+print(codecs.getincrementaldecoder("utf8")().decode(b"\\xc3"), "\\u20ac", file=sys.stderr)
+for name in ("ib_sriov_cni.missing", "sys.missing", "missing", "ipam.protocol.edge.missing", "pyverbs.missing"):
+    try:
+        __import__(name)
+    except ImportError as fault:
+        print(fault)
+try:
+    "".encode("no such encoding")
+except LookupError as fault:
+    print(fault)
+import importlib, ipam.protocol, ipam.protocol.value, pyverbs.base, os.path, click, urllib.parse
+for module in (ipam, ipam.protocol, ipam.protocol.value, os, pyverbs.base, sys, click, urllib):
+    spec = module.__spec__
+    print(spec.name, spec.origin, spec.loader is module.__loader__, module.__package__)
+    print(getattr(module, "__path__", None), getattr(module, "__file__", None))
+    print(module)
+print(hasattr(ipam.protocol.value, "missing"), importlib.reload(ipam.protocol) is ipam.protocol)
+sys.modules["wave"] = None
+try:
+    import wave
+except ImportError as fault:
+    print(fault)
+"""
+
+
+def test_the_short_start_of_cni_commands_differs_in_nothing_else(run: Run) -> None:
+    """Modules are what importlib makes of them, and what the interpreter had stand-ins for is the real thing."""
+    short, whole = (run(SHORT, **environ) for environ in ({"CNI_COMMAND": "ADD"}, {}))
+    assert whole.returncode == 0, whole.stderr
+    assert (short.stdout.decode(), short.stderr.decode()) == (whole.stdout.decode(), whole.stderr.decode())
 
 
 COMPARE = """
