@@ -69,6 +69,12 @@ def test_what_kustomize_builds_is_valid(folder: Path, version: str) -> None:
     assert [fault for thing in things for fault in faults(thing, version)] == []
 
 
+def test_an_older_kubernetes_takes_what_is_for_it() -> None:
+    old, things = "1.25", build(KUBERNETES / "overlays/kubernetes-1.15")
+    assert [fault for thing in things for fault in faults(thing, old)] == []
+    assert [fault for fault in faults(daemonset("plain"), old) if "appArmorProfile" in fault]
+
+
 @pytest.mark.parametrize("file", [file for file in manifest_files() if file.name not in PATCHES], ids=name)
 def test_files_are_valid(file: Path) -> None:
     things = objects(file.read_text())
@@ -133,7 +139,7 @@ def test_the_alerts_are_the_ones_we_have() -> None:
     assert f'job="{jobs[0]["replacement"]}"' in json.dumps(alerts).replace(chr(92), "")
 
 
-@pytest.mark.parametrize("overlay", ["plain", "isolation", "monitoring", "pod-cidr"])
+@pytest.mark.parametrize("overlay", ["plain", "isolation", "monitoring", "pod-cidr", "kubernetes-1.15"])
 def test_the_programs_take_their_arguments(overlay: str) -> None:
     spec = daemonset(overlay)["spec"]["template"]["spec"]
     (settings,) = [thing["data"] for thing in build(KUBERNETES / "overlays" / overlay) if thing["kind"] == "ConfigMap"]
@@ -145,7 +151,7 @@ def test_the_programs_take_their_arguments(overlay: str) -> None:
         command.make_context(name, words, obj=Site())
 
 
-@pytest.mark.parametrize("overlay", ["plain", "isolation", "monitoring", "pod-cidr"])
+@pytest.mark.parametrize("overlay", ["plain", "isolation", "monitoring", "pod-cidr", "kubernetes-1.15"])
 def test_the_pieces_fit(overlay: str) -> None:
     things = {thing["kind"]: thing for thing in build(KUBERNETES / "overlays" / overlay)}
     spec = daemonset(overlay)["spec"]["template"]["spec"]
