@@ -20,10 +20,10 @@ demo: ## two pods get an InfiniBand VF each in a virtual machine, talk, and leav
 	@$(need) python lab
 	@$(PY) -m tests.demo
 
-cluster: ## a Kubernetes cluster of two virtual machines, and the quick start's two pods on it (root or sudo); CONTAINERD=2
-	@$(need) python netns lab build cluster$(if $(filter 2,$(CONTAINERD)),-containerd2)
+cluster: ## a Kubernetes cluster of two virtual machines, and the quick start's two pods on it (root or sudo); CLUSTER=containerd2, 2019
+	@$(need) python netns lab build cluster$(CLUSTER:%=-%)
 	-@packaging/build
-	@IB_SRIOV_PLUGIN=$(packed) $(PY) -m tests.cluster
+	@CLUSTER=$(CLUSTER) IB_SRIOV_PLUGIN=$(packed) $(PY) -m tests.cluster
 
 quick: ## the unit tests alone; half a minute
 	@$(need) python
@@ -54,9 +54,10 @@ test: ## lint, unit, IPAM, a minute of fuzzing, namespaces and hostile pods (roo
 
 long: ## what make test has no time for: soak, agent, udevd, command line, aarch64, an hour of fuzzing, cold builds, more clusters
 	@$(need) python netns build image lab lab-aarch64 clients
-	@mkdir -p .test-results; nice -n 19 $(need) cluster-containerd2 cluster-full >.test-results/need-cluster.log 2>&1 &
+	@mkdir -p .test-results; nice -n 19 $(need) cluster-containerd2 cluster-full cluster-2019 >.test-results/need-cluster.log 2>&1 &
 	-@packaging/build && packaging/image
-	@$(PY) tests/tools/suites.py fuzz-long soak agent udev cli aarch64 build-cold cluster-containerd2 cluster-full
+	@$(PY) tests/tools/suites.py fuzz-long soak agent udev cli aarch64 build-cold cluster-containerd2 cluster-full \
+		cluster-2019
 
 build: ## what is released, in dist/: a program for each machine type, wheel, sdist, SBOM, licences
 	@$(need) python build

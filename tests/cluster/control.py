@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.parts import Parts
 from tests.cluster.segment import HOST, Segment
 from tests.lab.client_programs.kube import make_certificate
 from tests.lab.client_programs.node import PROJECT, program
@@ -43,9 +44,12 @@ def token(user: str) -> str:
 class ControlPlane:
     """Started at once; `end` kills it."""
 
-    def __init__(self, segment: Segment, folder: Path, *, nodes: Sequence[str], full: bool = False) -> None:
+    def __init__(
+        self, segment: Segment, folder: Path, *, nodes: Sequence[str], parts: Parts, full: bool = False
+    ) -> None:
         self.segment = segment
         self.folder = folder
+        self.parts = parts
         self.full = full
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +124,7 @@ class ControlPlane:
         else:
             # nobody makes service accounts here
             words += ["--disable-admission-plugins", "ServiceAccount"]
-        self.start("kube-apiserver", [program("kube-apiserver"), *words])
+        self.start("kube-apiserver", [program(self.parts.api_server), *words])
 
     @property
     def audit_log(self) -> Path:
@@ -183,7 +187,8 @@ class ControlPlane:
         """Wait for the API server; the first time the controllers of a full control plane are started then."""
 
         def ready() -> bool:
-            return self.run(["get", "--raw", "/readyz"], check=False).returncode == 0
+            # /readyz came with 1.16
+            return self.run(["get", "--raw", "/healthz"], check=False).returncode == 0
 
         assert wait(ready, timeout, 0.5), f"no API server: {self.said()}"
         for name in CONTROLLERS if self.full else ():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.control import ControlPlane
 from tests.cluster.hca import Host
 from tests.cluster.machine import PROJECT, Machine
+from tests.cluster.parts import chosen
 from tests.cluster.segment import Segment, address
 from tests.lab.client_programs import image
 from tests.lab.commands import run, wait
@@ -20,16 +21,14 @@ from tests.lab.snapshot import differences
 RESOURCE = "nvidia.com/ib_vfs"
 REGISTRY = "lab.local"
 TEST_IMAGE = f"{REGISTRY}/ib-test:1"
-NETWORKS = {
-    "shared": "packaging/kubernetes/networks/flannel",
-    "exclusive": "packaging/kubernetes/networks/isolation",
-}
+NETWORKS = "packaging/kubernetes/networks"
 DEVICES = "packaging/kubernetes/device-plugin/configmap.yaml"
 PROGRAMS = (
     *("/usr/sbin/ip", "/usr/bin/ibv_devinfo", "/usr/bin/ib_write_bw", "/usr/bin/ibv_rc_pingpong"),
     *("/usr/lib/x86_64-linux-gnu/libibverbs", "/etc/libibverbs.d", "/usr/libexec/coreutils/libstdbuf.so"),
 )
 UP = "from tests.cluster.guest import node\nnode.up(**{settings!r})"
+START_AGAIN = "from tests.cluster.guest import node\nnode.start_again(**{settings!r})"
 SNAPSHOT = """
 import json
 from tests.lab.emulated_hca import Hca
@@ -68,6 +67,23 @@ MULTUS_RIGHTS: dict[str, Any] = {
         },
     ],
 }
+# For an API server that does not know apiextensions.k8s.io/v1 (before 1.16).
+NETWORKS_OF_V1BETA1 = {
+    "apiVersion": "apiextensions.k8s.io/v1beta1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "network-attachment-definitions.k8s.cni.cncf.io"},
+    "spec": {
+        "group": "k8s.cni.cncf.io",
+        "version": "v1",
+        "scope": "Namespaced",
+        "names": {
+            "plural": "network-attachment-definitions",
+            "singular": "network-attachment-definition",
+            "kind": "NetworkAttachmentDefinition",
+            "shortNames": ["net-attach-def"],
+        },
+    },
+}
 KEPT = ("netdev cni0",)  # the bridge plugin's, from the node's first pod on
 
 
@@ -79,22 +95,22 @@ def device_configuration() -> str:
 
 
 class Cluster:
-    """`start` does all; `say` is told of each step that is done.
-
-    The nodes' containerd is of the major version that the variable CONTAINERD has: 1 (the distribution's) or 2.
-    """
+    """`start` does all; `say` is told of each step that is done. What it is made of, the variable CLUSTER says."""
 
     full = False  # whether there are a scheduler and a controller-manager
     disk_gib = 0
 
     def __init__(self, folder: Path, *, nodes: int = 2, **knobs: Any) -> None:
         self.folder = folder
-        self.containerd = int(os.environ.get("CONTAINERD") or "1")
+        self.parts = chosen()
         self.segment = Segment(nodes)
         numbers = range(1, nodes + 1)
-        machines = [Machine(self.segment, number, folder, memory=2560, disk_gib=self.disk_gib) for number in numbers]
+        machines = [
+            Machine(self.segment, number, folder, memory=2560, disk_gib=self.disk_gib, kernel=self.parts.kernel)
+            for number in numbers
+        ]
         # GUIDs zero, as a ConnectX's VFs have them: every pod costs a rebind
-        self.nodes = [Host(each, machines=nodes, preset=False, **knobs) for each in machines]
+        self.nodes = [Host(each, machines=nodes, preset=False, **self.parts.knobs, **knobs) for each in machines]
         self.control: ControlPlane | None = None
         self.mode = "shared"
 
@@ -106,14 +122,15 @@ class Cluster:
     def start(self, say: Callable[[str], None] = lambda _: None) -> None:
         machines = [each.machine for each in self.nodes]
         names = [each.name for each in machines]
-        self.control = ControlPlane(self.segment, self.folder / "control", nodes=names, full=self.full)
+        self.control = ControlPlane(
+            self.segment, self.folder / "control", nodes=names, parts=self.parts, full=self.full
+        )
         self.share()
         for each in machines:
             each.start()
-        self.control.wait_until_ready()
+        self.kubectl.wait_until_ready()
         say("API server ready")
-        done = run([str(PROJECT / "tests/tools/crd"), "--built", "NetworkAttachmentDefinition"])
-        self.kubectl.run(["apply", "-f", done.stdout.strip()])
+        self.kubectl.apply(self.definition())
         self.kubectl.apply(json.dumps(MULTUS_RIGHTS))
         self.define_network()
         for each in machines:
@@ -124,9 +141,10 @@ class Cluster:
         say("containerd, kubelet and device plugin run")
         self.wait_for("both nodes Ready", self.are_ready)
         nodes = self.kubectl.get("nodes")["items"]
-        runtimes = [each["status"]["nodeInfo"]["containerRuntimeVersion"] for each in nodes]
-        assert all(each.startswith(f"containerd://{self.containerd}.") for each in runtimes), runtimes
-        say(f"nodes Ready: {runtimes[0]}")
+        infos = [each["status"]["nodeInfo"] for each in nodes]
+        runtimes = [each["containerRuntimeVersion"] for each in infos]
+        assert all(each.startswith(f"containerd://{self.parts.containerd}.") for each in runtimes), runtimes
+        say(f"nodes Ready: kubelet {infos[0]['kubeletVersion']}, {runtimes[0]}, Linux {infos[0]['kernelVersion']}")
         self.wait_for("VFs allocatable", lambda: self.allocatable() == [4] * len(self.nodes))
         say("VFs allocatable")
 
@@ -144,10 +162,23 @@ class Cluster:
             (shared / "devices.json").write_text(device_configuration())
             self.route(f"10.244.{each.machine.number}.0/24", each.machine.address)
 
+    def definition(self) -> str:
+        """What tells the API server of networks."""
+        if not self.parts.crd_v1:
+            return json.dumps(NETWORKS_OF_V1BETA1)
+        done = run([str(PROJECT / "tests/tools/crd"), "--built", "NetworkAttachmentDefinition"])
+        return Path(done.stdout.strip()).read_text()
+
     def define_network(self) -> None:
         """The network that suits the RDMA namespace mode; its definition may just be getting known."""
-        applied = ["apply", "-k", NETWORKS[self.mode]]
-        assert wait(lambda: self.kubectl.run(applied, check=False).returncode == 0, 60, 0.5), self.kubectl.run(applied)
+        folder = self.parts.network if self.mode == "shared" else "isolation"
+        built = self.kubectl.run(["kustomize", f"{NETWORKS}/{folder}"]).stdout
+        network = built.replace('"cniVersion": "1.0.0"', f'"cniVersion": "{self.parts.cni}"')
+
+        def applied() -> str:
+            return self.kubectl.run(["apply", "-f", "-"], check=False, stdin=network).stderr
+
+        assert wait(lambda: not applied(), 60, 0.5), applied()
 
     def set_mode(self, mode: str) -> None:
         """Change the nodes' RDMA namespace mode, while they have no pods: the HCAs are loaded anew."""
@@ -181,8 +212,13 @@ class Cluster:
             "number": host.machine.number,
             "address": host.machine.address,
             "routes": {other: address(other) for other in others},
-            "containerd_major": self.containerd,
+            "parts": asdict(self.parts),
         }
+
+    def start_programs(self, host: Host) -> None:
+        """Start a node's containerd and kubelet again."""
+        settings = {"name": host.machine.name, "address": host.machine.address, "parts": asdict(self.parts)}
+        host.machine.python(START_AGAIN.format(settings=settings), limit=400)
 
     # ---- what there is
 

@@ -16,6 +16,7 @@ from tests.cluster.segment import HOST, Segment, address
 from tests.lab.commands import CommandFailed, run, wait
 
 PROJECT = Path(__file__).resolve().parents[2]
+LAB_BUILD = str(PROJECT / "tests/lab/build")
 LAB_RUN = str(PROJECT / "tests/lab/run")
 BOOT = """\
 modprobe virtio_net && ip link set eth0 up && ip addr add {address}/24 dev eth0 && ip route add default via {host} &&
@@ -36,15 +37,19 @@ class Done:
 class Machine:
     """The machine `number` (from 1) of a segment; `start` boots it, again after `crash` or `end`.
 
-    One with a disk has it as /dev/vda, with a file system; what is on it outlives the machine.
+    One with a disk has it as /dev/vda, with a file system; what is on it outlives the machine. `kernel` is a series of
+    the lab; "" is the usual one.
     """
 
-    def __init__(self, segment: Segment, number: int, folder: Path, *, memory: int = 2048, disk_gib: int = 0) -> None:
+    def __init__(
+        self, segment: Segment, number: int, folder: Path, *, memory: int = 2048, disk_gib: int = 0, kernel: str = ""
+    ) -> None:
         self.segment = segment
         self.number = number
         self.name = f"node{number}"
         self.address = address(number)
         self.memory = memory
+        self.kernel = kernel
         self.log = folder / f"{self.name}.log"
         self.shared = folder / self.name  # the machine has it as /run/out
         self.disk = folder / f"{self.name}.disk" if disk_gib else None
@@ -69,10 +74,13 @@ class Machine:
             "BOOT_TIMEOUT": "300",
             "MEM": str(self.memory),
             **os.environ,
+            **({"KERNEL": self.kernel} if self.kernel else {}),
             "QEMU_ARGS": devices,
             "OUT": str(self.shared),
         }
         with open(self.log, "ab") as log:
+            # out here: nothing leads out of the segment to where a kernel is fetched from; a failure shows below
+            subprocess.run([LAB_BUILD], env=environment, stdout=log, stderr=log, cwd=PROJECT, check=False)
             self._process = subprocess.Popen(
                 self.segment.command([sys.executable, LAB_RUN, line]),
                 env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT,

@@ -2,9 +2,9 @@
 
     suites.py SUITE...    lint, or a folder of tests: unit ipam fuzz netns security manifests docs packaging
                           conformance; fuzz-long: fuzz for an hour; build-cold: builds from nothing; with two guests
-                          each: fabric, cluster, cluster-containerd2 (the same on containerd 2), cluster-full; in the
-                          guest: a folder of tests/lab (hca attach races matrix faults clients node agent cli soak
-                          udev), conformance, and:
+                          each: fabric, cluster (the same on other clusters: cluster-containerd2, cluster-2019),
+                          cluster-full; in the guest: a folder of tests/lab (hca attach races matrix faults clients node
+                          agent cli soak udev), conformance, and:
                           main: ADD and DEL, the short check; matrix-6.1: a sample of the matrix on that kernel;
                           linux-5.10, linux-newest: main and faults of the HCA on the oldest and the newest kernel;
                           aarch64: main on an emulated aarch64, with dist/ib-sriov-aarch64;
@@ -54,14 +54,15 @@ LANES = 2  # guests at once: each keeps little more than one processor busy
 PROGRAM = os.path.join(ROOT, "dist", "ib-sriov")
 RUN_THE_SOURCE = ("agent", "cli")
 # Suites that boot two guests each. They come last: what they are made of may be built meanwhile (tests/tools/need).
-WITH_TWO_GUESTS = ("fabric", "cluster", "cluster-containerd2", "cluster-full")
+WITH_TWO_GUESTS = ("fabric", "cluster", "cluster-containerd2", "cluster-2019", "cluster-full")
 NEEDS = {name: name for name in WITH_TWO_GUESTS if name != "fabric"}
 # Additional environment variables of a suite.
 SETTINGS: dict[str, dict[str, str]] = {
     name: {} if name in RUN_THE_SOURCE else {"IB_SRIOV_PLUGIN": PROGRAM} for name in IN_GUEST
 }
 SETTINGS["cluster"] = {"IB_SRIOV_PLUGIN": PROGRAM}
-SETTINGS["cluster-containerd2"] = {**SETTINGS["cluster"], "CONTAINERD": "2"}
+SETTINGS["cluster-containerd2"] = {**SETTINGS["cluster"], "CLUSTER": "containerd2"}
+SETTINGS["cluster-2019"] = {**SETTINGS["cluster"], "CLUSTER": "2019"}
 SETTINGS["udev"] |= {"UDEV": "1"}
 SETTINGS["aarch64"] |= {"MACHINE": "aarch64", "IB_SRIOV_PLUGIN": os.path.join(ROOT, "dist", "ib-sriov-aarch64")}
 SETTINGS["matrix-6.1"] |= {"KERNEL": "6.1", "LAB_EVERY": "7"}
@@ -74,7 +75,7 @@ FOLDERS = {
     "fuzz-long": "fuzz",
     "build-cold": "packaging/cold",
     "fabric": "cluster/fabric",
-    **dict.fromkeys(("cluster", "cluster-containerd2"), "cluster/pods"),
+    **dict.fromkeys(("cluster", "cluster-containerd2", "cluster-2019"), "cluster/pods"),
     "cluster-full": "cluster/full",
 }
 # Suites that make network namespaces and hostile users, root file systems for the packed program, machines on a bridge.
@@ -103,7 +104,7 @@ def as_root(command: list[str]) -> list[str]:
     """Return the command run as root, which network namespaces need."""
     if os.geteuid() == 0:
         return command
-    kept = "--preserve-env=HOME,XDG_CACHE_HOME,PATH,IB_SRIOV_PLUGIN,CONTAINERD"
+    kept = "--preserve-env=HOME,XDG_CACHE_HOME,PATH,IB_SRIOV_PLUGIN,CLUSTER"
     return ["sudo", *([] if sys.stdin.isatty() else ["-n"]), kept, *command]
 
 

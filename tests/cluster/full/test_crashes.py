@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.cluster.full import workload
 from tests.cluster.full.cluster import FullCluster
 from tests.cluster.full.traffic import Traffic
-from tests.cluster.pods.test_outages import KILL, START
+from tests.cluster.pods.test_outages import KILL
 from tests.cluster.story import assert_no_trace
 
 KILL_AGENT = "kill -KILL $(pgrep -f '^/opt/cni/bin/ib-sriov agent ')"
@@ -37,10 +37,10 @@ def test_a_pod_is_replaced_while_kubelet_and_containerd_are_dead(cluster: FullCl
     client, server = workload.on_both_nodes(pods)
     traffic = Traffic(cluster, client, server)
     (victim,) = [name for name, node in pods.items() if node == "node2" and name != server]
-    node = cluster.nodes[1].machine
-    node.python(KILL)
+    host = cluster.nodes[1]
+    host.machine.python(KILL)
     cluster.kubectl.run(["delete", "pod", victim, "--grace-period=1", "--wait=false"])
-    node.python(START.format(settings={"name": node.name, "address": node.address}), limit=400)
+    cluster.start_programs(host)
     now = workload.running(cluster, 4)
     assert victim not in now
     assert {client, server} <= now.keys()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.parts import Parts
 from tests.lab import commands
 from tests.lab.client_programs import containerd, node, packages
 
@@ -123,15 +124,24 @@ def write_network() -> None:
     node.write_conf(CNI_CONF, conf, "00-multus.conf")
 
 
-def start_kubelet(name: str, address: str) -> None:
-    start(
-        "kubelet",
-        [
-            node.program("kubelet"),
-            *("--config", str(KUBELET_CONFIG), "--kubeconfig", str(SHARED / "kubeconfig")),
-            *("--hostname-override", name, "--node-ip", address, "--v=2"),
-        ],
-    )
+def kubelet_config(parts: Parts) -> dict[str, Any]:
+    if not parts.kubelet_flags:
+        return KUBELET
+    newer = ("containerRuntimeEndpoint", "localStorageCapacityIsolation")
+    config = {key: value for key, value in KUBELET.items() if key not in newer}
+    return {**config, "featureGates": {"LocalStorageCapacityIsolation": False}}
+
+
+def start_kubelet(name: str, address: str, parts: Parts) -> None:
+    words = [
+        node.program(parts.kubelet),
+        *("--config", str(KUBELET_CONFIG), "--kubeconfig", str(SHARED / "kubeconfig")),
+        *("--hostname-override", name, "--node-ip", address, "--v=2"),
+    ]
+    if parts.kubelet_flags:
+        endpoint = str(KUBELET["containerRuntimeEndpoint"])
+        words += ["--container-runtime", "remote", "--container-runtime-endpoint", endpoint, "--resolv-conf", ""]
+    start("kubelet", words)
 
     def healthy() -> bool:
         words = ["busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:10248/healthz"]
@@ -163,10 +173,10 @@ def name_of(comm: Path) -> str:
         return ""
 
 
-def start_again(*, name: str, address: str) -> None:
+def start_again(*, name: str, address: str, parts: dict[str, Any]) -> None:
     """Start containerd and kubelet after they were killed."""
     start("containerd", ["containerd", "-c", str(containerd.CONFIG)])
-    start_kubelet(name, address)
+    start_kubelet(name, address, Parts(**parts))
 
 
 def tail(name: str, lines: int = 15) -> str:
@@ -190,7 +200,7 @@ def up(
     name: str,
     number: int,
     address: str,
-    containerd_major: int,
+    parts: dict[str, Any],
     routes: dict[int, str] | None = None,
     images: Sequence[str] = ("ib-test.tar",),
     plugin: bool = True,
@@ -201,6 +211,7 @@ def up(
     `routes` has the address of each other node by its number, without it there is flanneld. Without `plugin` the CNI
     folder does not have ours. With `disk` the machine's disk keeps what a node's would.
     """
+    made_of = Parts(**parts)
     commands.run(["modprobe", "-a", *MODULES])
     for path, value in SETTINGS.items():
         Path("/proc/sys", path).write_text(str(value))
@@ -209,15 +220,17 @@ def up(
         use_disk()
     packages.own_tmpfs(*FOLDERS)
     commands.run(["mount", "--make-rshared", "/var/lib/kubelet"])
-    node.bin_folder(CNI_BIN, ["multus", "flannel", "bridge", "host-local", "loopback"], plugin=plugin)
+    node.bin_folder(CNI_BIN, [made_of.multus, *made_of.plugins], plugin=plugin)
     if routes is not None:
         write_subnet(number, routes)
     write_network()
-    runtime = containerd.Containerd(bin_dir=str(CNI_BIN), conf_dir=str(CNI_CONF), major=containerd_major)
+    runtime = containerd.Containerd(
+        bin_dir=str(CNI_BIN), conf_dir=str(CNI_CONF), major=made_of.containerd, cgroups=made_of.cgroups
+    )
     runtime.cri.close()
     import_images(images)
-    KUBELET_CONFIG.write_text(json.dumps(KUBELET))
-    start_kubelet(name, address)
+    KUBELET_CONFIG.write_text(json.dumps(kubelet_config(made_of)))
+    start_kubelet(name, address, made_of)
     if routes is None:
         start_flanneld(name)
     start_device_plugin()

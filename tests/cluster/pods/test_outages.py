@@ -10,7 +10,6 @@ from tests.cluster.story import assert_no_trace, ipv4
 from tests.lab.commands import received, wait
 
 KILL = "from tests.cluster.guest import node\nnode.kill('kubelet', 'containerd')"
-START = "from tests.cluster.guest import node\nnode.start_again(**{settings!r})"
 
 
 def start_pods(cluster: Cluster) -> None:
@@ -28,10 +27,10 @@ def reaches(cluster: Cluster, address: str) -> bool:
 def test_a_pod_is_deleted_while_kubelet_and_containerd_are_dead(cluster: Cluster) -> None:
     before = cluster.snapshots()
     start_pods(cluster)
-    node = cluster.nodes[1].machine
-    node.python(KILL)
+    host = cluster.nodes[1]
+    host.machine.python(KILL)
     cluster.kubectl.run(["delete", "pod", "pod-2", "--grace-period=1", "--wait=false"])
-    node.python(START.format(settings={"name": node.name, "address": node.address}), limit=400)
+    cluster.start_programs(host)
     cluster.wait_for("pod-2 is gone", lambda: cluster.kubectl.run(["get", "pod", "pod-2"], check=False).returncode != 0)
     cluster.delete("pod-1")
     assert_no_trace(cluster, before)

@@ -53,12 +53,12 @@ PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
 class Containerd:
     """One containerd with its state in /var/lib/containerd and /run/containerd."""
 
-    def __init__(self, *, bin_dir: str, conf_dir: str, major: int = 1) -> None:
+    def __init__(self, *, bin_dir: str, conf_dir: str, major: int = 1, cgroups: int = 2) -> None:
         if major == 2:
             packages.link("/usr/bin", [program(name) for name in PROGRAMS])
         packages.install("containerd")
         packages.own_tmpfs("/var/lib/containerd")
-        packages.cgroups()
+        packages.cgroups(cgroups)
         # a mount made in a pod's mount namespace has to be seen from the host's, as under an init system
         commands.run(["mount", "--make-rshared", "/"])
         commands.run(["modprobe", "-a", "overlay", "veth", "bridge"])

@@ -44,7 +44,7 @@ def bin_folder(folder: Path, programs: Iterable[str] = (), *, copies: bool = Fal
         own.write_text(f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(PROJECT))} exec {shlex.join(plugin_command())}\n")
         own.chmod(0o755)
     for name in programs:
-        link = folder / name
+        link = folder / name.partition("@")[0]
         link.unlink(missing_ok=True)
         if copies:
             shutil.copy(program(name), link)
