@@ -8,6 +8,7 @@ device-info files that Multus hands on. k8s.io/kubelet: pkg/apis/deviceplugin/v1
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -40,20 +41,21 @@ class Resource:
 
     def vfs(self) -> list[str]:
         """The PCI addresses of the VFs that the selectors name, whoever has them now."""
-        found = []
-        for folder in sorted(PCI.iterdir()):
-            pf = folder / "physfn"
-            if not pf.exists() or not (pf / "net").exists():
-                continue
+        return [folder.name for folder in sorted(PCI.iterdir()) if self.names(folder)]
+
+    def names(self, folder: Path) -> bool:
+        pf = folder / "physfn"
+        try:
             facts = {
                 "vendors": (folder / "vendor").read_text().strip().removeprefix("0x"),
                 # a VF between unbind and bind is still one of them
-                "drivers": ((pf / "driver").resolve().name),
+                "drivers": (pf / "driver").resolve().name,
                 "pfNames": next((each.name for each in (pf / "net").iterdir()), ""),
             }
-            if all(fact in self.selectors.get(name, [fact]) for name, fact in facts.items()):
-                found.append(folder.name)
-        return found
+        except FileNotFoundError:
+            # no VF, or one that goes away just now
+            return False
+        return all(fact in self.selectors.get(name, [fact]) for name, fact in facts.items())
 
 
 def read_config(path: Path) -> list[Resource]:
@@ -155,6 +157,7 @@ class DevicePlugin:
 
 
 if __name__ == "__main__":
+    logging.basicConfig()  # else grpc keeps faults to itself
     servers = [DevicePlugin(each).serve() for each in read_config(Path(sys.argv[1]))]
     for server in servers:
         server.wait_for_termination()
