@@ -148,13 +148,6 @@ def test_a_device_that_is_no_vf(runtime: Runtime) -> None:
     assert runtime.refusal("ADD")["code"] == 101
 
 
-def test_c8_an_interface_of_that_name(runtime: Runtime) -> None:
-    runtime.sandbox.add_link("net1")
-    document = runtime.refusal("ADD")
-    assert document["code"] == 4
-    assert "an interface of that name exists" in document["msg"]
-
-
 def test_c13_a_namespace_that_is_gone(runtime: Runtime, tmp_path: Path) -> None:
     assert runtime.refusal("ADD", CNI_NETNS="/run/netns/never-was")["code"] == 3
     (tmp_path / "file").write_text("")
