@@ -19,6 +19,7 @@ from typing import Any
 from tests.cluster.parts import Parts
 from tests.lab import commands
 from tests.lab.client_programs import containerd, node, packages
+from tests.lab.client_programs.cri import Cri, CriError
 
 CNI_BIN = Path("/opt/cni/bin")
 CNI_CONF = Path("/etc/cni/net.d")
@@ -173,9 +174,22 @@ def name_of(comm: Path) -> str:
         return ""
 
 
+def runtime_answers() -> bool:
+    runtime = Cri(containerd.SOCKET)
+    try:
+        runtime.version()
+    except CriError:
+        return False
+    finally:
+        runtime.close()
+    return True
+
+
 def start_again(*, name: str, address: str, parts: dict[str, Any]) -> None:
     """Start containerd and kubelet after they were killed."""
     start("containerd", ["containerd", "-c", str(containerd.CONFIG)])
+    # kubelet ends when the runtime does not answer yet, and nothing here starts it again
+    assert commands.wait(runtime_answers, 200, 0.2), tail("containerd")
     start_kubelet(name, address, Parts(**parts))
 
 
