@@ -1,9 +1,8 @@
-"""The network of the machines, without any."""
+"""The network of the cluster's machines, without any: a process has one such network."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -23,14 +22,16 @@ signal.pause()
 
 def test_what_a_killed_run_left_is_removed_by_the_next() -> None:
     with subprocess.Popen([sys.executable, "-c", KILLED], cwd=PROJECT, stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdout is not None
-        name, process = run.stdout.readline().split()
-        living = Segment(1)
         try:
-            assert (NAMESPACES / name).exists()
+            assert run.stdout is not None
+            name, process = run.stdout.readline().split()
+            living = Segment(1)
+            try:
+                assert (NAMESPACES / name).exists()
+            finally:
+                living.end()
         finally:
-            living.end()
-        run.send_signal(signal.SIGKILL)
+            run.kill()
     segment = Segment(1)
     try:
         assert not (NAMESPACES / name).exists()
