@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.cluster.control import ControlPlane
 from tests.cluster.hca import Host
@@ -282,3 +283,17 @@ class Cluster:
             if self.control is not None:
                 self.control.end()
             self.segment.end()
+
+
+C = TypeVar("C", bound=Cluster)
+
+
+@contextmanager
+def started(cluster: C) -> Iterator[C]:
+    """A cluster that runs until the end of the block; then its machines must have had no fault."""
+    try:
+        cluster.start(lambda text: print(text, flush=True))
+        yield cluster
+    finally:
+        verdicts = cluster.end()
+    assert verdicts == [0] * len(cluster.nodes), "\n".join(each.machine.said() for each in cluster.nodes)

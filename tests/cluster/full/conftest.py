@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster.full.cluster import FullCluster
 from tests.cluster.full.stay import RUNNING
+from tests.cluster.kubernetes_cluster import started
 
 
 @pytest.fixture(scope="session")
@@ -16,14 +17,8 @@ def running_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     if running is not None:
         yield running
         return
-    made = FullCluster(tmp_path_factory.mktemp("cluster"))
-    verdicts = [-1]
-    try:
-        made.start(lambda text: print(text, flush=True))
+    with started(FullCluster(tmp_path_factory.mktemp("cluster"))) as made:
         yield made
-    finally:
-        verdicts = made.end()
-    assert verdicts == [0] * len(made.nodes), "\n".join(each.machine.said() for each in made.nodes)
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.cluster.full.cluster import FullCluster
-from tests.cluster.kubernetes_cluster import RESOURCE, TEST_IMAGE
-from tests.cluster.pods.test_devices import GID
+from tests.cluster.pods.test_devices import GID, shell
 from tests.cluster.story import ipv4
 
 NAME = "hello"
@@ -25,15 +24,6 @@ done
 
 def create(cluster: FullCluster, *, replicas: int, networks: str = "fabric", vfs: int = 1) -> None:
     """As many pods on each node as may be."""
-    # no limit of processor time: QEMU's emulation does not survive it that the kernel switches those on and off
-    devices = {RESOURCE: str(vfs)}
-    container = {
-        "name": "shell",
-        "image": TEST_IMAGE,
-        "command": ["sleep", "infinity"],
-        "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}},
-        "resources": {"requests": devices, "limits": devices},
-    }
     spread = {
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
@@ -43,7 +33,7 @@ def create(cluster: FullCluster, *, replicas: int, networks: str = "fabric", vfs
     pod = {
         "metadata": {"labels": LABELS, "annotations": {"k8s.v1.cni.cncf.io/networks": networks}},
         "spec": {
-            "containers": [container],
+            "containers": [shell(vfs)],
             "terminationGracePeriodSeconds": 1,
             "topologySpreadConstraints": [spread],
         },

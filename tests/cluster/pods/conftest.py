@@ -6,19 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.kubernetes_cluster import Cluster
+from tests.cluster.kubernetes_cluster import Cluster, started
 
 
 @pytest.fixture(scope="session")
 def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("cluster"))
-    verdicts = [-1]
-    try:
-        made.start(lambda text: print(text, flush=True))
+    with started(Cluster(tmp_path_factory.mktemp("cluster"))) as made:
         yield made
-    finally:
-        verdicts = made.end()
-    assert verdicts == [0] * len(made.nodes), "\n".join(each.machine.said() for each in made.nodes)
 
 
 @pytest.fixture(scope="session", params=["shared", "exclusive"])

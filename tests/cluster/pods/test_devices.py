@@ -16,14 +16,22 @@ PROBE_MS = 3000  # an mlx5 VF's probe takes seconds as well
 GID = re.compile(r"GID\[\s*0\]:\s+(\S+)")
 
 
-def pod(name: str, node: str) -> dict[str, Any]:
-    container = {
+def shell(vfs: int = 1) -> dict[str, Any]:
+    """A container with so many VFs.
+
+    No limit of processor time: QEMU's emulation does not survive it that the kernel switches those on and off.
+    """
+    devices = {RESOURCE: str(vfs)}
+    return {
         "name": "shell",
         "image": TEST_IMAGE,
         "command": ["sleep", "infinity"],
         "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}},
-        "resources": {"requests": {RESOURCE: "1"}, "limits": {RESOURCE: "1"}},
+        "resources": {"requests": devices, "limits": devices},
     }
+
+
+def pod(name: str, node: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -32,7 +40,7 @@ def pod(name: str, node: str) -> dict[str, Any]:
             "namespace": "default",
             "annotations": {"k8s.v1.cni.cncf.io/networks": "fabric"},
         },
-        "spec": {"nodeName": node, "containers": [container]},
+        "spec": {"nodeName": node, "containers": [shell()]},
     }
 
 
